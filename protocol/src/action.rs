@@ -1,0 +1,370 @@
+//! What an action is called, which parameters it takes and whether it may run again.
+//!
+//! Workers publish their catalogue of [`ActionSpec`]s in their facts; `ctl` checks and completes
+//! arguments against it before anything is sent, and the worker checks them again.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{limits, time};
+
+/// Arguments of a command, by parameter name.
+pub type Arguments = BTreeMap<String, Argument>;
+
+/// A typed argument.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Argument {
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A whole number.
+    Integer(i64),
+    /// Text.
+    Text(String),
+    /// Several texts in order, such as an argument vector.
+    List(Vec<String>),
+    /// Texts by name, such as environment variables.
+    Map(BTreeMap<String, String>),
+}
+
+/// Whether an action may run again when nobody knows whether it ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Repeat {
+    /// Reads only: after a crash it runs again.
+    Repeatable,
+    /// Changes something: it never starts twice. After a crash it is reported as interrupted.
+    Once,
+}
+
+/// The description of an action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionSpec {
+    /// Name as typed: `collect-cpu`.
+    pub name: String,
+    /// One line for help.
+    pub summary: String,
+    /// Whether it may run again after a crash.
+    pub repeat: Repeat,
+    /// Parameters in the order in which help shows them.
+    #[serde(default)]
+    pub parameters: Vec<Parameter>,
+    /// How long it may run where the command does not say, in milliseconds.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+}
+
+fn default_timeout_ms() -> u64 {
+    crate::clock::millis(limits::TIMEOUT_DEFAULT)
+}
+
+/// A parameter of an action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    /// Name as typed before the `=`.
+    pub name: String,
+    /// One line for help.
+    pub summary: String,
+    /// What it accepts.
+    #[serde(flatten)]
+    pub kind: Kind,
+    /// Whether it must be given.
+    #[serde(default)]
+    pub required: bool,
+    /// Used where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<Argument>,
+    /// Whether it takes the words behind `--`.
+    #[serde(default)]
+    pub trailing: bool,
+}
+
+/// What a parameter accepts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// A whole number within bounds.
+    Integer {
+        /// Smallest.
+        min: i64,
+        /// Largest.
+        max: i64,
+    },
+    /// `true` or `false`.
+    Boolean,
+    /// One of some words.
+    Choice {
+        /// The words.
+        values: Vec<String>,
+    },
+    /// A duration such as `30s`, carried as text.
+    Duration,
+    /// Several texts.
+    List,
+    /// Texts by name, typed as `NAME.KEY=VALUE`.
+    Map,
+    /// A kind that this version does not know; its arguments pass unchecked to the worker.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Why arguments do not fit an action.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ArgumentError {
+    /// There is no such parameter.
+    #[error("{action} has no parameter '{name}' (it takes {known})")]
+    Unknown {
+        /// The action.
+        action: String,
+        /// What was given.
+        name: String,
+        /// What it takes.
+        known: String,
+    },
+    /// A required one is missing.
+    #[error("{action} needs {name}: {summary}")]
+    Missing {
+        /// The action.
+        action: String,
+        /// The parameter, as it is typed.
+        name: String,
+        /// Its meaning.
+        summary: String,
+    },
+    /// The value does not fit.
+    #[error("{action}: {name} must be {expected}, not {given}")]
+    Value {
+        /// The action.
+        action: String,
+        /// The parameter.
+        name: String,
+        /// What it accepts.
+        expected: String,
+        /// What was given.
+        given: String,
+    },
+}
+
+impl ActionSpec {
+    /// A repeatable action without parameters.
+    pub fn repeatable(name: &str, summary: &str) -> Self {
+        Self {
+            name: name.into(),
+            summary: summary.into(),
+            repeat: Repeat::Repeatable,
+            parameters: Vec::new(),
+            timeout_ms: default_timeout_ms(),
+        }
+    }
+
+    /// The parameter of that name.
+    pub fn parameter(&self, name: &str) -> Option<&Parameter> {
+        self.parameters.iter().find(|parameter| parameter.name == name)
+    }
+
+    /// Fills in defaults and checks every argument.
+    ///
+    /// # Errors
+    /// The first argument that does not fit.
+    pub fn check(&self, mut arguments: Arguments) -> Result<Arguments, ArgumentError> {
+        for (name, argument) in &arguments {
+            let parameter = self.parameter(name).ok_or_else(|| self.unknown(name))?;
+            parameter.check(&self.name, argument)?;
+        }
+        for parameter in &self.parameters {
+            if arguments.contains_key(&parameter.name) {
+                continue;
+            }
+            if let Some(default) = &parameter.default {
+                arguments.insert(parameter.name.clone(), default.clone());
+            } else if parameter.required {
+                return Err(ArgumentError::Missing {
+                    action: self.name.clone(),
+                    name: parameter.usage(),
+                    summary: parameter.summary.clone(),
+                });
+            }
+        }
+        Ok(arguments)
+    }
+
+    /// The error for a parameter that this action does not have.
+    pub fn unknown(&self, name: &str) -> ArgumentError {
+        let known: Vec<_> = self.parameters.iter().map(Parameter::usage).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        ArgumentError::Unknown { action: self.name.clone(), name: name.chars().take(80).collect(), known }
+    }
+}
+
+impl Parameter {
+    /// A parameter that may be left out.
+    pub fn optional(name: &str, kind: Kind, summary: &str) -> Self {
+        Self { name: name.into(), summary: summary.into(), kind, required: false, default: None, trailing: false }
+    }
+
+    /// How it is typed: `top=N`, `env.KEY=VALUE`, `-- ARGV…`.
+    pub fn usage(&self) -> String {
+        let name = &self.name;
+        if self.trailing {
+            return format!("-- {}…", name.to_uppercase());
+        }
+        match &self.kind {
+            Kind::Integer { .. } => format!("{name}=N"),
+            Kind::Boolean => format!("{name}=true|false"),
+            Kind::Choice { values } => format!("{name}={}", values.join("|")),
+            Kind::Duration => format!("{name}=DURATION"),
+            Kind::Map => format!("{name}.KEY=VALUE"),
+            Kind::Text | Kind::List | Kind::Unknown => format!("{name}=TEXT"),
+        }
+    }
+
+    fn check(&self, action: &str, argument: &Argument) -> Result<(), ArgumentError> {
+        let fits = match (&self.kind, argument) {
+            (Kind::Unknown, _)
+            | (Kind::Text, Argument::Text(_))
+            | (Kind::Boolean, Argument::Boolean(_))
+            | (Kind::List, Argument::List(_))
+            | (Kind::Map, Argument::Map(_)) => true,
+            (Kind::Integer { min, max }, Argument::Integer(number)) => (min..=max).contains(&number),
+            (Kind::Choice { values }, Argument::Text(text)) => values.contains(text),
+            (Kind::Duration, Argument::Text(text)) => time::read_duration(text).is_ok(),
+            _ => false,
+        };
+        // A required list that is empty is as good as missing.
+        let empty = self.required && matches!(argument, Argument::List(list) if list.is_empty());
+        if fits && !empty {
+            return Ok(());
+        }
+        Err(ArgumentError::Value {
+            action: action.to_owned(),
+            name: self.name.clone(),
+            expected: self.kind.to_string(),
+            given: argument.to_string(),
+        })
+    }
+
+    /// Turns the text behind `NAME=` into a typed argument.
+    ///
+    /// # Errors
+    /// What the parameter accepts instead.
+    pub fn read(&self, action: &str, text: &str) -> Result<Argument, ArgumentError> {
+        let argument = match &self.kind {
+            Kind::Integer { .. } => text.parse().map_or_else(|_| Argument::Text(text.into()), Argument::Integer),
+            Kind::Boolean => text.parse().map_or_else(|_| Argument::Text(text.into()), Argument::Boolean),
+            Kind::List => Argument::List(vec![text.into()]),
+            _ => Argument::Text(text.into()),
+        };
+        self.check(action, &argument)?;
+        Ok(argument)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text => out.write_str("text"),
+            Self::Integer { min, max } => write!(out, "a whole number from {min} to {max}"),
+            Self::Boolean => out.write_str("true or false"),
+            Self::Choice { values } => write!(out, "one of {}", values.join(", ")),
+            Self::Duration => out.write_str("a duration such as 30s or 5m"),
+            Self::List => out.write_str("one or more words"),
+            Self::Map => out.write_str("values by name"),
+            Self::Unknown => out.write_str("of a kind this version does not know"),
+        }
+    }
+}
+
+impl fmt::Display for Argument {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boolean(value) => write!(out, "{value}"),
+            Self::Integer(value) => write!(out, "{value}"),
+            Self::Text(text) => write!(out, "'{}'", text.chars().take(80).collect::<String>()),
+            Self::List(list) => write!(out, "{list:?}"),
+            Self::Map(map) => write!(out, "{map:?}"),
+        }
+    }
+}
+
+impl Argument {
+    /// The text, where it is one.
+    pub fn text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// The number, where it is one.
+    pub fn integer(&self) -> Option<i64> {
+        if let Self::Integer(number) = self { Some(*number) } else { None }
+    }
+
+    /// The list, where it is one.
+    pub fn list(&self) -> Option<&[String]> {
+        if let Self::List(list) = self { Some(list) } else { None }
+    }
+
+    /// The map, where it is one.
+    pub fn map(&self) -> Option<&BTreeMap<String, String>> {
+        if let Self::Map(map) = self { Some(map) } else { None }
+    }
+
+    /// The duration, where it is one.
+    pub fn duration(&self) -> Option<Duration> {
+        self.text().and_then(|text| time::read_duration(text).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ActionSpec {
+        let top = Parameter {
+            default: Some(Argument::Integer(10)),
+            ..Parameter::optional("top", Kind::Integer { min: 1, max: 100 }, "how many")
+        };
+        let argv = Parameter {
+            required: true,
+            trailing: true,
+            ..Parameter::optional("argv", Kind::List, "program and arguments")
+        };
+        ActionSpec { parameters: vec![top, argv], ..ActionSpec::repeatable("look", "looks") }
+    }
+
+    fn arguments<const N: usize>(arguments: [(&str, Argument); N]) -> Arguments {
+        arguments.into_iter().map(|(name, argument)| (name.to_owned(), argument)).collect()
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_values_checked() {
+        let argv = ("argv", Argument::List(vec!["ls".into()]));
+        let checked = spec().check(arguments([argv.clone()])).unwrap();
+        assert_eq!(checked["top"], Argument::Integer(10));
+        for wrong in [Argument::Integer(0), Argument::Integer(101), Argument::Text("5".into())] {
+            assert!(spec().check(arguments([argv.clone(), ("top", wrong)])).is_err());
+        }
+        assert_eq!(
+            spec().check(Arguments::new()).unwrap_err().to_string(),
+            "look needs -- ARGV…: program and arguments"
+        );
+        assert!(spec().check(arguments([("argv", Argument::List(vec![]))])).is_err());
+        assert_eq!(
+            spec().check(arguments([("tip", Argument::Integer(1))])).unwrap_err().to_string(),
+            "look has no parameter 'tip' (it takes top=N, -- ARGV…)"
+        );
+    }
+
+    #[test]
+    fn a_kind_from_the_future_is_kept_apart_not_refused() {
+        let text = r#"{"name":"x","summary":"y","kind":"tensor","rank":3}"#;
+        assert_eq!(serde_json::from_str::<Parameter>(text).unwrap().kind, Kind::Unknown);
+    }
+
+    #[test]
+    fn the_catalogue_survives_json() {
+        let text = serde_json::to_string(&spec()).unwrap();
+        assert_eq!(serde_json::from_str::<ActionSpec>(&text).unwrap(), spec());
+    }
+}

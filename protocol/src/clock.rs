@@ -1,0 +1,49 @@
+//! The fleet's clock: Redis' own time, carried forward by the local monotonic clock.
+//!
+//! Deadlines are set on one machine and judged on another. Comparing wall clocks would make every
+//! badly set clock a wrong verdict; instead each process asks Redis (`TIME`) and counts on from the
+//! answer. A step of the local wall clock changes nothing.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::time::Millis;
+
+/// A reading of Redis' clock and when it was taken.
+#[derive(Clone, Copy, Debug)]
+pub struct FleetClock {
+    moment: Millis,
+    at: Instant,
+}
+
+impl FleetClock {
+    /// From the reply to `TIME`: seconds and microseconds.
+    pub fn from_redis((seconds, micros): (u64, u64)) -> Self {
+        Self { moment: seconds.saturating_mul(1000).saturating_add(micros / 1000), at: Instant::now() }
+    }
+
+    /// From the local clock, until Redis has been asked.
+    pub fn local() -> Self {
+        Self { moment: local_millis(), at: Instant::now() }
+    }
+
+    /// The moment now.
+    pub fn now(&self) -> Millis {
+        self.moment.saturating_add(millis(self.at.elapsed()))
+    }
+
+    /// How far the local wall clock is ahead of the fleet's, in milliseconds; negative when behind.
+    pub fn local_ahead_ms(&self) -> i64 {
+        let local = i128::from(local_millis()) - i128::from(self.now());
+        i64::try_from(local).unwrap_or(i64::MAX)
+    }
+}
+
+/// The local wall clock in milliseconds since the Unix epoch.
+fn local_millis() -> Millis {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// A duration in whole milliseconds, saturating.
+pub fn millis(duration: Duration) -> Millis {
+    duration.as_millis().try_into().unwrap_or(Millis::MAX)
+}

@@ -1,0 +1,32 @@
+//! Every environment variable of `ctl` and `worker`, defined once; the reference documentation is
+//! printed from here.
+
+macro_rules! variables {
+    ($($(#[doc = $doc:literal])+ $name:ident = $value:literal;)+) => {
+        $($(#[doc = $doc])+ pub const $name: &str = $value;)+
+
+        /// Names and meanings of all variables, in the order of this file.
+        pub const ALL: &[(&str, &str)] = &[$(($value, concat!($($doc),+))),+];
+    };
+}
+
+variables! {
+    /// URL of the Redis server: `redis://[:PASSWORD@]HOST[:PORT][/DB]` or `unix:///PATH`.
+    REDIS = "REDFLEET_REDIS";
+    /// Prefix of all keys, so that several fleets can share a Redis.
+    NAMESPACE = "REDFLEET_NAMESPACE";
+    /// Settings file (TOML) of `ctl` or `worker`.
+    CONFIG = "REDFLEET_CONFIG";
+    /// State directory of `ctl up`.
+    DIR = "REDFLEET_DIR";
+    /// The worker's host name in the fleet.
+    HOST = "REDFLEET_HOST";
+    /// What the worker logs: `error`, `warn`, `info`, `debug` or `trace`.
+    LOG = "REDFLEET_LOG";
+    /// How the worker logs: `text` or `json`.
+    LOG_FORMAT = "REDFLEET_LOG_FORMAT";
+    /// How `ctl` prints results: `table`, `json` or `jsonl`.
+    OUTPUT = "REDFLEET_OUTPUT";
+    /// The operator's name as recorded in jobs (default: `USER@HOSTNAME`).
+    OPERATOR = "REDFLEET_OPERATOR";
+}

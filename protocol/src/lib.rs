@@ -1,0 +1,38 @@
+//! What Redfleet's controllers and workers agree on, and nothing else: names, Redis keys, the
+//! command envelope, actions and their parameters, outcomes, events, limits and the connection.
+//!
+//! A command's way through these modules: [`command::Manifest`] says what is asked,
+//! [`targets::Targets`] says of whom, [`command::Envelope`] is the stream entry that carries both,
+//! [`outcome::Outcome`] is the answer and [`event::Event`] what is heard on the way.
+
+pub mod action;
+pub mod clock;
+pub mod command;
+pub mod connection;
+pub mod control;
+pub mod environment;
+pub mod event;
+pub mod keys;
+pub mod limits;
+pub mod name;
+pub mod outcome;
+pub mod status;
+pub mod targets;
+pub mod time;
+
+/// Version of the wire format: the stream entries that controllers write and workers read.
+///
+/// It grows only when an old worker could misread a new entry; added manifest fields do not count,
+/// because unknown fields are ignored.
+pub const WIRE_VERSION: u32 = 1;
+
+/// The release and the wire version, as `--version` prints them.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (wire 1)");
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn version_names_the_wire_version() {
+        assert!(super::VERSION.ends_with(&format!("(wire {})", super::WIRE_VERSION)));
+    }
+}

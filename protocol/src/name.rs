@@ -1,0 +1,144 @@
+//! Validated names: hosts, namespaces and job ids.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Why a text is not a name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NameError {
+    /// Empty or too long.
+    #[error("'{0}' is not a valid name: use 1 to {max} characters", max = MAX_NAME)]
+    Length(String),
+    /// A character outside the allowed set.
+    #[error("'{0}' is not a valid name: use letters, digits, '.', '_' and '-', beginning with a letter or digit")]
+    Character(String),
+    /// Not a UUID.
+    #[error("'{0}' is not a job id")]
+    JobId(String),
+}
+
+/// Characters in a name at most: the length of a DNS name.
+const MAX_NAME: usize = 253;
+
+fn check(text: &str) -> Result<(), NameError> {
+    let shown = || text.chars().take(80).collect::<String>();
+    if text.is_empty() || text.len() > MAX_NAME {
+        return Err(NameError::Length(shown()));
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if !text.as_bytes()[0].is_ascii_alphanumeric() || !text.bytes().all(allowed) {
+        return Err(NameError::Character(shown()));
+    }
+    Ok(())
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(Box<str>);
+
+        impl $type {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                check(text)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> Self {
+                name.0.into()
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.pad(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// A host of the fleet. Safe inside a Redis key and a file name.
+    HostName
+}
+
+name! {
+    /// A prefix that keeps several fleets in one Redis apart.
+    Namespace
+}
+
+/// A job's id: a `UUIDv7`, so that ids sort by the time they were made (RFC 9562 §5.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(Uuid);
+
+impl JobId {
+    /// A new id, later than all that this process made before.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl Default for JobId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FromStr for JobId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Uuid::try_parse(text).map(Self).map_err(|_| NameError::JobId(text.chars().take(80).collect()))
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for good in ["web1", "db-1.eu.example", "0", "a_b"] {
+            assert_eq!(good.parse::<HostName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "-x", "a b", "a}b", "a{b", "é", "a/b", "a:b", &"x".repeat(254)] {
+            assert!(bad.parse::<HostName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn job_ids_sort_by_time() {
+        let ids: Vec<_> = (0..100).map(|_| JobId::new()).collect();
+        assert!(ids.is_sorted());
+        assert_eq!(ids[0].to_string().parse::<JobId>().unwrap(), ids[0]);
+    }
+}

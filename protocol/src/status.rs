@@ -1,0 +1,115 @@
+//! A host's liveness, as the fields of its status hash.
+
+use std::collections::HashMap;
+
+use crate::{
+    clock::millis,
+    limits,
+    time::{self, Millis},
+};
+
+/// What a worker says about itself with each heartbeat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// When it said so, by the fleet's clock.
+    pub last_seen_ms: Millis,
+    /// Set when it stopped in order; a worker that died leaves it unset.
+    pub stopped: bool,
+    /// The worker's release and wire version.
+    pub version: String,
+    /// Changes with every boot of the machine.
+    pub boot_id: String,
+    /// When the worker started, by the fleet's clock.
+    pub started_at_ms: Millis,
+    /// Process id.
+    pub pid: u32,
+    /// Commands that run now.
+    pub running: u64,
+    /// Commands that may run at once.
+    pub slots: u64,
+    /// Age of the inbox reader's last completed read, in milliseconds: it reads, not only is connected.
+    pub read_age_ms: u64,
+    /// How far the host's wall clock is ahead of the fleet's, in milliseconds.
+    pub clock_ahead_ms: i64,
+    /// Why `once` actions are refused, where they are.
+    pub refuses: Option<String>,
+    /// Entries dropped since start, by reason.
+    pub dropped: Vec<(String, u64)>,
+}
+
+impl Status {
+    /// Whether the host counts as online at `now`.
+    pub fn is_online(&self, now: Millis) -> bool {
+        !self.stopped && now.saturating_sub(self.last_seen_ms) < millis(limits::OFFLINE_AFTER)
+    }
+
+    /// The status hash's fields.
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let mut fields: Vec<(String, String)> = [
+            ("last_seen", time::show_moment(self.last_seen_ms)),
+            ("state", if self.stopped { "stopped" } else { "up" }.into()),
+            ("version", self.version.clone()),
+            ("boot_id", self.boot_id.clone()),
+            ("started_at", time::show_moment(self.started_at_ms)),
+            ("pid", self.pid.to_string()),
+            ("running", self.running.to_string()),
+            ("slots", self.slots.to_string()),
+            ("read_age_ms", self.read_age_ms.to_string()),
+            ("clock_ahead_ms", self.clock_ahead_ms.to_string()),
+            ("refuses", self.refuses.clone().unwrap_or_default()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        fields.extend(self.dropped.iter().map(|(reason, count)| (format!("dropped_{reason}"), count.to_string())));
+        fields
+    }
+
+    /// Reads a status hash; `None` where the host was never heard of.
+    pub fn from_fields(fields: &HashMap<String, String>) -> Option<Self> {
+        let text = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
+        let number = |name: &str| text(name).parse().unwrap_or(0);
+        let mut dropped: Vec<_> = fields
+            .iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix("dropped_")?.to_owned(), value.parse().ok()?)))
+            .collect();
+        dropped.sort();
+        Some(Self {
+            last_seen_ms: time::read_moment(fields.get("last_seen")?)?,
+            stopped: text("state") == "stopped",
+            version: text("version").into(),
+            boot_id: text("boot_id").into(),
+            started_at_ms: time::read_moment(text("started_at")).unwrap_or(0),
+            pid: text("pid").parse().unwrap_or(0),
+            running: number("running"),
+            slots: number("slots"),
+            read_age_ms: number("read_age_ms"),
+            clock_ahead_ms: text("clock_ahead_ms").parse().unwrap_or(0),
+            refuses: Some(text("refuses").to_owned()).filter(|text| !text.is_empty()),
+            dropped,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_reads_back_and_grows_old() {
+        let status = Status {
+            last_seen_ms: 1_790_000_000_000,
+            version: "1".into(),
+            slots: 4,
+            clock_ahead_ms: -7,
+            refuses: Some("no journal".into()),
+            dropped: vec![("malformed".into(), 2)],
+            ..Status::default()
+        };
+        assert_eq!(Status::from_fields(&status.fields().into_iter().collect()), Some(status.clone()));
+        assert!(status.is_online(status.last_seen_ms + 14_000));
+        assert!(!status.is_online(status.last_seen_ms + 15_000));
+        assert!(!Status { stopped: true, ..status.clone() }.is_online(status.last_seen_ms));
+        // A clock that ran backwards does not make a host dead.
+        assert!(status.is_online(status.last_seen_ms - 1));
+    }
+}
