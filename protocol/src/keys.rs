@@ -15,8 +15,19 @@ use crate::{
 pub enum Retention {
     /// It must carry a time to live; this is the longest.
     Expires(Duration),
-    /// A hard cap on its entries or age, applied by every writer.
-    Capped(&'static str),
+    /// A hard cap, applied by every writer.
+    Capped(Cap),
+}
+
+/// What a key without a time to live may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cap {
+    /// A sorted set: so many members.
+    Members(usize),
+    /// A stream: so many entries.
+    Entries(usize),
+    /// A stream: entries up to this age.
+    Age(Duration),
 }
 
 /// Constructor of all keys within an optional namespace.
@@ -103,14 +114,14 @@ impl Keys {
     pub fn retention(&self, key: &str) -> Option<Retention> {
         let key = key.strip_prefix(&self.prefix)?;
         match key {
-            "servers" => return Some(Retention::Capped("at most 100,000 hosts")),
-            "jobs" => return Some(Retention::Capped("at most 10,000 jobs")),
+            "servers" => return Some(Retention::Capped(Cap::Members(limits::HOSTS))),
+            "jobs" => return Some(Retention::Capped(Cap::Members(limits::JOBS))),
             _ => {}
         }
         if let Some((_, part)) = key.strip_prefix("server:{").and_then(|rest| rest.split_once("}:")) {
             return Some(match part {
-                "commands" => Retention::Capped("entries up to 7 days old"),
-                "control" => Retention::Capped("at most 10,000 entries"),
+                "commands" => Retention::Capped(Cap::Age(limits::START_BY_MAX)),
+                "control" => Retention::Capped(Cap::Entries(limits::CONTROL_ENTRIES)),
                 "facts" | "labels" | "status" => Retention::Expires(limits::HOST_RETENTION),
                 _ => Retention::Expires(limits::METRICS_RETENTION),
             });

@@ -1,0 +1,117 @@
+//! `exec`: run a program given as an argument vector.
+
+use std::{collections::BTreeMap, os::unix::process::ExitStatusExt};
+
+use nix::unistd::{Uid, User};
+use protocol::action::{ActionSpec, Argument, Arguments, Kind, Parameter, Repeat};
+
+use super::{Action, Failure, Invocation, Report, Running};
+use crate::process::{self, Program};
+
+/// Where programs are searched if the worker itself has no `PATH`.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(super) struct Exec(ActionSpec);
+
+impl Exec {
+    pub(super) fn new() -> Self {
+        let argv = Parameter {
+            required: true,
+            trailing: true,
+            ..Parameter::optional("argv", Kind::List, "the program and its arguments; no shell is involved")
+        };
+        let parameters = vec![
+            argv,
+            Parameter::optional("cwd", Kind::Text, "directory to run in"),
+            Parameter::optional("env", Kind::Map, "environment variables to add"),
+            Parameter::optional("user", Kind::Text, "user to run as, by name or id (the worker must be root)"),
+        ];
+        let spec = ActionSpec::repeatable("exec", "Run a program and return its output");
+        Self(ActionSpec { repeat: Repeat::Once, parameters, ..spec })
+    }
+}
+
+impl Action for Exec {
+    fn spec(&self) -> &ActionSpec {
+        &self.0
+    }
+
+    fn run(&self, invocation: Invocation) -> Running<'_> {
+        Box::pin(async move {
+            let program = program(&invocation)?;
+            let name = program.argv.first().cloned().unwrap_or_default();
+            let ended = process::run(&program, &invocation.stop).await;
+            let ended = ended.map_err(|error| Failure(format!("cannot run '{name}': {error}")))?;
+            let signal = ended.status.and_then(|status| status.signal());
+            let remark = match (ended.status, signal) {
+                (None, _) => Some("it could not be ended, not even by SIGKILL".to_owned()),
+                (_, Some(signal)) => Some(format!("ended by signal {signal}")),
+                _ if ended.left_behind => Some("ended processes that it left behind".to_owned()),
+                _ => None,
+            };
+            Ok(Report {
+                exit_code: ended.status.and_then(|status| status.code()),
+                remark,
+                killed: ended.status.is_none() || signal.is_some(),
+                stdout: ended.stdout,
+                stderr: ended.stderr,
+                ..Report::default()
+            })
+        })
+    }
+}
+
+fn program(invocation: &Invocation) -> Result<Program, Failure> {
+    let arguments = &invocation.arguments;
+    let text = |name: &str| arguments.get(name).and_then(Argument::text);
+    let user = text("user").map(find_user).transpose()?;
+    let argv = arguments.get("argv").and_then(Argument::list).unwrap_or_default().to_vec();
+    // The kernel ends strings at a zero byte; a program must not see less than was asked.
+    if argv.iter().any(|word| word.contains('\0')) {
+        return Err(Failure("an argument holds a zero byte".into()));
+    }
+    Ok(Program {
+        argv,
+        cwd: text("cwd").map(Into::into),
+        env: environment(invocation, arguments, user.as_ref())?,
+        user: user.map(|user| (user.uid.as_raw(), user.gid.as_raw())),
+    })
+}
+
+/// A small environment of known content: the worker's own may hold the Redis password.
+fn environment(
+    invocation: &Invocation,
+    arguments: &Arguments,
+    user: Option<&User>,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let inherited = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let me = User::from_uid(Uid::effective()).ok().flatten();
+    let mut env = BTreeMap::from([
+        ("PATH".to_owned(), inherited("PATH", PATH)),
+        ("LANG".to_owned(), inherited("LANG", "C.UTF-8")),
+        ("REDFLEET_JOB".to_owned(), invocation.job.to_string()),
+        ("REDFLEET_HOST".to_owned(), invocation.host.to_string()),
+    ]);
+    if let Some(user) = user.or(me.as_ref()) {
+        env.insert("HOME".into(), user.dir.to_string_lossy().into_owned());
+        env.insert("USER".into(), user.name.clone());
+        env.insert("LOGNAME".into(), user.name.clone());
+    }
+    for (name, value) in arguments.get("env").and_then(Argument::map).into_iter().flatten() {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            return Err(Failure(format!("'{name}' cannot be an environment variable")));
+        }
+        env.insert(name.clone(), value.clone());
+    }
+    Ok(env)
+}
+
+fn find_user(name: &str) -> Result<User, Failure> {
+    let found = match name.parse() {
+        Ok(id) => User::from_uid(Uid::from_raw(id)),
+        Err(_) => User::from_name(name),
+    };
+    found
+        .map_err(|error| Failure(format!("cannot look up user '{name}': {error}")))?
+        .ok_or_else(|| Failure(format!("there is no user '{name}'")))
+}

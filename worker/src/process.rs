@@ -1,0 +1,320 @@
+//! A program run to its end: in a process group of its own, its output captured within bounds, the
+//! whole group ended when it is told to stop or its leader has gone.
+
+use std::{
+    collections::BTreeMap, collections::VecDeque, path::PathBuf, process::ExitStatus, process::Stdio, time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use protocol::{limits, outcome::Captured};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Command,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a process group may take between TERM and KILL.
+pub const KILL_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a descendant may hold the output open after the program itself has exited.
+const DRAIN: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether an ending group has gone: nothing else tells when orphans are reaped.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// What to run, as whom and where.
+#[derive(Debug, Default)]
+pub struct Program {
+    /// The program and its arguments; never a shell string.
+    pub argv: Vec<String>,
+    /// Working directory; the worker's where absent.
+    pub cwd: Option<PathBuf>,
+    /// The whole environment.
+    pub env: BTreeMap<String, String>,
+    /// User and group id to switch to; supplementary groups are dropped.
+    pub user: Option<(u32, u32)>,
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit status; absent where not even KILL ended it.
+    pub status: Option<ExitStatus>,
+    /// Standard output.
+    pub stdout: Captured,
+    /// Standard error.
+    pub stderr: Captured,
+    /// Whether processes that it left behind had to be ended.
+    pub left_behind: bool,
+}
+
+/// Runs `program` until it has exited and nothing of its process group is left. Once `stop` is
+/// cancelled the group gets TERM, and KILL after [`KILL_AFTER`]; output is read all the while.
+///
+/// Dropping the future kills the group.
+///
+/// # Errors
+/// The program could not be started.
+pub async fn run(program: &Program, stop: &CancellationToken) -> std::io::Result<Ended> {
+    let [name, arguments @ ..] = program.argv.as_slice() else {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "no program given"));
+    };
+    let mut command = Command::new(name);
+    command.args(arguments).env_clear().envs(&program.env).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(cwd) = &program.cwd {
+        command.current_dir(cwd);
+    }
+    if let Some((user, group)) = program.user {
+        command.uid(user).gid(group);
+    }
+    let mut child = command.spawn()?;
+    let group = Group::led_by(child.id());
+    let mut stdout = Pipe::new(child.stdout.take());
+    let mut stderr = Pipe::new(child.stderr.take());
+    let mut status = None;
+    let mut left_behind = false;
+    let mut phase = Phase::Running;
+    while status.is_none() || group.is_alive() || stdout.is_open() || stderr.is_open() {
+        tokio::select! {
+            () = stdout.fill(), if stdout.is_open() => {}
+            () = stderr.fill(), if stderr.is_open() => {}
+            exited = child.wait(), if status.is_none() => {
+                status = Some(exited?);
+                if matches!(phase, Phase::Running) {
+                    phase = Phase::Draining(Instant::now() + DRAIN);
+                }
+            }
+            () = stop.cancelled(), if matches!(phase, Phase::Running) => {
+                group.signal(Signal::SIGTERM);
+                phase = Phase::Ending(Instant::now() + KILL_AFTER);
+            }
+            () = sleep(LOOK_AGAIN), if phase.until().is_some_and(|until| Instant::now() < until) => {}
+            () = sleep_until(phase.until().unwrap_or_else(Instant::now)), if phase.until().is_some() => {
+                phase = match phase {
+                    Phase::Draining(_) if group.is_alive() => {
+                        left_behind = true;
+                        group.signal(Signal::SIGTERM);
+                        Phase::Ending(Instant::now() + KILL_AFTER)
+                    }
+                    Phase::Ending(_) if group.is_alive() => {
+                        group.signal(Signal::SIGKILL);
+                        Phase::Killed(Instant::now() + DRAIN)
+                    }
+                    // Whoever still holds the output has left the group, or cannot be killed.
+                    _ => break,
+                };
+            }
+        }
+    }
+    group.forget();
+    Ok(Ended { status, stdout: stdout.capture.finish(), stderr: stderr.capture.finish(), left_behind })
+}
+
+/// How far the end has come; each phase but the first lasts until its moment at most.
+enum Phase {
+    /// Nobody has asked for the end.
+    Running,
+    /// The leader has exited; its descendants may still write a last line, those that stay are ended.
+    Draining(Instant),
+    /// The group has got TERM.
+    Ending(Instant),
+    /// The group has got KILL.
+    Killed(Instant),
+}
+
+impl Phase {
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Running => None,
+            Self::Draining(until) | Self::Ending(until) | Self::Killed(until) => Some(*until),
+        }
+    }
+}
+
+/// A process group, killed when dropped before [`Self::forget`].
+struct Group(Option<Pid>);
+
+impl Group {
+    fn led_by(leader: Option<u32>) -> Self {
+        Self(leader.and_then(|pid| pid.try_into().ok()).map(Pid::from_raw))
+    }
+
+    fn signal(&self, signal: Signal) {
+        // The only error is that the group has gone meanwhile.
+        let _ = self.0.map(|group| killpg(group, signal));
+    }
+
+    /// Whether a member still runs. Zombies do not count: when they are reaped is init's business.
+    fn is_alive(&self) -> bool {
+        self.0.is_some_and(|group| killpg(group, None).is_ok() && runs(group))
+    }
+
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+/// Looks through `/proc` for a member of the group that is not a zombie; where that cannot be read,
+/// the kernel's word that the group exists must do.
+fn runs(group: Pid) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return true };
+    processes.flatten().any(|process| {
+        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        // PID (NAME) STATE PPID PGRP …: the name may hold anything, so count from its end (man 5 proc).
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let (state, leader) = (fields.next(), fields.nth(1));
+        leader == Some(group.to_string().as_str()) && !matches!(state, Some("Z" | "X"))
+    })
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+/// The reading end of an output stream.
+struct Pipe<R> {
+    source: Option<R>,
+    buffer: Box<[u8]>,
+    capture: Capture,
+}
+
+impl<R: AsyncRead + Unpin> Pipe<R> {
+    fn new(source: Option<R>) -> Self {
+        Self { source, buffer: vec![0; 8192].into(), capture: Capture::new(limits::OUTPUT_BYTES) }
+    }
+
+    fn is_open(&self) -> bool {
+        self.source.is_some()
+    }
+
+    /// Reads what is there. Cancel-safe: nothing is read that is not captured.
+    async fn fill(&mut self) {
+        let Some(source) = &mut self.source else { return };
+        match source.read(&mut self.buffer).await {
+            Ok(0) | Err(_) => self.source = None,
+            Ok(count) => self.capture.push(&self.buffer[..count]),
+        }
+    }
+}
+
+/// Keeps the head and the tail of a stream, half of the limit each.
+struct Capture {
+    limit: usize,
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    written: u64,
+}
+
+impl Capture {
+    fn new(limit: usize) -> Self {
+        Self { limit, head: Vec::new(), tail: VecDeque::new(), written: 0 }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.written += bytes.len() as u64;
+        let room = (self.limit / 2).saturating_sub(self.head.len()).min(bytes.len());
+        let (head, rest) = bytes.split_at(room);
+        self.head.extend_from_slice(head);
+        self.tail.extend(rest);
+        let excess = self.tail.len().saturating_sub(self.limit - self.limit / 2);
+        self.tail.drain(..excess);
+    }
+
+    fn finish(self) -> Captured {
+        let cut_bytes = self.written - (self.head.len() + self.tail.len()) as u64;
+        let mut kept = self.head;
+        if cut_bytes > 0 {
+            kept.extend_from_slice(format!("\n[... {cut_bytes} bytes cut ...]\n").as_bytes());
+        }
+        kept.extend(self.tail);
+        Captured { kept, written_bytes: self.written, cut_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn shell(script: &str) -> Program {
+        let env = BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]);
+        Program { argv: ["sh", "-c", script].map(str::to_owned).into(), env, ..Program::default() }
+    }
+
+    #[tokio::test]
+    async fn output_and_exit_code_are_kept() {
+        let ended = run(&shell("echo out; echo err >&2; exit 3"), &CancellationToken::new()).await.unwrap();
+        assert_eq!(ended.stdout.kept, b"out\n");
+        assert_eq!(ended.stderr.kept, b"err\n");
+        assert_eq!(ended.status.unwrap().code(), Some(3));
+        assert!(!ended.left_behind);
+    }
+
+    #[tokio::test]
+    async fn long_output_keeps_head_and_tail() {
+        let ended =
+            run(&shell("echo first; yes | head -c 1000000; echo last"), &CancellationToken::new()).await.unwrap();
+        let text = String::from_utf8(ended.stdout.kept).unwrap();
+        assert_eq!(ended.stdout.written_bytes, 1_000_011);
+        assert_eq!(ended.stdout.cut_bytes, 1_000_011 - limits::OUTPUT_BYTES as u64);
+        assert!(text.starts_with("first\n") && text.ends_with("last\n"));
+        assert!(text.contains(&format!("[... {} bytes cut ...]", ended.stdout.cut_bytes)));
+    }
+
+    #[tokio::test]
+    async fn stopping_ends_grandchildren_and_keeps_what_was_printed() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let script = format!("echo begun; sleep 1000 & echo $! > {p}.new; mv {p}.new {p}; wait", p = pid.display());
+        let stop = CancellationToken::new();
+        let (program, token) = (shell(&script), stop.clone());
+        let running = tokio::spawn(async move { run(&program, &token).await });
+        let grandchild = read_when_there(&pid).await;
+        stop.cancel();
+        let ended = running.await.unwrap().unwrap();
+        assert_eq!(ended.stdout.kept, b"begun\n");
+        assert_eq!(ended.status.unwrap().code(), None);
+        assert!(is_gone(&grandchild).await);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_behind_is_ended() {
+        let ended = run(&shell("sleep 1000 & echo $!"), &CancellationToken::new()).await.unwrap();
+        assert!(ended.left_behind);
+        assert!(is_gone(std::str::from_utf8(&ended.stdout.kept).unwrap().trim()).await);
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_an_error() {
+        let program = Program { argv: vec!["/no/such/program".into()], ..Program::default() };
+        assert!(run(&program, &CancellationToken::new()).await.is_err());
+    }
+
+    async fn read_when_there(path: &Path) -> String {
+        loop {
+            if let Ok(text) = std::fs::read_to_string(path) {
+                return text.trim().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Whether the process ends (an orphan's zombie counts as ended: reaping it is init's business).
+    async fn is_gone(pid: &str) -> bool {
+        for _ in 0..1000 {
+            match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+                Ok(stat) if !stat.contains(") Z ") => tokio::time::sleep(Duration::from_millis(5)).await,
+                _ => return true,
+            }
+        }
+        false
+    }
+}

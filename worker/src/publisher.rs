@@ -1,0 +1,336 @@
+//! The writing side: everything that the worker says goes through here, in order.
+//!
+//! What must not be lost (outcomes, acknowledgements) waits here while Redis is away; what is only
+//! current (status, metrics, facts) is dropped then, as it will be said anew.
+
+use std::{sync::Arc, time::Duration};
+
+use protocol::{
+    clock::FleetClock,
+    connection::{self, Address, Backoff},
+    control::Control,
+    event::{Event, EventKind},
+    keys::GROUP,
+    limits,
+    name::JobId,
+    outcome::{Outcome, State},
+    status::Status,
+};
+use redis::{Pipeline, RedisError, aio::MultiplexedConnection, pipe};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::{
+    Identity,
+    metrics::{Figures, Group},
+};
+
+/// Something to write.
+pub(crate) enum Write {
+    /// A command's state changed, but it has not ended.
+    State { job: JobId, state: State, retention: Duration },
+    /// A command ended: publish, then acknowledge and delete its entry.
+    Outcome { entry: String, job: JobId, outcome: Box<Outcome>, metrics: Vec<(Group, Figures)>, retention: Duration },
+    /// An entry needs no answer: acknowledge and delete it.
+    Discard { entry: String },
+    /// Control entries have been read: acknowledge and delete them.
+    Control { entries: Vec<String> },
+    /// Wake the own reader.
+    Wake,
+    /// Fresh figures.
+    Metrics(Vec<(Group, Figures)>),
+    /// The heartbeat.
+    Status(Box<Status>),
+    /// Inventory, catalogue and labels.
+    Facts { facts: Vec<(String, String)>, labels: Vec<(String, String)> },
+}
+
+impl Write {
+    /// Whether it must be written however long it takes.
+    fn must(&self) -> bool {
+        matches!(
+            self,
+            Self::State { .. } | Self::Outcome { .. } | Self::Discard { .. } | Self::Control { .. } | Self::Wake
+        )
+    }
+}
+
+/// What the dispatcher hears back.
+pub(crate) enum Notice {
+    /// The entry is acknowledged and deleted.
+    Settled { entry: String },
+    /// The connection is new: what is current must be said again.
+    Connected,
+    /// The fleet's clock, read with a heartbeat.
+    Clock(FleetClock),
+}
+
+pub(crate) struct Publisher {
+    identity: Arc<Identity>,
+    address: Address,
+    writes: mpsc::UnboundedReceiver<Write>,
+    notices: mpsc::UnboundedSender<Notice>,
+    /// What is to be written next, in order.
+    queue: Vec<Write>,
+    /// Whether the current refusal of Redis has been logged.
+    complained: bool,
+}
+
+impl Publisher {
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        address: Address,
+        writes: mpsc::UnboundedReceiver<Write>,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Self {
+        Self { identity, address, writes, notices, queue: Vec::new(), complained: false }
+    }
+
+    /// Writes until the sender has gone and all is written.
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff::new(Duration::from_secs(5));
+        loop {
+            if let Ok(mut redis) = self.address.connect().await {
+                backoff.reset();
+                self.notify(Notice::Connected);
+                if self.session(&mut redis, &mut backoff).await.is_ok() {
+                    return;
+                }
+            }
+            if self.pause(backoff.delay()).await {
+                return;
+            }
+        }
+    }
+
+    /// Writes over one connection. `Ok`: all is written and nobody will say more.
+    async fn session(&mut self, redis: &mut MultiplexedConnection, backoff: &mut Backoff) -> Result<(), RedisError> {
+        loop {
+            if self.queue.is_empty() {
+                match self.writes.recv().await {
+                    Some(write) => self.queue.push(write),
+                    None => return Ok(()),
+                }
+            }
+            while let Ok(write) = self.writes.try_recv() {
+                self.queue.push(write);
+            }
+            match self.flush(redis).await {
+                Ok(()) => self.complained = false,
+                Err(error) if connection::is_broken(&error) => {
+                    tracing::debug!("lost the writing connection: {error}");
+                    return Err(error);
+                }
+                Err(error) => {
+                    self.complain(&error);
+                    if self.pause(backoff.delay()).await {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits; meanwhile keeps what must be written and drops the rest. `true`: nobody will say more
+    /// and nothing is left.
+    async fn pause(&mut self, delay: Duration) -> bool {
+        self.queue.retain(Write::must);
+        let end = tokio::time::Instant::now() + delay;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => return false,
+                write = self.writes.recv() => match write {
+                    Some(write) if write.must() => self.queue.push(write),
+                    Some(_) => {}
+                    None if self.queue.is_empty() => return true,
+                    None => {
+                        tokio::time::sleep_until(end).await;
+                        return false;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Writes the whole queue at once; where Redis refuses that, one by one, so that one bad write
+    /// does not hold up the others.
+    async fn flush(&mut self, redis: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        match self.write(redis, 0..self.queue.len()).await {
+            Ok(()) => {
+                self.queue.clear();
+                Ok(())
+            }
+            Err(error) if connection::is_broken(&error) => Err(error),
+            Err(_) => {
+                let mut refused = None;
+                let mut at = 0;
+                while at < self.queue.len() {
+                    match self.write(redis, at..at + 1).await {
+                        Ok(()) => drop(self.queue.remove(at)),
+                        Err(error) if connection::is_broken(&error) => return Err(error),
+                        Err(error) if is_permanent(&error) => self.abandon(redis, at, &error).await?,
+                        Err(error) => {
+                            refused = Some(error);
+                            at += 1;
+                        }
+                    }
+                }
+                refused.map_or(Ok(()), Err)
+            }
+        }
+    }
+
+    /// Gives up a write that Redis will never take: a key of another type stands where ours belongs.
+    async fn abandon(
+        &mut self,
+        redis: &mut MultiplexedConnection,
+        at: usize,
+        error: &RedisError,
+    ) -> Result<(), RedisError> {
+        tracing::error!("Redis will not take a write, it is given up: {error}");
+        match self.queue.remove(at) {
+            Write::Outcome { entry, .. } | Write::Discard { entry } => {
+                self.queue.insert(at, Write::Discard { entry });
+                self.write(redis, at..at + 1).await?;
+                self.queue.remove(at);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Writes a part of the queue: first, in one transaction, all that is said; once Redis has taken
+    /// that, the acknowledgements. Every step may be repeated without harm.
+    async fn write(&self, redis: &mut MultiplexedConnection, range: std::ops::Range<usize>) -> Result<(), RedisError> {
+        let mut said = pipe();
+        let mut settled = pipe();
+        let mut asks_time = false;
+        said.atomic();
+        for write in &self.queue[range.clone()] {
+            self.say(&mut said, write);
+            self.settle(&mut settled, write);
+            if matches!(write, Write::Status(_)) && !asks_time {
+                asks_time = true;
+                said.cmd("TIME");
+            }
+        }
+        if !said.is_empty() {
+            let times: Vec<(u64, u64)> = said.query_async(redis).await?;
+            for time in times {
+                self.notify(Notice::Clock(FleetClock::from_redis(time)));
+            }
+        }
+        if !settled.is_empty() {
+            let () = settled.query_async(redis).await?;
+        }
+        for write in &self.queue[range] {
+            if let Write::Outcome { entry, .. } | Write::Discard { entry } = write {
+                self.notify(Notice::Settled { entry: entry.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&self, pipe: &mut Pipeline, write: &Write) {
+        let Identity { host, keys } = &*self.identity;
+        match write {
+            Write::State { job, state, retention } => self.say_state(pipe, *job, *state, *retention),
+            Write::Outcome { job, outcome, metrics, retention, .. } => {
+                say_metrics(pipe, &self.identity, metrics);
+                let result = keys.job_result(*job, host);
+                pipe.del(&result).ignore();
+                pipe.hset_multiple(&result, &outcome.fields()).ignore();
+                expire(pipe, &result, *retention);
+                self.say_state(pipe, *job, outcome.state, *retention);
+            }
+            Write::Wake => {
+                let maxlen = redis::streams::StreamMaxlen::Approx(limits::CONTROL_ENTRIES);
+                pipe.xadd_maxlen(keys.control(host), maxlen, "*", &Control::Wake.fields()).ignore();
+            }
+            Write::Metrics(metrics) => say_metrics(pipe, &self.identity, metrics),
+            Write::Status(status) => {
+                let key = keys.status(host);
+                pipe.hset_multiple(&key, &status.fields()).ignore();
+                expire(pipe, &key, limits::HOST_RETENTION);
+                pipe.zadd(keys.servers(), host.as_str(), status.last_seen_ms).ignore();
+            }
+            Write::Facts { facts, labels } => {
+                for (key, fields) in [(keys.facts(host), facts), (keys.labels(host), labels)] {
+                    pipe.del(&key).ignore();
+                    if !fields.is_empty() {
+                        pipe.hset_multiple(&key, fields).ignore();
+                        expire(pipe, &key, limits::HOST_RETENTION);
+                    }
+                }
+                let oldest = -limits::HOSTS.cast_signed() - 1;
+                pipe.zremrangebyrank(keys.servers(), 0, oldest).ignore();
+            }
+            Write::Discard { .. } | Write::Control { .. } => {}
+        }
+    }
+
+    fn say_state(&self, pipe: &mut Pipeline, job: JobId, state: State, retention: Duration) {
+        let Identity { host, keys } = &*self.identity;
+        let (hosts, events) = (keys.job_hosts(job), keys.job_events(job));
+        pipe.hset(&hosts, host.as_str(), state.as_str()).ignore();
+        expire(pipe, &hosts, retention);
+        let event = Event { host: host.clone(), kind: EventKind::State(state) };
+        let maxlen = redis::streams::StreamMaxlen::Approx(limits::EVENTS);
+        pipe.xadd_maxlen(&events, maxlen, "*", &event.fields()).ignore();
+        expire(pipe, &events, retention);
+    }
+
+    fn settle(&self, pipe: &mut Pipeline, write: &Write) {
+        let Identity { host, keys } = &*self.identity;
+        let mut settle = |key: String, entries: &[String]| {
+            pipe.xack(&key, GROUP, entries).ignore();
+            pipe.xdel(&key, entries).ignore();
+        };
+        match write {
+            Write::Outcome { entry, .. } | Write::Discard { entry } => {
+                settle(keys.commands(host), std::slice::from_ref(entry));
+            }
+            Write::Control { entries } if !entries.is_empty() => settle(keys.control(host), entries),
+            _ => {}
+        }
+    }
+
+    fn notify(&self, notice: Notice) {
+        // Nobody listens any more once the worker is stopping.
+        let _ = self.notices.send(notice);
+    }
+
+    fn complain(&mut self, error: &RedisError) {
+        if !std::mem::replace(&mut self.complained, true) {
+            let waiting = self.queue.iter().filter(|write| write.must()).count();
+            tracing::warn!("Redis refuses writes: {error}; {waiting} wait here and are tried again");
+        }
+    }
+}
+
+/// Errors that no later attempt can cure.
+fn is_permanent(error: &RedisError) -> bool {
+    error.code() == Some("WRONGTYPE")
+}
+
+fn expire(pipe: &mut Pipeline, key: &str, after: Duration) {
+    pipe.expire(key, after.as_secs().try_into().unwrap_or(i64::MAX)).ignore();
+}
+
+/// Replaces each group's hash, so that a mount or interface that is gone leaves no old figures.
+fn say_metrics(pipe: &mut Pipeline, identity: &Identity, metrics: &[(Group, Figures)]) {
+    for (group, figures) in metrics {
+        let key = identity.keys.metrics(&identity.host, group.name());
+        let fields: Vec<(&String, String)> = figures.iter().map(|(name, value)| (name, plain(value))).collect();
+        pipe.del(&key).ignore();
+        if !fields.is_empty() {
+            pipe.hset_multiple(&key, &fields).ignore();
+            expire(pipe, &key, limits::METRICS_RETENTION);
+        }
+    }
+}
+
+/// A figure as a hash field: text without quotes, everything else as JSON.
+pub(crate) fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
