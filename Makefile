@@ -1,0 +1,20 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench release
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## start Redis and a worker, run commands on it, show what comes back, stop it all
+	@scripts/demo
+
+test: ## every test this machine can run; the others are named as skipped
+	@scripts/test
+
+lint: ## formatting, clippy, licences
+	@scripts/lint
+
+bench: ## the benchmarks
+	@if [ -d tests/benches ]; then cargo bench --locked -p tests; else echo "there are no benchmarks yet"; fi
+
+release: ## static binaries for x86-64 Linux
+	@scripts/static-release
