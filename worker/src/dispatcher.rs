@@ -346,6 +346,7 @@ impl Dispatcher {
             Notice::Connected => {
                 self.say_facts();
                 self.say_status(false);
+                self.sample();
             }
             Notice::Clock(clock) => self.clock = clock,
         }
@@ -386,6 +387,7 @@ impl Dispatcher {
 
     /// Reads all groups in a task of its own; a slow disk delays nothing else.
     fn sample(&mut self) {
+        while self.sampling.try_join_next().is_some() {}
         if !self.sampling.is_empty() {
             return;
         }
