@@ -1,2 +1,7 @@
-//! x
-fn main(){}
+//! `ctl`: see [`controller`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    controller::main().into()
+}

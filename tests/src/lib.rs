@@ -1,1 +1,40 @@
-//! x
+//! What the end-to-end tests stand on: real Redis servers, real workers, the real `ctl`.
+//!
+//! Every test has a server of its own on a Unix socket in a directory of its own, so that all run in
+//! parallel. Nothing here sleeps and hopes: whatever must come is waited for until it is there, with a
+//! deadline after which the test fails and says what did not come.
+//!
+//! ```no_run
+//! let redis = tests::Redis::start();
+//! let worker = tests::Worker::on(&redis).host("web1").start();
+//! worker.wait_online();
+//! let output = tests::Ctl::on(&redis).run(["run", "--host", "web1", "ping"]);
+//! assert_eq!(output.code, 0, "{output}");
+//! ```
+
+#![expect(clippy::missing_panics_doc, reason = "all of it panics, where a test should fail")]
+
+mod binaries;
+mod ctl;
+mod jobs;
+mod log;
+mod network;
+mod process;
+mod program;
+mod raw;
+mod server;
+mod stack;
+mod wait;
+mod worker;
+
+pub use binaries::binary;
+pub use ctl::{Ctl, Output, Running};
+pub use log::Log;
+pub use network::Network;
+pub use process::{descendants, is_alive, kill_groups};
+pub use program::{Evidence, Gate};
+pub use raw::Raw;
+pub use server::{Aof, Redis, RedisOptions};
+pub use stack::Stack;
+pub use wait::{PATIENCE, eventually, within};
+pub use worker::{Worker, WorkerOptions};

@@ -1,7 +1,7 @@
 //! The centre: owns all of the worker's state in one `select!` and talks in messages.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -53,6 +53,8 @@ pub(crate) struct Dispatcher {
     started_at_ms: u64,
     /// Entries taken and not settled yet, with their jobs (none for entries without content).
     in_hand: HashMap<String, Option<JobId>>,
+    /// Entries settled since the reader began its current read, whose reply may still list them as pending.
+    settled: HashSet<String>,
     running: HashMap<JobId, Running>,
     executors: JoinSet<(JobId, Finished)>,
     sampling: JoinSet<()>,
@@ -83,6 +85,7 @@ impl Dispatcher {
             clock: FleetClock::local(),
             started_at_ms: 0,
             in_hand: HashMap::new(),
+            settled: HashSet::new(),
             running: HashMap::new(),
             executors: JoinSet::new(),
             sampling: JoinSet::new(),
@@ -197,6 +200,8 @@ impl Dispatcher {
     fn answer(&mut self, taken: Option<oneshot::Sender<usize>>) {
         let free = self.config.slots.saturating_sub(self.running.len());
         self.starved = free == 0;
+        // The reader's next read begins now.
+        self.settled.clear();
         // The reader has gone only when the worker is stopping.
         let _ = taken.map(|taken| taken.send(free));
     }
@@ -215,8 +220,8 @@ impl Dispatcher {
 
     fn accept(&mut self, command: Command, inherited: bool) {
         let Command { entry, content, published } = command;
-        if self.in_hand.contains_key(&entry) {
-            return; // Read again after a reconnect; it is being worked on.
+        if self.in_hand.contains_key(&entry) || self.settled.contains(&entry) {
+            return; // Read again after a reconnect; it is being worked on, or has just been answered.
         }
         let (envelope, manifest) = match content {
             Ok(content) => content,
@@ -342,8 +347,11 @@ impl Dispatcher {
 
     fn hear(&mut self, notice: Notice) {
         match notice {
-            Notice::Settled { entry } => drop(self.in_hand.remove(&entry)),
-            Notice::Connected => {
+            Notice::Settled { entry } => {
+                self.in_hand.remove(&entry);
+                self.settled.insert(entry);
+            }
+            Notice::Open => {
                 self.say_facts();
                 self.say_status(false);
                 self.sample();

@@ -16,7 +16,7 @@ use protocol::{
     outcome::{Outcome, State},
     status::Status,
 };
-use redis::{Pipeline, RedisError, aio::MultiplexedConnection, pipe};
+use redis::{Pipeline, RedisError, ServerError, aio::MultiplexedConnection, pipe};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -59,8 +59,8 @@ impl Write {
 pub(crate) enum Notice {
     /// The entry is acknowledged and deleted.
     Settled { entry: String },
-    /// The connection is new: what is current must be said again.
-    Connected,
+    /// Redis takes writes, for the first time or again: what is current must be said anew.
+    Open,
     /// The fleet's clock, read with a heartbeat.
     Clock(FleetClock),
 }
@@ -92,7 +92,7 @@ impl Publisher {
         loop {
             if let Ok(mut redis) = self.address.connect().await {
                 backoff.reset();
-                self.notify(Notice::Connected);
+                self.notify(Notice::Open);
                 if self.session(&mut redis, &mut backoff).await.is_ok() {
                     return;
                 }
@@ -116,7 +116,13 @@ impl Publisher {
                 self.queue.push(write);
             }
             match self.flush(redis).await {
-                Ok(()) => self.complained = false,
+                Ok(()) => {
+                    backoff.reset();
+                    if std::mem::take(&mut self.complained) {
+                        tracing::info!("Redis takes writes again");
+                        self.notify(Notice::Open);
+                    }
+                }
                 Err(error) if connection::is_broken(&error) => {
                     tracing::debug!("lost the writing connection: {error}");
                     return Err(error);
@@ -187,7 +193,7 @@ impl Publisher {
         at: usize,
         error: &RedisError,
     ) -> Result<(), RedisError> {
-        tracing::error!("Redis will not take a write, it is given up: {error}");
+        tracing::error!("Redis will not take a write, it is given up: {}", brief(error));
         match self.queue.remove(at) {
             Write::Outcome { entry, .. } | Write::Discard { entry } => {
                 self.queue.insert(at, Write::Discard { entry });
@@ -303,14 +309,24 @@ impl Publisher {
     fn complain(&mut self, error: &RedisError) {
         if !std::mem::replace(&mut self.complained, true) {
             let waiting = self.queue.iter().filter(|write| write.must()).count();
-            tracing::warn!("Redis refuses writes: {error}; {waiting} wait here and are tried again");
+            tracing::warn!("Redis refuses writes: {}; {waiting} wait here and are tried again", brief(error));
         }
     }
 }
 
 /// Errors that no later attempt can cure.
 fn is_permanent(error: &RedisError) -> bool {
-    error.code() == Some("WRONGTYPE")
+    refusals(error).iter().any(|(_, refusal)| refusal.code() == "WRONGTYPE")
+}
+
+/// A transaction is mostly refused for one reason, which Redis gives for each of its commands.
+fn brief(error: &RedisError) -> String {
+    refusals(error).first().map_or_else(|| error.to_string(), |(_, refusal)| refusal.to_string())
+}
+
+/// What the server said to the commands of a transaction that it refused.
+fn refusals(error: &RedisError) -> Arc<[(usize, ServerError)]> {
+    error.clone().into_server_errors().unwrap_or_default()
 }
 
 fn expire(pipe: &mut Pipeline, key: &str, after: Duration) {

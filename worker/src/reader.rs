@@ -1,7 +1,9 @@
 //! The inbox: a connection of its own that blocks on the host's streams.
 //!
 //! After every (re)connect it first reads what is pending from `0`, because a reply to a reader that
-//! died is *delivered* and `>` never gives it again; then it waits for new entries with `>`. It takes
+//! died is *delivered* and `>` never gives it again; then it waits for new entries with `>`. Where a
+//! connection broke without Redis noticing, the dead reader blocks there for a while and is given what
+//! comes; so the pending ones are read once more when it must have ended. The reader takes
 //! as many commands as there are free slots; with none free it waits on the control stream alone.
 
 use std::{sync::Arc, time::Duration};
@@ -15,7 +17,10 @@ use protocol::{
     outcome::State,
 };
 use redis::{RedisError, Value, aio::MultiplexedConnection, cmd};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::Identity;
 
@@ -94,7 +99,7 @@ impl Reader {
     /// Reads until the dispatcher has gone; reconnects for ever.
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(LONGEST_BACKOFF);
-        let mut away: Option<tokio::time::Instant> = None;
+        let mut away: Option<Instant> = None;
         loop {
             let connected = self.address.connect_blocking(BLOCK).await;
             let halt = match connected {
@@ -106,7 +111,7 @@ impl Reader {
             };
             let Halt::Redis(error) = halt else { return };
             if away.is_none() {
-                away = Some(tokio::time::Instant::now());
+                away = Some(Instant::now());
                 tracing::warn!("Redis at {} is away: {error}; trying until it is back", self.address);
             }
             tokio::time::sleep(backoff.delay()).await;
@@ -120,7 +125,7 @@ impl Reader {
     async fn session(
         &mut self,
         mut redis: MultiplexedConnection,
-        away: &mut Option<tokio::time::Instant>,
+        away: &mut Option<Instant>,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, Halt> {
         let mut gap = self.make_streams(&mut redis).await?;
@@ -130,8 +135,14 @@ impl Reader {
         }
         backoff.reset();
         self.hand_over(Batch { clock, gap, ..Batch::default() }).await?;
-        let (mut commands_after, mut control_after) = (Some("0".to_owned()), Some("0".to_owned()));
+        let pending = || Some("0".to_owned());
+        let (mut commands_after, mut control_after) = (pending(), pending());
+        let mut look_again = Some(Instant::now() + BLOCK);
         loop {
+            if commands_after.is_none() && look_again.is_some_and(|at| Instant::now() >= at) {
+                look_again = None;
+                (commands_after, control_after) = (pending(), pending());
+            }
             let take = self.free > 0;
             let read = self.read(&mut redis, commands_after.as_deref(), control_after.as_deref(), take).await;
             let (commands, control) = match read {

@@ -1,0 +1,239 @@
+//! Jobs on their way out: what is asked becomes a [`Job`], and a job is sent into its hosts' inboxes.
+
+use std::{collections::HashMap, time::Duration};
+
+use anyhow::ensure;
+use protocol::{
+    action::Arguments,
+    clock::millis,
+    command::{Envelope, Manifest},
+    limits,
+    name::{HostName, JobId},
+    targets::Targets,
+    time::{Millis, show_moment},
+};
+use redis::{Pipeline, RedisError};
+
+use crate::{
+    error::Advice,
+    fleet::{CHUNK, Fleet},
+};
+
+/// What is asked of whom.
+pub struct Request {
+    /// The action's name.
+    pub action: String,
+    /// Its arguments.
+    pub arguments: Arguments,
+    /// The hosts.
+    pub targets: Targets,
+    /// How long it may run.
+    pub timeout: Duration,
+    /// How long from now it may wait for its start.
+    pub start_by: Duration,
+    /// How long results are kept.
+    pub retention: Duration,
+    /// Who asks.
+    pub operator: String,
+    /// W3C trace context.
+    pub trace: Option<String>,
+}
+
+/// A job: all that is needed to send it, or to send it again, as workers know a job by its id.
+pub struct Job {
+    /// What is asked.
+    pub manifest: Manifest,
+    /// Of whom.
+    pub targets: Targets,
+    /// The manifest as it travels.
+    bytes: Vec<u8>,
+    /// Over `bytes`; empty while commands are unsigned.
+    signature: Vec<u8>,
+}
+
+impl Job {
+    /// A new job, asked at `now`.
+    ///
+    /// # Errors
+    /// Where it is larger than the wire allows.
+    pub fn new(request: Request, now: Millis) -> anyhow::Result<Self> {
+        let hosts = request.targets.len();
+        ensure!(hosts <= limits::TARGETS, "a job may name {} hosts, not {hosts}", limits::TARGETS);
+        let manifest = Manifest {
+            job: JobId::new(),
+            action: request.action,
+            arguments: request.arguments,
+            operator: request.operator,
+            issued_at_ms: now,
+            start_by_ms: now.saturating_add(millis(request.start_by)),
+            timeout_ms: millis(request.timeout),
+            retention_ms: millis(request.retention),
+            targets: request.targets.root(),
+            trace: request.trace,
+        };
+        let bytes = manifest.encode();
+        if bytes.len() > limits::MANIFEST_BYTES {
+            let most = limits::MANIFEST_BYTES / 1024;
+            let error = Advice::new(format!("the arguments are too large: {} KiB, at most {most}", bytes.len() / 1024));
+            return Err(error.hint("put large input into a file on the host").into());
+        }
+        Ok(Self { manifest, targets: request.targets, bytes, signature: Vec::new() })
+    }
+
+    /// The job's id.
+    pub const fn id(&self) -> JobId {
+        self.manifest.job
+    }
+
+    /// The fields of the job's hash: plain text for people, and the exact bytes that were sent.
+    fn fields(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let Manifest { action, operator, .. } = &self.manifest;
+        let names: Vec<_> = self.targets.hosts().map(HostName::as_str).collect();
+        // Arguments are maps of plain values: they always encode.
+        let arguments = serde_json::to_string(&self.manifest.arguments).unwrap_or_default();
+        vec![
+            ("action", action.clone().into_bytes()),
+            ("arguments", arguments.into_bytes()),
+            ("operator", operator.clone().into_bytes()),
+            ("issued_at", show_moment(self.manifest.issued_at_ms).into_bytes()),
+            ("start_by", show_moment(self.manifest.start_by_ms).into_bytes()),
+            ("timeout_ms", self.manifest.timeout_ms.to_string().into_bytes()),
+            ("retention_ms", self.manifest.retention_ms.to_string().into_bytes()),
+            ("target_count", names.len().to_string().into_bytes()),
+            ("targets", names.join(" ").into_bytes()),
+            ("manifest", self.bytes.clone()),
+            ("signature", self.signature.clone()),
+        ]
+    }
+
+    /// Reads a job's hash; `None` where it is absent or unreadable.
+    pub fn from_fields(mut fields: HashMap<String, Vec<u8>>) -> Option<Self> {
+        let bytes = fields.remove("manifest")?;
+        let manifest = Manifest::decode(&bytes).ok()?;
+        let names = String::from_utf8(fields.remove("targets")?).ok()?;
+        let hosts: Result<Vec<HostName>, _> = names.split(' ').map(str::parse).collect();
+        Some(Self {
+            manifest,
+            targets: Targets::new(hosts.ok()?),
+            bytes,
+            signature: fields.remove("signature").unwrap_or_default(),
+        })
+    }
+
+    /// The job itself: its hash with a time to live, and its place in the index of recent jobs.
+    fn creation(&self, fleet: &Fleet, pipeline: &mut Pipeline) {
+        let Manifest { retention_ms, timeout_ms, start_by_ms, issued_at_ms, .. } = self.manifest;
+        let waits = start_by_ms.saturating_sub(issued_at_ms);
+        let key = fleet.keys.job(self.id());
+        pipeline.cmd("HSET").arg(&key);
+        for (name, value) in self.fields() {
+            pipeline.arg(name).arg(value);
+        }
+        pipeline.cmd("PEXPIRE").arg(&key).arg(retention_ms.saturating_add(waits).saturating_add(timeout_ms));
+        let jobs = fleet.keys.jobs();
+        pipeline.cmd("ZADD").arg(&jobs).arg(issued_at_ms).arg(self.id().to_string());
+        pipeline.cmd("ZREMRANGEBYRANK").arg(&jobs).arg(0).arg(format!("-{}", limits::JOBS + 1));
+    }
+}
+
+/// Makes a job of the request and sends it.
+///
+/// # Errors
+/// Says what Redis said, and how many hosts have been asked all the same.
+pub async fn dispatch(fleet: &mut Fleet, request: Request) -> anyhow::Result<Job> {
+    let job = Job::new(request, fleet.clock.now())?;
+    send(fleet, &job).await?;
+    Ok(job)
+}
+
+/// Sends a job: first the job itself, in the same round trip the first commands, then the others.
+/// Doing so twice is harmless, as workers know the job by its id.
+///
+/// # Errors
+/// Says what Redis said, and how many hosts have been asked all the same.
+pub async fn send(fleet: &mut Fleet, job: &Job) -> anyhow::Result<()> {
+    let horizon = fleet.clock.now().saturating_sub(millis(limits::START_BY_MAX));
+    let mut commands = job.targets.proofs();
+    let mut asked = 0;
+    let mut pipeline = redis::pipe();
+    job.creation(fleet, &mut pipeline);
+    let mut before = pipeline.len();
+    loop {
+        for (host, proof) in commands.by_ref().take(CHUNK) {
+            let envelope = Envelope { manifest: job.bytes.clone(), signature: job.signature.clone(), proof };
+            pipeline.cmd("XADD").arg(fleet.keys.commands(host)).arg("MINID").arg("~").arg(horizon).arg("*");
+            for (name, value) in envelope.fields() {
+                pipeline.arg(name).arg(value);
+            }
+        }
+        if pipeline.is_empty() {
+            return Ok(());
+        }
+        let sent = pipeline.len() - before;
+        if let Err(error) = pipeline.exec_async(&mut fleet.connection).await {
+            return Err(failure(fleet, job, &error, asked, before, sent).into());
+        }
+        asked += sent;
+        before = 0;
+        pipeline.clear();
+    }
+}
+
+/// What became of a job of which not all went out: `asked` hosts surely got it before this part of
+/// `sent` commands behind `before` others.
+fn failure(fleet: &Fleet, job: &Job, error: &RedisError, asked: usize, before: usize, sent: usize) -> Advice {
+    let advice = fleet.explain(error);
+    let (hosts, id) = (job.targets.len(), job.id());
+    let Some(errors) = error.clone().into_server_errors() else {
+        // Nobody knows whether Redis saw this part.
+        return advice.hint(format!("at least {asked} of {hosts} hosts have been asked: ctl job show {id}"));
+    };
+    let asked = asked + sent - errors.iter().filter(|(index, _)| *index >= before).count();
+    match asked {
+        0 => advice.hint("nothing was sent"),
+        _ if errors.iter().any(|(index, _)| *index < before) => {
+            advice.hint(format!("{asked} of {hosts} hosts have been asked, but there is no record of job {id}"))
+        }
+        _ => advice.hint(format!("{asked} of {hosts} hosts have been asked all the same: ctl job wait {id}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use protocol::action::Argument;
+
+    use super::*;
+
+    fn request() -> Request {
+        Request {
+            action: "ping".into(),
+            arguments: Arguments::new(),
+            targets: Targets::new(["web2", "web1"].map(|name| name.parse().unwrap())),
+            timeout: Duration::from_secs(60),
+            start_by: Duration::from_secs(300),
+            retention: Duration::from_secs(3600),
+            operator: "ann@desk".into(),
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn a_job_reads_back_from_its_hash() {
+        let job = Job::new(request(), 1_790_000_000_000).unwrap();
+        let fields: HashMap<_, _> = job.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        assert_eq!(fields["targets"], b"web1 web2");
+        assert_eq!(fields["start_by"], b"2026-09-21T14:18:20.000Z");
+        let read = Job::from_fields(fields).unwrap();
+        assert_eq!(read.manifest, job.manifest);
+        assert_eq!(read.targets.root(), job.targets.root());
+        assert!(Job::from_fields(HashMap::new()).is_none());
+    }
+
+    #[test]
+    fn arguments_larger_than_the_wire_are_refused() {
+        let arguments = Arguments::from([("argv".into(), Argument::Text("x".repeat(limits::MANIFEST_BYTES)))]);
+        assert!(Job::new(Request { arguments, ..request() }, 0).is_err());
+    }
+}

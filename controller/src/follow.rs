@@ -1,0 +1,258 @@
+//! Following a job until every host has answered, or cannot be expected to any more.
+//!
+//! The events stream says *that* something happened, soon; what happened is read from the job's
+//! hashes. These are also read every few seconds and after every reconnect, so an event that was
+//! trimmed or lost delays an answer but never hides it.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use protocol::{
+    clock::{FleetClock, millis},
+    connection::{Backoff, is_broken},
+    event::{Event, EventKind},
+    limits,
+    name::HostName,
+    outcome::{Outcome, State},
+    time::Millis,
+};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+pub use crate::verdict::Answer;
+use crate::{
+    absence::{self, Absent},
+    dispatch::Job,
+    fleet::{BLOCK, CHUNK, Fleet, RawHash, fields, score_millis, text_fields},
+    printer::Printer,
+    verdict::{self, Progress, Verdict},
+};
+
+/// Follows one job.
+pub struct Follower<'a> {
+    job: &'a Job,
+    printer: &'a Printer,
+    hosts: BTreeMap<HostName, Progress>,
+    /// Hosts that are not done.
+    waiting: usize,
+    /// The last event that was read.
+    cursor: String,
+    next_look: Instant,
+    /// When the job was first found to be gone from Redis.
+    vanished_ms: Option<Millis>,
+    /// Attempts to reach Redis again, while it is away.
+    away: Option<Backoff>,
+}
+
+/// What `XREAD` of one stream replies: its name, then entries of id and fields.
+type Entries = Option<Vec<(Vec<u8>, Vec<(String, Vec<Vec<u8>>)>)>>;
+
+impl<'a> Follower<'a> {
+    /// Follows a job that was just sent: it listens at once.
+    pub fn of_new(job: &'a Job, printer: &'a Printer) -> Self {
+        let hosts: BTreeMap<_, _> =
+            job.targets.hosts().map(|host| (host.clone(), Progress::new(host.clone()))).collect();
+        Self {
+            job,
+            printer,
+            waiting: hosts.len(),
+            hosts,
+            cursor: "0".into(),
+            next_look: Instant::now() + BLOCK,
+            vanished_ms: None,
+            away: None,
+        }
+    }
+
+    /// Follows a job of some time ago: it looks before it listens.
+    pub fn of_old(job: &'a Job, printer: &'a Printer) -> Self {
+        Self { next_look: Instant::now(), ..Self::of_new(job, printer) }
+    }
+
+    /// The operator knows already that these hosts are not there.
+    pub fn told_absent(&mut self, absent: &[Absent]) {
+        for absent in absent {
+            if let Some(progress) = self.hosts.get_mut(&absent.host) {
+                progress.told_absent = true;
+            }
+        }
+    }
+
+    /// How many hosts are not awaited any more.
+    pub fn done(&self) -> usize {
+        self.hosts.len() - self.waiting
+    }
+
+    /// Whether there is nothing more to wait for.
+    pub const fn is_done(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// Where a host stands.
+    pub fn answer(&self, host: &HostName) -> Option<&Answer> {
+        self.hosts.get(host).map(|progress| &progress.answer)
+    }
+
+    /// Where every host stands.
+    pub fn answers(self) -> Vec<Answer> {
+        self.hosts.into_values().map(|progress| progress.answer).collect()
+    }
+
+    /// Waits a while for news and returns the hosts that are not awaited any more.
+    pub async fn next(&mut self, fleet: &mut Fleet) -> anyhow::Result<Vec<HostName>> {
+        let news = if Instant::now() < self.next_look { self.listen(fleet).await } else { self.look(fleet).await };
+        match news {
+            Ok(done) => {
+                if self.away.take().is_some() {
+                    self.printer.note("Redis is back");
+                }
+                Ok(done)
+            }
+            Err(error) if passes(&error) && fleet.clock.now() < verdict::last_moment(&self.job.manifest) => {
+                self.recover(fleet, &error).await?;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(fleet.explain(&error).into()),
+        }
+    }
+
+    /// Reads where all hosts stand, and judges those that are silent.
+    pub async fn look(&mut self, fleet: &mut Fleet) -> Result<Vec<HostName>, RedisError> {
+        let id = self.job.id();
+        let waiting =
+            self.hosts.values().filter(|progress| !progress.done).map(|progress| progress.answer.host.clone());
+        let waiting: Vec<_> = waiting.collect();
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("TIME").cmd("EXISTS").arg(fleet.keys.job(id)).cmd("HGETALL").arg(fleet.keys.job_hosts(id));
+        pipeline.cmd("ZMSCORE").arg(fleet.keys.servers());
+        for host in &waiting {
+            pipeline.arg(host.as_str());
+        }
+        let (time, exists, states, seen): (_, bool, RawHash, Vec<Option<f64>>) = fleet.query(&pipeline).await?;
+        fleet.clock = FleetClock::from_redis(time);
+        let now = fleet.clock.now();
+        self.next_look = Instant::now() + verdict::pause(&self.job.manifest, now, BLOCK);
+        self.note_vanished(exists, now);
+        let mut ended = Vec::new();
+        for (host, state) in text_fields(states) {
+            if let (Ok(host), Ok(state)) = (host.parse(), state.parse()) {
+                self.heard(host, state, None, &mut ended);
+            }
+        }
+        let mut done = self.read_outcomes(fleet, ended).await?;
+        let seen = seen.into_iter().map(|score| score.map(score_millis));
+        done.extend(self.judge(waiting.into_iter().zip(seen).collect(), now));
+        Ok(done)
+    }
+
+    /// Waits for events.
+    async fn listen(&mut self, fleet: &mut Fleet) -> Result<Vec<HostName>, RedisError> {
+        let wait = self.next_look.saturating_duration_since(Instant::now());
+        let key = fleet.keys.job_events(self.job.id());
+        let mut read = redis::cmd("XREAD");
+        // BLOCK 0 would wait for ever.
+        read.arg("COUNT").arg(CHUNK).arg("BLOCK").arg(millis(wait).max(1)).arg("STREAMS").arg(key).arg(&self.cursor);
+        let entries: Entries = read.query_async(&mut fleet.connection).await?;
+        let mut ended = Vec::new();
+        for (id, values) in entries.into_iter().flatten().flat_map(|(_, entries)| entries) {
+            let at = id.split('-').next().and_then(|moment| moment.parse().ok());
+            let mut values = values.into_iter();
+            let pairs = std::iter::from_fn(|| Some((values.next()?, values.next()?)));
+            if let Some(Event { host, kind: EventKind::State(state) }) = Event::from_fields(&fields(pairs.collect())) {
+                self.heard(host, state, at, &mut ended);
+            }
+            self.cursor = id;
+        }
+        self.read_outcomes(fleet, ended).await
+    }
+
+    /// Notes a state, and in `ended` a host that is new among those that have ended.
+    fn heard(&mut self, host: HostName, state: State, at: Option<Millis>, ended: &mut Vec<HostName>) {
+        let Some(progress) = self.hosts.get_mut(&host) else { return };
+        progress.heard(state, at);
+        if state.is_terminal() && !progress.ended {
+            ended.push(host);
+        }
+    }
+
+    /// Reads the outcomes of hosts that have ended.
+    async fn read_outcomes(&mut self, fleet: &mut Fleet, ended: Vec<HostName>) -> Result<Vec<HostName>, RedisError> {
+        for chunk in ended.chunks(CHUNK) {
+            let mut pipeline = redis::pipe();
+            for host in chunk {
+                pipeline.cmd("HGETALL").arg(fleet.keys.job_result(self.job.id(), host));
+            }
+            let results: Vec<RawHash> = fleet.query(&pipeline).await?;
+            for (host, result) in chunk.iter().zip(results) {
+                let Some(progress) = self.hosts.get_mut(host) else { continue };
+                if let Some(outcome) = Outcome::from_fields(&fields(result)) {
+                    progress.answer.state = outcome.state;
+                    progress.answer.outcome = Some(outcome);
+                }
+                progress.ended = true;
+                self.waiting -= usize::from(!progress.done);
+                progress.done = true;
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Ends the waiting for hosts that cannot be expected to answer, and tells of others that are not there.
+    /// `seen`: the last heartbeats of those that are waited for.
+    fn judge(&mut self, seen: Vec<(HostName, Option<Millis>)>, now: Millis) -> Vec<HostName> {
+        let (mut done, mut absent) = (Vec::new(), Vec::new());
+        for (host, seen_ms) in seen {
+            let Some(progress) = self.hosts.get_mut(&host).filter(|progress| !progress.done) else { continue };
+            let online = seen_ms.is_some_and(|seen| now.saturating_sub(seen) < millis(limits::OFFLINE_AFTER));
+            match progress.judge(&self.job.manifest, online, self.vanished_ms, now) {
+                Verdict::Wait => {
+                    // A host that was never seen may just be starting.
+                    if !online && seen_ms.is_some() && !std::mem::replace(&mut progress.told_absent, true) {
+                        absent.push(Absent { host, seen_ms, state: progress.answer.state });
+                    }
+                    continue;
+                }
+                Verdict::Expired => progress.answer.state = State::Expired,
+                Verdict::Unanswered => {}
+            }
+            progress.done = true;
+            self.waiting -= 1;
+            done.push(host);
+        }
+        absence::tell(&absent, self.job.manifest.start_by_ms, now, self.printer);
+        done
+    }
+
+    fn note_vanished(&mut self, exists: bool, now: Millis) {
+        if exists {
+            self.vanished_ms = None;
+        } else if self.vanished_ms.is_none() {
+            self.vanished_ms = Some(now);
+            self.printer.warn("the job is gone from Redis: it was flushed, or lost its memory in a restart");
+        }
+    }
+
+    /// One attempt to reach Redis again, after a pause.
+    async fn recover(&mut self, fleet: &mut Fleet, error: &RedisError) -> anyhow::Result<()> {
+        if self.away.is_none() {
+            self.printer.note(&format!("{}; trying again …", fleet.explain(error)));
+        }
+        let pause = self.away.get_or_insert(Backoff::new(BLOCK)).delay();
+        tokio::time::sleep(pause).await;
+        self.next_look = Instant::now();
+        match fleet.reconnect().await {
+            Err(error) if !passes(&error) => Err(fleet.explain(&error).into()),
+            // Still away: the next attempt follows, as the old connection is dead.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether an error is one that time may heal.
+fn passes(error: &RedisError) -> bool {
+    let healing = [
+        ServerErrorKind::BusyLoading,
+        ServerErrorKind::TryAgain,
+        ServerErrorKind::MasterDown,
+        ServerErrorKind::ClusterDown,
+    ];
+    is_broken(error) || matches!(error.kind(), ErrorKind::Server(kind) if healing.contains(&kind))
+}

@@ -1,0 +1,132 @@
+//! Plain tables: columns aligned with spaces, nothing drawn, so that they can be cut and searched.
+
+use std::borrow::Cow;
+
+use anstyle::Style;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use crate::style;
+
+/// Blanks between columns.
+const GAP: usize = 2;
+/// The least that is left of a cell.
+const LEAST: usize = 10;
+
+/// A cell: text and how it looks.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    text: String,
+    style: Style,
+}
+
+impl Cell {
+    /// A cell with a style. Control characters in the text are replaced.
+    pub fn styled(text: &str, style: Style) -> Self {
+        Self { text: style::plain(text), style }
+    }
+}
+
+impl<T: AsRef<str>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Self::styled(text.as_ref(), Style::new())
+    }
+}
+
+/// A table with or without a heading.
+#[derive(Default)]
+pub struct Table {
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    /// An empty table with these headings.
+    pub fn new<T: AsRef<str>>(headings: impl IntoIterator<Item = T>) -> Self {
+        let heading = headings.into_iter().map(|text| Cell::styled(text.as_ref(), style::HEADING)).collect();
+        Self { rows: vec![heading] }
+    }
+
+    /// An empty table of names and values.
+    pub fn of_pairs() -> Self {
+        Self::default()
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// Adds a name and its value.
+    pub fn pair(&mut self, name: &str, value: impl Into<Cell>) {
+        self.row([Cell::styled(name, style::HEADING), value.into()]);
+    }
+
+    /// The lines, without blanks at their ends. What is longer than `limit` loses the end of its last cell.
+    pub fn lines(&self, limit: Option<usize>) -> Vec<String> {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.width()).max().unwrap_or(0)
+        };
+        let widths: Vec<_> = (0..columns).map(width).collect();
+        let before: usize = widths.iter().rev().skip(1).map(|width| width + GAP).sum();
+        let room = limit.map_or(usize::MAX, |limit| limit.saturating_sub(before));
+        self.rows.iter().map(|row| line(row, &widths, room)).collect()
+    }
+}
+
+fn line(row: &[Cell], widths: &[usize], room: usize) -> String {
+    let mut line = String::new();
+    let mut blanks = 0;
+    for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+        let is_last = column + 1 == widths.len();
+        let text = if is_last { cut(&cell.text, room) } else { cell.text.as_str().into() };
+        if !text.is_empty() {
+            line.extend(std::iter::repeat_n(' ', blanks));
+            line.push_str(&style::paint(cell.style, &text));
+            blanks = 0;
+        }
+        blanks += width - cell.text.width() + GAP;
+    }
+    line
+}
+
+/// The beginning of a text that is too long, with a sign that it was cut. Of too little room nothing is
+/// made: a line that folds is better than one that says nothing.
+fn cut(text: &str, room: usize) -> Cow<'_, str> {
+    if text.width() <= room || room < LEAST {
+        return text.into();
+    }
+    let mut kept = String::new();
+    for character in text.chars() {
+        let width: usize = kept.width() + character.width().unwrap_or(0);
+        if width >= room {
+            break;
+        }
+        kept.push(character);
+    }
+    (kept + "…").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_by_width_on_screen() {
+        let mut table = Table::new(["HOST", "CITY", "N"]);
+        table.row(["web1".into(), "Zürich".into(), "1".into()]);
+        table.row(["db".into(), "".into(), "22".into()]);
+        let lines: Vec<_> =
+            table.lines(None).iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
+        assert_eq!(lines, ["HOST  CITY    N", "web1  Zürich  1", "db            22"]);
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_the_last_cell_is_cut() {
+        let mut table = Table::new(["PID", "COMMAND"]);
+        table.row(["1".into(), "a long command line".into()]);
+        let last = |limit| anstream::adapter::strip_str(&table.lines(Some(limit))[1]).to_string();
+        assert_eq!(last(24), "1    a long command line");
+        assert_eq!(last(16), "1    a long com…");
+        assert_eq!(last(10), "1    a long command line");
+    }
+}

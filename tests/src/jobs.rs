@@ -1,0 +1,93 @@
+//! Shorthands for commands sent and watched by hand.
+
+use protocol::{
+    command::Manifest,
+    event::EventKind,
+    keys::{GROUP, Keys},
+    name::HostName,
+    outcome::{Outcome, State},
+};
+
+use crate::{Raw, eventually};
+
+impl Raw {
+    /// A manifest that runs a line of shell.
+    pub fn shell(&mut self, host: &str, script: &str) -> Manifest {
+        self.exec(&[host], &["sh", "-c", script])
+    }
+
+    /// Sends `manifest` and waits for its outcome.
+    #[track_caller]
+    pub fn run(&mut self, host: &str, manifest: &Manifest) -> Outcome {
+        self.send(host, manifest);
+        self.outcome(host, manifest)
+    }
+
+    /// Asks for a sign of life, which must come.
+    #[track_caller]
+    pub fn ping(&mut self, host: &str) {
+        let ping = self.manifest(&[host], "ping");
+        assert_eq!(self.run(host, &ping).state, State::Succeeded);
+    }
+
+    /// The state that `host` published for a job; none where it has published nothing.
+    pub fn state(&mut self, host: &str, manifest: &Manifest) -> Option<State> {
+        let state: Option<String> = self.ask(&["HGET", &Keys::new(None).job_hosts(manifest.job), host]);
+        state.map(|state| state.parse().expect("a known state"))
+    }
+
+    /// Waits until `host` has published this state.
+    #[track_caller]
+    pub fn wait_state(&mut self, host: &str, manifest: &Manifest, state: State) {
+        eventually(&format!("the job to be {state}"), || (self.state(host, manifest) == Some(state)).then_some(()));
+    }
+
+    /// Waits until all of these have ended, all together within the usual patience.
+    #[track_caller]
+    pub fn wait_all(&mut self, host: &str, manifests: &[Manifest]) {
+        eventually("all jobs to end", || {
+            manifests.iter().all(|manifest| self.state(host, manifest).is_some_and(State::is_terminal)).then_some(())
+        });
+    }
+
+    /// The states that the job's events tell of, in order.
+    pub fn states(&mut self, manifest: &Manifest) -> Vec<State> {
+        let state = |kind: &EventKind| if let EventKind::State(state) = kind { Some(*state) } else { None };
+        self.events(manifest).iter().filter_map(|event| state(&event.kind)).collect()
+    }
+
+    /// How many entries of the host's inbox are delivered and not acknowledged.
+    pub fn pending(&mut self, host: &str) -> u64 {
+        let summary: Vec<redis::Value> = self.ask(&["XPENDING", &inbox(host), GROUP]);
+        redis::from_redis_value(summary[0].clone()).expect("a number")
+    }
+
+    /// How many entries the host's inbox holds.
+    pub fn queued(&mut self, host: &str) -> u64 {
+        self.ask(&["XLEN", &inbox(host)])
+    }
+
+    /// Waits until nothing is left in the host's inbox: all was answered, acknowledged and deleted.
+    #[track_caller]
+    pub fn wait_settled(&mut self, host: &str) {
+        eventually("an empty inbox", || (self.queued(host) == 0 && self.pending(host) == 0).then_some(()));
+    }
+
+    /// Waits until a worker blocks in a read: it will be told of what comes.
+    #[track_caller]
+    pub fn wait_reading(&mut self) {
+        eventually("a worker to read", || (self.readers() > 0).then_some(()));
+    }
+
+    /// How many clients block in a read.
+    pub fn readers(&mut self) -> u64 {
+        let info: String = self.ask(&["INFO", "clients"]);
+        let line = info.lines().find_map(|line| line.strip_prefix("blocked_clients:")).expect("a line of INFO");
+        line.trim().parse().expect("a number")
+    }
+}
+
+fn inbox(host: &str) -> String {
+    let host: HostName = host.parse().expect("a valid host name");
+    Keys::new(None).commands(&host)
+}

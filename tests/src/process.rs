@@ -1,0 +1,59 @@
+//! Processes: the family of one, signals, whether one lives.
+
+use std::{
+    fs,
+    process::{Child, ExitStatus},
+};
+
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+
+use crate::eventually;
+
+/// A child's id as system calls want it.
+pub(crate) fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+/// Sends `signal` to a child that has not been waited for, so the id is certainly its own.
+pub(crate) fn send(child: &Child, signal: Signal) {
+    kill(pid(child), signal).expect("one's own child can be signalled");
+}
+
+/// Waits until the child has ended.
+#[track_caller]
+pub(crate) fn wait(child: &mut Child, what: &str) -> ExitStatus {
+    eventually(what, || child.try_wait().expect("one's own child can be waited for"))
+}
+
+/// Kills a child and waits for it; does nothing where it has ended already.
+pub(crate) fn kill9(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Whether a process of that id exists and is not merely waiting to be reaped.
+pub fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // "PID (NAME) STATE …", where the name may contain anything.
+    let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
+    // While a thread is left (field 20, the state being field 3), so are its files and sockets.
+    !fields.starts_with(['Z', 'X']) || !matches!(fields.split(' ').nth(17), Some("0" | "1"))
+}
+
+/// The children of a process, their children and so on.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = fs::read_to_string(path).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    children.flat_map(|child: u32| [vec![child], descendants(child)].concat()).collect()
+}
+
+/// Kills the process groups of these processes: what a killed worker leaves running.
+pub fn kill_groups(pids: &[u32]) {
+    for pid in pids {
+        let _ = killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+    }
+}

@@ -1,0 +1,123 @@
+//! A worker that dies in the midst of its work, and what the next one makes of it.
+
+use protocol::{
+    command::Manifest,
+    keys::{GROUP, Keys},
+    outcome::State,
+};
+use tests::{Evidence, Gate, Raw, Redis, Worker};
+
+fn fleet() -> (Redis, Worker, Raw) {
+    let redis = Redis::start();
+    let worker = Worker::on(&redis).allow_exec().start();
+    worker.wait_online();
+    let raw = Raw::on(&redis);
+    (redis, worker, raw)
+}
+
+/// Lets a worker be given `manifests`, one after another, and die before it does anything about the
+/// last: Redis has delivered it, and a halted process does not even know.
+fn die_with(worker: &mut Worker, raw: &mut Raw, manifest: &Manifest) {
+    raw.wait_reading();
+    worker.stop();
+    raw.send("web1", manifest);
+    assert_eq!(raw.pending("web1"), 1);
+    worker.kill9();
+}
+
+#[test]
+fn a_program_that_ran_at_the_crash_is_told_as_interrupted_and_never_runs_twice() {
+    let (redis, mut worker, mut raw) = fleet();
+    let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
+    let manifest = raw.shell("web1", &format!("{}; {}", evidence.script(), gate.script()));
+    raw.send("web1", &manifest);
+    gate.reached();
+    raw.wait_state("web1", &manifest, State::Running);
+    worker.kill9();
+    assert_eq!(raw.state("web1", &manifest), Some(State::Running), "nobody but the worker writes its state");
+
+    let _worker = worker.options().start();
+    let outcome = raw.outcome("web1", &manifest);
+    assert_eq!((outcome.state, outcome.started_at_ms), (State::Interrupted, None));
+    let reason = outcome.reason.expect("a reason");
+    assert!(reason.contains("how far it came is not known"), "{reason}");
+    raw.ping("web1");
+    raw.wait_settled("web1");
+    assert_eq!(raw.states(&manifest), [State::Running, State::Interrupted]);
+    assert_eq!(evidence.count(), 1);
+}
+
+#[test]
+fn a_program_that_was_delivered_and_perhaps_never_started_does_not_run_either() {
+    let (redis, mut worker, mut raw) = fleet();
+    let evidence = Evidence::new(&redis, "evidence");
+    let manifest = raw.shell("web1", &evidence.script());
+    die_with(&mut worker, &mut raw, &manifest);
+    let _worker = worker.options().start();
+    assert_eq!(raw.outcome("web1", &manifest).state, State::Interrupted);
+    raw.wait_settled("web1");
+    assert_eq!(evidence.count(), 0);
+}
+
+#[test]
+fn what_only_reads_is_done_again() {
+    let (_redis, mut worker, mut raw) = fleet();
+    let manifest = raw.manifest(&["web1"], "collect-cpu");
+    die_with(&mut worker, &mut raw, &manifest);
+    let _worker = worker.options().start();
+    assert_eq!(raw.outcome("web1", &manifest).state, State::Succeeded);
+    raw.wait_settled("web1");
+}
+
+#[test]
+fn what_only_reads_is_not_done_again_once_it_is_too_late() {
+    let (_redis, mut worker, mut raw) = fleet();
+    let soon = raw.now() + 200;
+    let manifest = Manifest { start_by_ms: soon, ..raw.manifest(&["web1"], "collect-cpu") };
+    die_with(&mut worker, &mut raw, &manifest);
+    tests::eventually("the deadline to pass", || (raw.now() > soon).then_some(()));
+    let _worker = worker.options().start();
+    assert_eq!(raw.outcome("web1", &manifest).state, State::Expired);
+    raw.wait_settled("web1");
+}
+
+#[test]
+fn a_crash_between_the_answer_and_its_acknowledgement_changes_nothing() {
+    let (redis, mut worker, mut raw) = fleet();
+    let evidence = Evidence::new(&redis, "evidence");
+    let once = raw.shell("web1", &evidence.script());
+    die_with(&mut worker, &mut raw, &once);
+    // As if the one that died had come to publish its answer, but no further.
+    let _: u64 = raw.ask(&["HSET", &Keys::new(None).job_hosts(once.job), "web1", "succeeded"]);
+    let worker = worker.options().start();
+    raw.wait_settled("web1");
+    worker.wait_log("was answered before the worker restarted");
+    assert_eq!(raw.state("web1", &once), Some(State::Succeeded));
+    assert_eq!(raw.states(&once), [], "nothing is said twice");
+    assert_eq!(evidence.count(), 0);
+}
+
+#[test]
+fn more_that_a_crash_left_than_there_are_slots_is_done_in_turn() {
+    let redis = Redis::start();
+    let mut raw = Raw::on(&redis);
+    let key = "server:{web1}:commands";
+    let _: String = raw.ask(&["XGROUP", "CREATE", key, GROUP, "0", "MKSTREAM"]);
+    let evidence = Evidence::new(&redis, "evidence");
+    let pings: Vec<_> = (0..12).map(|_| raw.manifest(&["web1"], "collect-network")).collect();
+    let execs: Vec<_> = (0..12).map(|_| raw.shell("web1", &evidence.script())).collect();
+    for (ping, exec) in pings.iter().zip(&execs) {
+        raw.send("web1", ping);
+        raw.send("web1", exec);
+    }
+    let _: redis::Value = raw.ask(&["XREADGROUP", "GROUP", GROUP, "worker", "STREAMS", key, ">"]);
+    assert_eq!(raw.pending("web1"), 24);
+
+    let _worker = Worker::on(&redis).config("slots = 1").allow_exec().start();
+    raw.wait_all("web1", &pings);
+    raw.wait_all("web1", &execs);
+    assert!(pings.iter().all(|ping| raw.state("web1", ping) == Some(State::Succeeded)));
+    assert!(execs.iter().all(|exec| raw.state("web1", exec) == Some(State::Interrupted)));
+    raw.wait_settled("web1");
+    assert_eq!(evidence.count(), 0);
+}

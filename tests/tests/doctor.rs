@@ -1,0 +1,175 @@
+//! `ctl doctor`: silent about what is sound, plain about what is not.
+
+use serde_json::Value;
+use tests::{Aof, Ctl, Output, Raw, Redis, Worker};
+
+/// The findings of one check: level and message.
+fn findings(output: &Output, check: &str) -> Vec<(String, String)> {
+    let report = output.json();
+    let text = |finding: &Value, name: &str| finding[name].as_str().expect("text").to_owned();
+    let checks = report["checks"].as_array().expect("a list").iter();
+    let ours = checks.filter(|finding| finding["check"] == check);
+    ours.map(|finding| (text(finding, "level"), text(finding, "message"))).collect()
+}
+
+#[track_caller]
+fn examine(redis: &Redis, code: i32) -> Output {
+    Ctl::on(redis).run(["doctor", "-o", "json"]).expect(code)
+}
+
+#[track_caller]
+fn found(output: &Output, check: &str, level: &str, words: &str) {
+    let findings = findings(output, check);
+    let said = findings.iter().any(|(of, message)| of == level && message.contains(words));
+    assert!(said, "no {level} with '{words}' in {findings:#?}");
+}
+
+#[test]
+fn a_sound_fleet_has_no_problem_and_no_key_without_bounds() {
+    let redis = Redis::start();
+    let worker = Worker::on(&redis).allow_exec().start();
+    worker.wait_online();
+    let ctl = Ctl::on(&redis);
+    ctl.run(["run", "--host", "web1", "collect-all"]).expect(0);
+    ctl.run(["run", "--host", "web1", "exec", "--", "seq", "1000"]).expect(0);
+    ctl.run(["run", "--host", "web1", "exec", "--", "false"]).expect(2);
+    let output = examine(&redis, 0);
+    found(&output, "keys", "ok", "no key without TTL or cap");
+    found(&output, "hosts", "ok", "1 online");
+    found(&output, "readers", "ok", "");
+    found(&output, "drops", "ok", "");
+    found(&output, "persistence", "ok", "synced every second");
+    found(&output, "eviction", "ok", "noeviction");
+    found(&output, "version", "ok", "redis 7");
+    let report = output.json();
+    assert_eq!((&report["problems"], &report["warnings"]), (&0.into(), &0.into()), "{output}");
+    let table = ctl.run(["doctor"]).expect(0);
+    assert!(table.stdout.contains("no key without TTL or cap"), "{table}");
+    assert!(table.stderr.contains("0 problems, 0 warnings"), "{table}");
+    for line in ctl.run(["doctor", "-o", "jsonl"]).expect(0).stdout.lines() {
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["level"], "ok", "{line}");
+    }
+}
+
+#[test]
+fn keys_without_bounds_are_found_whoever_left_them() {
+    let redis = Redis::start();
+    redis.cli(["SET", "job:{019a0000-0000-7000-8000-000000000000}", "x"]);
+    redis.cli(["HSET", "server:{web1}:cpu", "usage", "1"]);
+    redis.cli(["SET", "cart:17", "not ours"]);
+    let output = examine(&redis, 2);
+    found(&output, "keys", "problem", "2 without the TTL that it must have: ");
+    redis.cli(["EXPIRE", "server:{web1}:cpu", "7200"]);
+    redis.cli(["EXPIRE", "job:{019a0000-0000-7000-8000-000000000000}", "7200"]);
+    let output = examine(&redis, 2);
+    found(&output, "keys", "problem", "1 with a longer TTL than it may have: server:{web1}:cpu");
+    redis.cli(["EXPIRE", "server:{web1}:cpu", "3600"]);
+    found(&examine(&redis, 0), "keys", "ok", "no key without TTL or cap (2 keys; not Redfleet's: 1)");
+}
+
+#[test]
+fn caps_are_held_to_account() {
+    let redis = Redis::start();
+    let fill = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'wake') end";
+    redis.cli(["EVAL", fill, "1", "server:{web1}:control", "10000"]);
+    examine(&redis, 0);
+    redis.cli(["EVAL", fill, "1", "server:{web1}:control", "300"]);
+    found(&examine(&redis, 2), "keys", "problem", "1 above its cap: server:{web1}:control");
+    redis.cli(["DEL", "server:{web1}:control"]);
+
+    let fill = "for i = 1, 10001 do redis.call('ZADD', KEYS[1], i, i) end";
+    redis.cli(["EVAL", fill, "1", "jobs"]);
+    found(&examine(&redis, 2), "keys", "problem", "1 above its cap: jobs");
+    redis.cli(["DEL", "jobs"]);
+
+    // Entries of long ago in front of one of today: whoever added that one did not trim.
+    let fill = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], i, 'version', '1') end";
+    redis.cli(["EVAL", fill, "1", "server:{web1}:commands", "500"]);
+    examine(&redis, 0);
+    redis.cli(["XADD", "server:{web1}:commands", "*", "version", "1"]);
+    found(&examine(&redis, 2), "keys", "problem", "1 above its cap: server:{web1}:commands");
+}
+
+#[test]
+fn strange_keys_are_named_but_not_held_against_the_fleet() {
+    let redis = Redis::start();
+    redis.cli(["SET", "server:web1", "x"]);
+    found(&examine(&redis, 0), "keys", "warning", "1 named like Redfleet's, but unknown: server:web1");
+    redis.cli(["SET", "servers", "x"]);
+    found(&examine(&redis, 2), "keys", "problem", "1 of the wrong type: servers");
+}
+
+#[test]
+fn a_namespace_is_examined_alone() {
+    let redis = Redis::start();
+    redis.cli(["HSET", "server:{web1}:cpu", "usage", "1"]);
+    redis.cli(["HSET", "prod:server:{web1}:cpu", "usage", "1"]);
+    redis.cli(["EXPIRE", "prod:server:{web1}:cpu", "60"]);
+    let ctl = Ctl::on(&redis);
+    let prod = ctl.clone().env("REDFLEET_NAMESPACE", "prod").run(["doctor", "-o", "json"]).expect(0);
+    found(&prod, "keys", "ok", "no key without TTL or cap (1 keys)");
+    ctl.run(["doctor"]).expect(2);
+}
+
+#[test]
+fn what_a_restart_or_a_full_memory_would_cost() {
+    let redis = Redis::options().aof(Aof::Off).start();
+    found(&examine(&redis, 0), "persistence", "warning", "a restart loses everything");
+    redis.cli(["CONFIG", "SET", "save", "3600 1"]);
+    found(&examine(&redis, 0), "persistence", "warning", "snapshots only");
+    redis.cli(["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    found(&examine(&redis, 0), "eviction", "warning", "noeviction");
+    redis.cli(["CONFIG", "SET", "maxmemory", "1gb"]);
+    found(&examine(&redis, 2), "eviction", "problem", "commands and results are lost");
+    redis.cli(["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    redis.cli(["CONFIG", "SET", "maxmemory", "1mb"]);
+    found(&examine(&redis, 2), "memory", "problem", "of maxmemory (1.0 MiB)");
+
+    let redis = Redis::options().aof(Aof::Always).start();
+    found(&examine(&redis, 0), "persistence", "ok", "nothing acknowledged is lost");
+}
+
+#[test]
+fn a_user_without_config_rights_is_served_all_the_same() {
+    let redis = Redis::start();
+    redis.cli(["ACL", "SETUSER", "default", "-config"]);
+    found(&examine(&redis, 0), "persistence", "ok", "may not be asked");
+}
+
+#[test]
+fn troubled_hosts_are_told() {
+    let redis = Redis::start();
+    found(&examine(&redis, 0), "hosts", "warning", "none has ever been heard of");
+    let worker = Worker::on(&redis).start();
+    worker.wait_online();
+    let mut raw = Raw::on(&redis);
+    raw.add("web1", &[("version", "1"), ("manifest", "nonsense")]);
+    raw.wait_dropped("web1", "malformed", 1);
+    found(&examine(&redis, 0), "drops", "warning", "web1: 1 malformed");
+
+    // A host that was last heard of three minutes ago, with a clock of its own.
+    let long_ago = protocol::time::show_moment(raw.now() - 185_000);
+    let status = ["HSET", "server:{web2}:status", "last_seen", &long_ago, "state", "up"];
+    redis.cli(status);
+    redis.cli(["EXPIRE", "server:{web2}:status", "60"]);
+    redis.cli(["ZADD", "servers", &(raw.now() - 185_000).to_string(), "web2"]);
+    found(&examine(&redis, 0), "hosts", "warning", "1 online, 1 offline (web2: 3 min ago)");
+
+    let now = protocol::time::show_moment(raw.now() + 5_000);
+    let ill = ["last_seen", &now, "clock_ahead_ms", "-90000", "read_age_ms", "60000", "refuses", "no journal"];
+    redis.cli(["HSET", "server:{web2}:status", ill[0], ill[1], ill[2], ill[3], ill[4], ill[5], ill[6], ill[7]]);
+    let output = examine(&redis, 2);
+    found(&output, "host clocks", "warning", "web2: 90 s behind");
+    found(&output, "readers", "problem", "web2: 60 s");
+    found(&output, "refusals", "problem", "web2: no journal");
+    // What is wrong stands first.
+    assert_eq!(output.json()["checks"][0]["level"], "problem");
+}
+
+#[test]
+fn an_unreachable_redis_is_exit_code_1() {
+    let mut redis = Redis::start();
+    redis.kill9();
+    let output = Ctl::on(&redis).run(["doctor"]).expect(1);
+    assert!(output.stderr.contains("cannot reach Redis"), "{output}");
+}

@@ -1,0 +1,101 @@
+//! How a worker ends when it is asked to.
+
+use std::fs;
+
+use protocol::{outcome::State, status::Status};
+use tests::{Evidence, Gate, Raw, Redis, Worker, eventually, is_alive};
+
+fn fleet(config: &str) -> (Redis, Worker, Raw) {
+    let redis = Redis::start();
+    let worker = Worker::on(&redis).config(config).allow_exec().start();
+    worker.wait_online();
+    let raw = Raw::on(&redis);
+    (redis, worker, raw)
+}
+
+#[test]
+fn what_runs_may_finish_and_what_comes_later_waits_for_the_next_start() {
+    let (redis, mut worker, mut raw) = fleet("");
+    let mut gate = Gate::new(&redis, "gate");
+    let running = raw.shell("web1", &format!("{}; echo done", gate.script()));
+    raw.send("web1", &running);
+    gate.reached();
+    worker.term();
+    // It has stopped reading once nobody blocks on its inbox any more.
+    worker.wait_log("waiting up to 30s for running commands");
+    eventually("the reader to go", || (raw.readers() == 0).then_some(()));
+    let evidence = Evidence::new(&redis, "evidence");
+    let late = raw.shell("web1", &evidence.script());
+    raw.send("web1", &late);
+    gate.open();
+    assert_eq!(worker.wait().code(), Some(0));
+
+    let outcome = raw.outcome("web1", &running);
+    assert_eq!((outcome.state, &*outcome.stdout.kept), (State::Succeeded, &b"done\n"[..]));
+    assert_eq!((evidence.count(), raw.state("web1", &late)), (0, None));
+    assert_eq!((raw.queued("web1"), raw.pending("web1")), (1, 0));
+    let Status { stopped, running, .. } = worker.status().expect("a status");
+    assert!(stopped && running == 0);
+
+    let _worker = worker.options().start();
+    assert_eq!(raw.outcome("web1", &late).state, State::Succeeded);
+    assert_eq!(evidence.count(), 1);
+}
+
+#[test]
+fn after_the_grace_period_the_whole_group_is_ended() {
+    let (redis, mut worker, mut raw) = fleet("grace = '100ms'");
+    let mut gate = Gate::new(&redis, "gate");
+    let (pid, evidence) = (redis.directory().join("pid"), Evidence::new(&redis, "evidence"));
+    let script =
+        format!("{}; echo begun; sleep 1000 & echo $! > {}; {}", evidence.script(), pid.display(), gate.script());
+    let manifest = raw.shell("web1", &script);
+    raw.send("web1", &manifest);
+    gate.reached();
+    let grandchild = fs::read_to_string(pid).expect("a pid").trim().parse().expect("a pid");
+    assert!(is_alive(grandchild));
+    assert_eq!(worker.terminate().code(), Some(0));
+    let outcome = raw.outcome("web1", &manifest);
+    assert_eq!((outcome.state, outcome.reason.as_deref()), (State::Interrupted, Some("the worker was stopped")));
+    assert_eq!(outcome.stdout.kept, b"begun\n");
+    assert!(!is_alive(grandchild));
+    // Told and settled: the next one has nothing to do with it.
+    assert_eq!(raw.queued("web1"), 0);
+    let _worker = worker.options().start();
+    raw.ping("web1");
+    assert_eq!(raw.states(&manifest), [State::Running, State::Interrupted]);
+    assert_eq!(evidence.count(), 1);
+}
+
+#[test]
+fn asked_twice_it_ends_at_once_and_the_next_one_tells_what_was_interrupted() {
+    let (redis, mut worker, mut raw) = fleet("");
+    let mut gate = Gate::new(&redis, "gate");
+    let manifest = raw.shell("web1", &gate.script());
+    raw.send("web1", &manifest);
+    gate.reached();
+    worker.term();
+    worker.wait_log("SIGTERM: stopping");
+    worker.term();
+    assert_eq!(worker.wait().code(), Some(130));
+    worker.wait_log("SIGTERM again");
+    let _worker = worker.options().start();
+    assert_eq!(raw.outcome("web1", &manifest).state, State::Interrupted);
+}
+
+#[test]
+fn with_redis_away_it_ends_all_the_same() {
+    let (mut redis, mut worker, _) = fleet("");
+    redis.kill9();
+    worker.wait_log("is away");
+    assert_eq!(worker.terminate().code(), Some(0));
+}
+
+#[test]
+fn before_redis_was_ever_there_it_ends_all_the_same() {
+    let mut redis = Redis::start();
+    redis.stop();
+    let mut worker = Worker::on(&redis).start();
+    worker.wait_log("is away");
+    assert_eq!(worker.terminate().code(), Some(0));
+}

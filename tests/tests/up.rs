@@ -1,0 +1,380 @@
+//! `ctl up` and `ctl down`: what they start, mend, refuse and end.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    process::Command,
+};
+
+use tests::{Output, Stack, binary, eventually, is_alive};
+
+/// Names that a state directory holds when nothing runs.
+fn listing(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("a directory").flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn kill9(pid: u32) {
+    let status = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill runs");
+    assert!(status.success());
+    eventually("the process to be gone", || (!is_alive(pid)).then_some(()));
+}
+
+#[track_caller]
+fn refused(output: &Output, words: &[&str]) {
+    assert_eq!(output.code, 1, "{output}");
+    assert_eq!(output.stdout, "", "{output}");
+    for words in words {
+        assert!(output.stderr.contains(words), "'{words}' is missing: {output}");
+    }
+}
+
+#[test]
+fn up_then_use_without_settings_then_down_then_again() {
+    let stack = Stack::new();
+    let up = stack.ctl.run(["up", "--host", "web1"]).expect(0);
+    let socket = stack.directory().join("redis.sock");
+    assert!(up.stdout.contains(&format!(" on unix://{}\n", socket.display())), "{up}");
+    assert!(up.stdout.contains("worker web1: ready; first command answered "), "{up}");
+    assert!(up.stderr.contains("ctl run --host web1 collect-cpu"), "{up}");
+
+    let stored = |field: &str| {
+        let mut redis_cli = Command::new("redis-cli");
+        let output = redis_cli.arg("-s").arg(&socket).args(["HGET", "server:{web1}:cpu", field]).output();
+        String::from_utf8(output.expect("redis-cli runs").stdout).expect("text").trim().to_owned()
+    };
+    // The worker takes samples of its own: where one came in between, ask again.
+    let (told, kept) = eventually("the answer to be the current sample", || {
+        let run = stack.ctl.run(["run", "--host", "web1", "collect-cpu", "-o", "json"]).expect(0).json();
+        let told = &run["hosts"][0]["data"];
+        let kept = stored("usage");
+        (told["sampled_at"] == stored("sampled_at")).then(|| (told["usage"].to_string(), kept))
+    });
+    assert_eq!(told, kept);
+    let exec = stack.ctl.run(["run", "-q", "--host", "web1", "exec", "--", "echo", "it works"]).expect(0);
+    assert_eq!(exec.stdout, "it works\n");
+
+    let mode = |name: &str| fs::metadata(stack.directory().join(name)).unwrap().mode() & 0o777;
+    assert_eq!((mode(""), mode("redis.sock"), mode("data")), (0o700, 0o700, 0o700));
+    let pids = [stack.pid("redis.pid"), stack.pid("worker.pid")];
+    let down = stack.ctl.run(["down"]).expect(0);
+    assert!(down.stdout.starts_with("worker web1 has ended\nredis-server has ended\n"), "{down}");
+    assert!(down.stderr.contains(&stack.directory().display().to_string()), "{down}");
+    assert_eq!(pids.map(is_alive), [false, false]);
+    assert_eq!(stack.running(), [0; 0]);
+    assert_eq!(listing(stack.directory()), ["data", "lock", "redis.log", "worker", "worker.log", "worker.toml"]);
+
+    // What was kept is there again.
+    stack.up();
+    let jobs = stack.ctl.run(["job", "list", "-o", "json"]).expect(0);
+    assert!(jobs.stdout.contains("collect-cpu"), "{jobs}");
+    stack.ctl.run(["down"]).expect(0);
+}
+
+#[test]
+fn what_it_starts_is_apart_from_the_terminal() {
+    let stack = Stack::new();
+    stack.up();
+    for name in ["redis.pid", "worker.pid"] {
+        let pid = stack.pid(name);
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let group = stat.rsplit_once(") ").unwrap().1.split(' ').nth(2).unwrap();
+        assert_eq!(group, pid.to_string(), "{name}: a process group of its own hears no Ctrl-C");
+        let input = fs::read_link(format!("/proc/{pid}/fd/0")).unwrap();
+        assert_eq!(input, Path::new("/dev/null"), "{name}");
+    }
+}
+
+#[test]
+fn up_twice_says_what_runs() {
+    let stack = Stack::new();
+    stack.up();
+    let (redis, worker) = (stack.pid("redis.pid"), stack.pid("worker.pid"));
+    let again = stack.ctl.run(["up", "--host", "web2"]);
+    let processes = format!("(process {redis}) and worker web1 (process {worker})");
+    refused(&again, &["already up in ", &processes, "ctl host list", "ctl down"]);
+    stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+}
+
+#[test]
+fn down_without_up_says_so() {
+    let stack = Stack::new();
+    refused(&stack.ctl.run(["down"]), &["nothing is up in ", "ctl up"]);
+    assert!(!stack.directory().exists());
+    stack.up();
+    stack.ctl.run(["down"]).expect(0);
+    refused(&stack.ctl.run(["down"]), &["nothing is up in "]);
+}
+
+#[test]
+fn after_a_crash_stale_pid_files_and_socket_do_not_matter() {
+    let stack = Stack::new();
+    stack.up();
+    kill9(stack.pid("worker.pid"));
+    kill9(stack.pid("redis.pid"));
+    assert!(stack.directory().join("redis.sock").exists());
+    // Meanwhile the ids were given to others: here to this very test, which must survive `ctl down`.
+    let recycled = format!("{} 1\n", std::process::id());
+    for name in ["redis.pid", "worker.pid"] {
+        fs::write(stack.directory().join(name), &recycled).unwrap();
+    }
+    stack.up();
+    stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+    stack.ctl.run(["down"]).expect(0);
+    for name in ["redis.pid", "worker.pid"] {
+        fs::write(stack.directory().join(name), &recycled).unwrap();
+    }
+    refused(&stack.ctl.run(["down"]), &["nothing is up in "]);
+    assert!(!stack.directory().join("redis.pid").exists());
+}
+
+#[test]
+fn a_dead_redis_is_started_again_under_its_worker() {
+    let stack = Stack::new();
+    stack.up();
+    let worker = stack.pid("worker.pid");
+    kill9(stack.pid("redis.pid"));
+    let lost = stack.ctl.run(["host", "list"]);
+    refused(&lost, &["cannot reach Redis", "ctl up"]);
+    let up = stack.ctl.run(["up"]).expect(0);
+    assert!(up.stderr.contains("worker web1 was still running"), "{up}");
+    assert!(up.stdout.contains("after it was asked"), "{up}");
+    assert_eq!(stack.pid("worker.pid"), worker);
+    stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+}
+
+#[test]
+fn a_dead_worker_is_started_again_on_its_redis() {
+    let stack = Stack::new();
+    stack.up();
+    let redis = stack.pid("redis.pid");
+    kill9(stack.pid("worker.pid"));
+    let up = stack.ctl.run(["up", "--host", "web1"]).expect(0);
+    assert!(up.stderr.contains("redis-server was still running"), "{up}");
+    assert_eq!(stack.pid("redis.pid"), redis);
+    stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+}
+
+#[test]
+fn down_ends_a_stack_without_its_redis() {
+    let stack = Stack::new();
+    stack.up();
+    kill9(stack.pid("redis.pid"));
+    let down = stack.ctl.run(["down"]).expect(0);
+    assert_eq!(down.stdout, "worker web1 has ended\nredis-server was not running\n", "{down}");
+    assert_eq!(stack.running(), [0; 0]);
+}
+
+#[test]
+fn down_lets_the_worker_finish_and_say_goodbye() {
+    let stack = Stack::new();
+    stack.up();
+    let [running, go] = ["running", "go"].map(|name| stack.ctl.home().join(name));
+    let (touch, wait) = (running.display(), go.display());
+    let script = format!("touch {touch}; until [ -e {wait} ]; do sleep 0.01; done; echo finished");
+    let run = stack.ctl.spawn(["run", "--host", "web1", "-q", "exec", "--", "sh", "-c", &script]);
+    eventually("the command to run", || running.exists().then_some(()));
+    let down = stack.ctl.spawn(["down"]);
+    eventually("the worker to be told", || {
+        let log = fs::read_to_string(stack.directory().join("worker.log")).unwrap();
+        log.contains("SIGTERM").then_some(())
+    });
+    fs::write(go, "").unwrap();
+    assert_eq!(run.wait().expect(0).stdout, "finished\n");
+    down.wait().expect(0);
+    // Redis was still there for the worker's last words.
+    stack.ctl.run(["up", "--host", "web2"]).expect(0);
+    let hosts = stack.ctl.run(["host", "list", "-o", "json"]).expect(0);
+    assert!(hosts.stdout.contains("stopped"), "{hosts}");
+}
+
+#[test]
+fn other_directories_by_flag_by_variable_and_from_anywhere() {
+    let stack = Stack::new();
+    let up = stack.ctl.run(["up", "--host", "web1", "--dir", "a stack"]).expect(0);
+    let directory = stack.ctl.home().join("a stack");
+    assert!(up.stderr.contains(&format!("export REDFLEET_DIR='{}'", directory.display())), "{up}");
+    refused(&stack.ctl.run(["host", "list"]), &["no Redis"]);
+    let there = stack.ctl.clone().env("REDFLEET_DIR", directory.to_str().unwrap());
+    there.run(["run", "--host", "web1", "ping"]).expect(0);
+    let mut down = there.command(["down"]);
+    down.current_dir("/");
+    assert!(down.output().unwrap().status.success());
+    assert_eq!(stack.running(), [0; 0]);
+}
+
+#[test]
+fn a_namespace_and_other_settings_do_not_lead_astray() {
+    let stack = Stack::new();
+    let ctl = stack.ctl.clone().env("REDFLEET_NAMESPACE", "prod").env("REDFLEET_CONFIG", "");
+    ctl.run(["up", "--host", "web1"]).expect(0);
+    ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+    stack.ctl.run(["down"]).expect(0);
+    let other = stack.ctl.clone().env("REDFLEET_REDIS", "redis://127.0.0.1:1");
+    let up = other.run(["up", "--host", "web1"]).expect(0);
+    assert!(up.stderr.contains("another Redis, redis://127.0.0.1:1"), "{up}");
+}
+
+#[test]
+fn up_and_down_as_json() {
+    let stack = Stack::new();
+    let up = stack.ctl.run(["up", "--host", "web1", "-o", "json"]).expect(0).json();
+    assert_eq!(up["worker"]["host"], "web1");
+    assert_eq!(up["redis"]["pid"], stack.pid("redis.pid"));
+    assert!(up["worker"]["first_answer_ms"].is_u64(), "{up}");
+    let down = stack.ctl.run(["down", "-o", "json"]).expect(0).json();
+    assert_eq!((&down["worker"], &down["redis"]), (&"in_order".into(), &"in_order".into()));
+}
+
+#[test]
+fn unusable_directories_are_refused_in_clear_words() {
+    let stack = Stack::new();
+    let up = |directory: &str| stack.ctl.run(["up", "--dir", directory]);
+    let home = stack.ctl.home().display().to_string();
+    stack.ctl.write("letter", "Dear Ann");
+    refused(&up(&format!("{home}/letter")), &["letter", "is not a directory", "--dir"]);
+    refused(&up(&format!("{home}/letter/stack")), &["is not a directory", "--dir"]);
+    refused(&up(&home), &["holds files that are not of `ctl up`", "--dir"]);
+    refused(&up(&format!("{home}/{}", "x".repeat(100))), &["is too long", "107 bytes", "--dir"]);
+    assert_eq!(listing(stack.ctl.home()), ["letter"]);
+    assert_eq!(stack.running(), [0; 0]);
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_refused() {
+    let stack = Stack::new();
+    let theirs = stack.ctl.home().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    // Root can give a directory away; others find one that is not theirs at the top.
+    let given = std::os::unix::fs::chown(&theirs, Some(65534), None).is_ok();
+    let directory = if given { theirs.as_path() } else { Path::new("/usr") };
+    refused(&stack.ctl.run(["up", "--dir", directory.to_str().unwrap()]), &["belongs to ", "not to you"]);
+}
+
+#[test]
+fn a_damaged_append_only_file_is_reported_with_its_cure() {
+    let stack = Stack::new();
+    stack.up();
+    stack.ctl.run(["down"]).expect(0);
+    let files = fs::read_dir(stack.directory().join("data/appendonlydir")).unwrap().flatten();
+    let incremental = files.map(|file| file.path()).find(|path| path.to_string_lossy().ends_with(".incr.aof")).unwrap();
+    let mut content = fs::read(&incremental).unwrap();
+    content[..8].copy_from_slice(b"nonsense");
+    fs::write(&incremental, content).unwrap();
+    let up = stack.ctl.run(["up"]);
+    refused(&up, &["redis-server ended at once", "Bad file format", "redis-check-aof --fix"]);
+    assert_eq!(stack.running(), [0; 0]);
+    assert!(!stack.directory().join("redis.pid").exists());
+}
+
+/// A `ctl` of its own, with a `worker` beside it that is this shell script, or with none.
+fn with_worker(stack: &Stack, script: Option<&str>) -> tests::Ctl {
+    let place = stack.ctl.home().join("bin");
+    fs::create_dir_all(&place).unwrap();
+    let program = place.join("ctl");
+    fs::copy(binary("ctl"), &program).unwrap();
+    if let Some(script) = script {
+        let worker = place.join("worker");
+        fs::write(&worker, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    stack.ctl.clone().program(program)
+}
+
+#[test]
+fn a_missing_worker_leaves_nothing_running() {
+    let stack = Stack::new();
+    refused(&with_worker(&stack, None).run(["up"]), &["the program `worker` is missing", "beside `ctl`"]);
+    assert_eq!(stack.running(), [0; 0]);
+    refused(&stack.ctl.run(["down"]), &["nothing is up"]);
+}
+
+#[test]
+fn a_worker_that_dies_is_reported_with_its_last_words() {
+    let stack = Stack::new();
+    let up = with_worker(&stack, Some("echo 'no slots left' >&2; exit 7")).run(["up"]);
+    refused(&up, &["worker ended at once (exit status: 7)", "worker.log", "no slots left"]);
+    assert_eq!(stack.running(), [0; 0]);
+    assert_eq!(listing(stack.directory()), ["data", "lock", "redis.log", "worker", "worker.log", "worker.toml"]);
+}
+
+#[test]
+fn one_at_a_time_and_ctrl_c_leaves_nothing_running() {
+    let stack = Stack::new();
+    // A worker that never answers.
+    let ctl = with_worker(&stack, Some("exec sleep 600"));
+    let up = ctl.spawn(["up"]);
+    eventually("the worker to be started", || stack.directory().join("worker.pid").exists().then_some(()));
+    for verb in ["up", "down"] {
+        refused(&ctl.run([verb]), &["another `ctl up` or `ctl down` is at work"]);
+    }
+    up.interrupt();
+    refused(&up.wait(), &["interrupted; what was started has been ended"]);
+    assert_eq!(stack.running(), [0; 0]);
+}
+
+#[test]
+fn a_strange_redis_keeps_its_socket() {
+    let stack = Stack::new();
+    stack.up();
+    let redis = stack.pid("redis.pid");
+    fs::remove_file(stack.directory().join("redis.pid")).unwrap();
+    refused(&stack.ctl.run(["up"]), &["a Redis that this directory does not know", &format!("kill {redis}")]);
+    stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+}
+
+/// Runs a script in a mount namespace of its own, where it may mount what it likes. `None` where this
+/// machine does not permit it; the test is then reported as skipped.
+fn with_mounts(stack: &Stack, script: &str) -> Option<Output> {
+    let root = nix::unistd::geteuid().is_root();
+    let flags = if root { "-m" } else { "-rm" };
+    let permitted = Command::new("unshare").args([flags, "mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    if !permitted.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED {}: this machine permits no mounts", std::thread::current().name().unwrap_or_default());
+        return None;
+    }
+    let home = stack.ctl.home();
+    let mut command = Command::new("unshare");
+    command.args([flags, "sh", "-ec", script]).env_clear().env("HOME", home).env("CTL", binary("ctl"));
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let output = command.output().expect("unshare runs");
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().expect("sh exits");
+    Some(Output { code, stdout: text(&output.stdout), stderr: text(&output.stderr) })
+}
+
+#[test]
+fn a_full_directory_is_refused() {
+    let stack = Stack::new();
+    let script = r#"mkdir "$HOME/small"; mount -t tmpfs -o size=1m none "$HOME/small"; exec "$CTL" up --dir "$HOME/small/stack""#;
+    let Some(output) = with_mounts(&stack, script) else { return };
+    refused(&output, &["the file system of ", "is full", "--dir"]);
+    assert_eq!(stack.running(), [0; 0]);
+}
+
+#[test]
+fn a_read_only_directory_is_refused() {
+    let stack = Stack::new();
+    let script = r#"mkdir "$HOME/fixed"; mount -t tmpfs -o ro none "$HOME/fixed"
+        "$CTL" up --dir "$HOME/fixed" || "$CTL" up --dir "$HOME/fixed/stack""#;
+    let Some(output) = with_mounts(&stack, script) else { return };
+    refused(&output, &["cannot make ", "cannot write ", "the file system is read-only", "--dir"]);
+    assert_eq!(stack.running(), [0; 0]);
+}
+
+#[test]
+fn a_machine_without_redis_says_how_to_install_it() {
+    let stack = Stack::new();
+    let script = r#"for name in redis-server valkey-server; do
+            for place in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin; do
+                test ! -e "$place/$name" || mount --bind /dev/null "$place/$name"
+            done
+        done
+        exec "$CTL" up"#;
+    let Some(output) = with_mounts(&stack, script) else { return };
+    refused(&output, &["no Redis server is installed here", "install", "--redis URL"]);
+    assert_eq!(stack.running(), [0; 0]);
+}
