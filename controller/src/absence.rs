@@ -2,7 +2,7 @@
 
 use protocol::{name::HostName, outcome::State, time::Millis};
 
-use crate::{moments, printer::Printer};
+use crate::{moments, printer::Printer, select::NAMED};
 
 /// A host that is not there.
 pub struct Absent {
@@ -13,9 +13,6 @@ pub struct Absent {
     /// How far its command is known to have come.
     pub state: State,
 }
-
-/// Hosts that are named; more are counted.
-const NAMED: usize = 5;
 
 /// Says which hosts are not there, and how long their commands wait for them.
 pub fn tell(absent: &[Absent], start_by_ms: Millis, now: Millis, printer: &Printer) {
@@ -33,7 +30,7 @@ fn line(absent: &Absent, until: &str, now: Millis) -> String {
         absent.seen_ms.map_or_else(|| "never seen".into(), |seen| format!("last seen {}", moments::ago(seen, now)));
     match absent.state {
         State::Queued => format!("{host}: offline, {seen}; queued until {until}"),
-        state => format!("{host}: offline, {seen}; it had said {state}"),
+        state => format!("{host}: offline, {seen}; its command was {state}"),
     }
 }
 
@@ -46,6 +43,6 @@ mod tests {
         let absent = |state| Absent { host: "web3".parse().unwrap(), seen_ms: Some(0), state };
         let told = |state| line(&absent(state), "14:05", 180_000);
         assert_eq!(told(State::Queued), "web3: offline, last seen 3 min ago; queued until 14:05");
-        assert_eq!(told(State::Running), "web3: offline, last seen 3 min ago; it had said running");
+        assert_eq!(told(State::Running), "web3: offline, last seen 3 min ago; its command was running");
     }
 }

@@ -30,25 +30,27 @@ pub struct Cli {
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Redis server: redis://[:PASSWORD@]HOST[:PORT][/DB] or unix:///PATH [env: REDFLEET_REDIS]
+    /// Redis server [env: REDFLEET_REDIS] [default: that of a running `ctl up`]
     ///
-    /// Where none is given, a running `ctl up` is used. A password typed here can be seen by other
-    /// users of this machine (`ps`); put it into the environment or the settings file instead.
+    /// Write redis://[:PASSWORD@]HOST[:PORT][/DB] or unix:///PATH. A password typed here can be seen by
+    /// other users of this machine (`ps`): put it into the environment or the settings file instead.
     #[arg(long, global = true, value_name = "URL")]
     pub redis: Option<String>,
     /// Prefix of all keys, so that several fleets can share a Redis [env: REDFLEET_NAMESPACE]
     #[arg(long, global = true, value_name = "NAME")]
     pub namespace: Option<Namespace>,
-    /// Settings file [env: REDFLEET_CONFIG] [default: ~/.config/redfleet/ctl.toml]
+    /// Settings file [env: REDFLEET_CONFIG]
+    ///
+    /// TOML; where none is given, ~/.config/redfleet/ctl.toml is read if it exists.
     #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// How results are printed [env: REDFLEET_OUTPUT] [default: table]
+    /// How results are printed [env: REDFLEET_OUTPUT]
     #[arg(short, long, global = true, value_name = "FORMAT")]
     pub output: Option<Format>,
     /// Print results and errors, nothing else
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// When to use colours (NO_COLOR is respected) [default: auto]
+    /// When to use colours; NO_COLOR is respected
     #[arg(long, alias = "color", global = true, value_name = "WHEN")]
     pub colour: Option<Colour>,
 }
@@ -82,7 +84,10 @@ pub enum Command {
     Up(Up),
     /// Stop what `ctl up` started, in order
     Down(Down),
-    /// Check Redis and the fleet: reachability, persistence, eviction, clocks, keys without bounds
+    /// Check Redis and the fleet for what could go wrong
+    ///
+    /// Reachability, version, persistence, eviction policy, memory, clocks, silent workers, and keys without
+    /// a time to live or a cap.
     #[command(after_help = help::DOCTOR)]
     Doctor,
     #[command(after_help = help::COMPLETIONS)]
@@ -211,7 +216,7 @@ pub struct Dir {
     pub dir: Option<PathBuf>,
 }
 
-/// Print a script that teaches your shell to complete `ctl` commands, hosts, actions and jobs
+/// Print a script that lets your shell complete hosts, actions and jobs
 #[derive(Args, Debug)]
 pub struct Completions {
     /// Shell

@@ -6,7 +6,7 @@ use anyhow::Context;
 use protocol::{
     action::ActionSpec,
     clock::FleetClock,
-    connection::{Address, RESPONSE_TIMEOUT},
+    connection::Address,
     keys::Keys,
     name::{HostName, Namespace},
     status::Status,
@@ -180,7 +180,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// A score of a sorted set by time.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-pub const fn score_millis(score: f64) -> Millis {
+const fn score_millis(score: f64) -> Millis {
     score as Millis
 }
 
@@ -222,11 +222,9 @@ fn explain_kind(error: &RedisError, address: &Address) -> Advice {
                 .hint("is redis-server running, and is this its URL?")
                 .maybe_hint(address.socket().map(|_| "if it is the one of `ctl up`, start it again: ctl up"))
         }
-        _ if error.is_timeout() => {
-            Advice::new(format!("Redis at {address} does not answer within {} s", (BLOCK + RESPONSE_TIMEOUT).as_secs()))
-        }
+        _ if error.is_timeout() => Advice::new(format!("Redis at {address} does not answer")),
         _ if error.is_connection_dropped() || error.is_io_error() => {
-            Advice::new(format!("lost the connection to Redis at {address} ({error})"))
+            Advice::new(format!("no connection to Redis at {address}: {error}"))
         }
         _ => Advice::new(format!("Redis at {address}: {error}")),
     }

@@ -10,9 +10,9 @@ use protocol::{
     clock::{FleetClock, millis},
     connection::{Backoff, is_broken},
     event::{Event, EventKind},
-    limits,
     name::HostName,
     outcome::{Outcome, State},
+    status::Status,
     time::Millis,
 };
 use redis::{ErrorKind, RedisError, ServerErrorKind};
@@ -21,7 +21,7 @@ pub use crate::verdict::Answer;
 use crate::{
     absence::{self, Absent},
     dispatch::Job,
-    fleet::{BLOCK, CHUNK, Fleet, RawHash, fields, score_millis, text_fields},
+    fleet::{BLOCK, CHUNK, Fleet, RawHash, fields, text_fields},
     printer::Printer,
     verdict::{self, Progress, Verdict},
 };
@@ -117,16 +117,9 @@ impl<'a> Follower<'a> {
     /// Reads where all hosts stand, and judges those that are silent.
     pub async fn look(&mut self, fleet: &mut Fleet) -> Result<Vec<HostName>, RedisError> {
         let id = self.job.id();
-        let waiting =
-            self.hosts.values().filter(|progress| !progress.done).map(|progress| progress.answer.host.clone());
-        let waiting: Vec<_> = waiting.collect();
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME").cmd("EXISTS").arg(fleet.keys.job(id)).cmd("HGETALL").arg(fleet.keys.job_hosts(id));
-        pipeline.cmd("ZMSCORE").arg(fleet.keys.servers());
-        for host in &waiting {
-            pipeline.arg(host.as_str());
-        }
-        let (time, exists, states, seen): (_, bool, RawHash, Vec<Option<f64>>) = fleet.query(&pipeline).await?;
+        let (time, exists, states): (_, bool, RawHash) = fleet.query(&pipeline).await?;
         fleet.clock = FleetClock::from_redis(time);
         let now = fleet.clock.now();
         self.next_look = Instant::now() + verdict::pause(&self.job.manifest, now, BLOCK);
@@ -138,8 +131,7 @@ impl<'a> Follower<'a> {
             }
         }
         let mut done = self.read_outcomes(fleet, ended).await?;
-        let seen = seen.into_iter().map(|score| score.map(score_millis));
-        done.extend(self.judge(waiting.into_iter().zip(seen).collect(), now));
+        done.extend(self.judge(fleet, now).await?);
         Ok(done)
     }
 
@@ -196,29 +188,43 @@ impl<'a> Follower<'a> {
     }
 
     /// Ends the waiting for hosts that cannot be expected to answer, and tells of others that are not there.
-    /// `seen`: the last heartbeats of those that are waited for.
-    fn judge(&mut self, seen: Vec<(HostName, Option<Millis>)>, now: Millis) -> Vec<HostName> {
+    async fn judge(&mut self, fleet: &mut Fleet, now: Millis) -> Result<Vec<HostName>, RedisError> {
+        let job = &self.job.manifest;
+        let mut waiting: Vec<_> = self.hosts.values_mut().filter(|progress| !progress.done).collect();
         let (mut done, mut absent) = (Vec::new(), Vec::new());
-        for (host, seen_ms) in seen {
-            let Some(progress) = self.hosts.get_mut(&host).filter(|progress| !progress.done) else { continue };
-            let online = seen_ms.is_some_and(|seen| now.saturating_sub(seen) < millis(limits::OFFLINE_AFTER));
-            match progress.judge(&self.job.manifest, online, self.vanished_ms, now) {
-                Verdict::Wait => {
-                    // A host that was never seen may just be starting.
-                    if !online && seen_ms.is_some() && !std::mem::replace(&mut progress.told_absent, true) {
-                        absent.push(Absent { host, seen_ms, state: progress.answer.state });
-                    }
-                    continue;
-                }
-                Verdict::Expired => progress.answer.state = State::Expired,
-                Verdict::Unanswered => {}
+        for chunk in waiting.chunks_mut(CHUNK) {
+            let mut pipeline = redis::pipe();
+            for progress in &*chunk {
+                pipeline.cmd("HGETALL").arg(fleet.keys.status(&progress.answer.host));
             }
-            progress.done = true;
-            self.waiting -= 1;
-            done.push(host);
+            let statuses: Vec<RawHash> = fleet.query(&pipeline).await?;
+            for (progress, status) in chunk.iter_mut().zip(statuses) {
+                let status = Status::from_fields(&text_fields(status));
+                let online = status.as_ref().is_some_and(|status| status.is_online(now));
+                let host = progress.answer.host.clone();
+                match progress.judge(job, online, self.vanished_ms, now) {
+                    Verdict::Wait => {
+                        // A host that was never seen may just be starting.
+                        if let Some(status) = status.filter(|_| !online && !progress.told_absent) {
+                            progress.told_absent = true;
+                            absent.push(Absent {
+                                host,
+                                seen_ms: Some(status.last_seen_ms),
+                                state: progress.answer.state,
+                            });
+                        }
+                        continue;
+                    }
+                    Verdict::Expired => progress.answer.state = State::Expired,
+                    Verdict::Unanswered => {}
+                }
+                progress.done = true;
+                self.waiting -= 1;
+                done.push(host);
+            }
         }
-        absence::tell(&absent, self.job.manifest.start_by_ms, now, self.printer);
-        done
+        absence::tell(&absent, job.start_by_ms, now, self.printer);
+        Ok(done)
     }
 
     fn note_vanished(&mut self, exists: bool, now: Millis) {

@@ -14,7 +14,7 @@ use crate::{
     dispatch::Job,
     error::Advice,
     fleet::{Fleet, RawHash, fields},
-    moments, summary,
+    moments, style, summary,
 };
 
 /// A job in a line.
@@ -90,7 +90,7 @@ async fn complete(fleet: &mut Fleet, typed: &str) -> anyhow::Result<JobId> {
             let now = fleet.clock.now();
             for headline in read(fleet, &ids).await? {
                 let asked = read_moment(&headline.issued_at).map(|asked| moments::ago(asked, now)).unwrap_or_default();
-                error = error.hint(format!("{}  {}  {asked}", headline.job, headline.action));
+                error = error.hint(format!("{}  {}  {asked}", headline.job, style::plain(&headline.action)));
             }
             Err(error.into())
         }

@@ -124,9 +124,9 @@ impl Printer {
         }
     }
 
-    /// Leaves the line in which the terminal has echoed a key.
+    /// Leaves the line in which the terminal has echoed a key; a progress bar takes it away with itself.
     pub fn leave_line(&self) {
-        self.unfinished.set(io::stderr().is_terminal());
+        self.unfinished.set(io::stderr().is_terminal() && self.progress.borrow().is_none());
     }
 
     /// Shows a progress bar where a person would miss one: on a terminal, when several hosts are awaited.

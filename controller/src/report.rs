@@ -4,7 +4,7 @@ use protocol::{
     outcome::{Outcome, State},
     time::Millis,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{
     answer_json,
@@ -20,6 +20,9 @@ use crate::{
 
 /// Figures beside each host in a table of several at most.
 const COLUMNS: usize = 7;
+
+/// Figures about the figures, which say nothing when hosts are compared.
+const ASIDE: [&str; 2] = ["sampled_at", "window_seconds"];
 
 /// Tells of one job.
 pub struct Report<'a> {
@@ -83,16 +86,24 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
-    /// The figures: of one host line by line, of several side by side. Says whether
-    /// that told of every host's state.
+    /// The figures: of one host line by line, of several side by side, or one after another where they are
+    /// more than a row can hold. Says whether that told of every host's state.
     fn figures(&self, answers: &[Answer]) -> anyhow::Result<bool> {
-        if let [answer] = answers {
-            let data = answer.outcome.as_ref().and_then(|outcome| outcome.data.as_ref());
-            let lines = data.map(|data| figures::lines(data, Printer::width())).unwrap_or_default();
-            lines.iter().try_for_each(|line| self.printer.line(line))?;
+        let outcomes = || answers.iter().filter_map(|answer| answer.outcome.as_ref());
+        let is_deep = |data: &Map<String, Value>| data.values().any(|value| !figures::is_scalar(value));
+        let deep = outcomes().filter_map(|outcome| outcome.data.as_ref()).any(is_deep);
+        if self.is_single() || deep {
+            for (answer, data) in answers.iter().filter_map(|answer| Some((answer, data(answer)?))) {
+                if !self.is_single() {
+                    self.printer.line(&style::paint(style::HEADING, answer.host.as_str()))?;
+                }
+                figures::lines(data, Printer::width()).iter().try_for_each(|line| self.printer.line(line))?;
+                if !self.is_single() {
+                    self.printer.line("")?;
+                }
+            }
             return Ok(false);
         }
-        let outcomes = || answers.iter().filter_map(|answer| answer.outcome.as_ref());
         let has_output = |outcome: &Outcome| outcome.stdout.written_bytes + outcome.stderr.written_bytes > 0;
         // Output has been printed already; a table of states beside it would only repeat the summary.
         let tabled = outcomes().next().is_some() && !outcomes().any(has_output);
@@ -148,9 +159,9 @@ fn side_by_side(answers: &[Answer]) -> Table {
 /// The first figures of the hosts, those that fit into a cell.
 fn columns<'a>(answers: &[&'a Answer]) -> Vec<&'a str> {
     let mut columns = Vec::new();
-    let data = answers.iter().filter_map(|answer| answer.outcome.as_ref()?.data.as_ref());
-    for (name, value) in data.flatten() {
-        if figures::is_scalar(value) && !name.contains(':') && !columns.contains(&name.as_str()) {
+    for (name, value) in answers.iter().filter_map(|answer| data(answer)).flatten() {
+        let is_new = !columns.contains(&name.as_str()) && !ASIDE.contains(&name.as_str());
+        if is_new && figures::is_scalar(value) && !name.contains(':') {
             columns.push(name);
         }
     }
@@ -158,8 +169,12 @@ fn columns<'a>(answers: &[&'a Answer]) -> Vec<&'a str> {
     columns
 }
 
+fn data(answer: &Answer) -> Option<&Map<String, Value>> {
+    answer.outcome.as_ref()?.data.as_ref()
+}
+
 fn figure<'a>(answer: &'a Answer, name: &str) -> Option<&'a Value> {
-    answer.outcome.as_ref()?.data.as_ref()?.get(name)
+    data(answer)?.get(name)
 }
 
 /// Every line with the prefix; an unfinished last line is finished, as another host's follows.

@@ -18,8 +18,8 @@ use crate::{
     fleet::{Fleet, Host},
 };
 
-/// Names of hosts in a message at most.
-const NAMED: usize = 5;
+/// Names of hosts in a message at most; more are counted.
+pub const NAMED: usize = 5;
 
 /// The hosts of these names and patterns, or all.
 ///

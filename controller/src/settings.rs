@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::{
     cli::{self, Colour, Global},
     error::{Advice, closest},
+    up::directory::Directory,
 };
 
 /// How results are printed.
@@ -240,18 +241,10 @@ fn base_dir(name: &str, below_home: &str, lookup: Lookup) -> Option<PathBuf> {
     named.or_else(|| Some(PathBuf::from(lookup("HOME")?).join(below_home)))
 }
 
-/// The socket of a `ctl up` in `dir`.
-pub fn socket(dir: &Path) -> PathBuf {
-    dir.join("redis.sock")
-}
-
 /// The Redis of a `ctl up` in `dir`, if one is there.
 fn embedded(dir: &Path) -> Option<Address> {
-    let socket = std::path::absolute(socket(dir)).ok()?;
-    if !socket.exists() {
-        return None;
-    }
-    format!("unix://{}", socket.to_str()?).parse().ok()
+    let directory = Directory::at(dir).ok()?;
+    directory.socket().exists().then(|| directory.url())?.parse().ok()
 }
 
 fn default_operator(lookup: Lookup) -> String {
@@ -262,4 +255,70 @@ fn default_operator(lookup: Lookup) -> String {
     let user = user.unwrap_or_else(|| nix::unistd::getuid().to_string());
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     format!("{user}@{}", host.as_deref().unwrap_or("localhost"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// Settings from flags, variables and the text of a settings file.
+    fn resolve(flags: Global, variables: &[(&str, &str)], file: &str) -> anyhow::Result<Settings> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("redfleet")).unwrap();
+        fs::write(dir.path().join("redfleet/ctl.toml"), file).unwrap();
+        let mut variables: HashMap<_, _> = variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        variables.insert("XDG_CONFIG_HOME", dir.path().to_str().unwrap().to_owned());
+        Settings::resolve_in(flags, &|name| variables.get(name).cloned())
+    }
+
+    fn redis(settings: &Settings) -> String {
+        settings.redis().unwrap().to_string()
+    }
+
+    #[test]
+    fn flags_come_before_variables_and_these_before_the_file() {
+        let flags = || Global { redis: Some("redis://flag".into()), output: Some(Format::Jsonl), ..Global::default() };
+        let variables = [(environment::REDIS, "redis://variable"), (environment::OUTPUT, "json")];
+        let file = "redis = 'redis://file'\noutput = 'table'\nstart_by = '1h'";
+        let all = resolve(flags(), &variables, file).unwrap();
+        assert_eq!((redis(&all), all.format), ("redis://flag".into(), Format::Jsonl));
+        assert_eq!(all.start_by, Duration::from_secs(3600));
+        let two = resolve(Global::default(), &variables, file).unwrap();
+        assert_eq!((redis(&two), two.format), ("redis://variable".into(), Format::Json));
+        let one = resolve(Global::default(), &[], file).unwrap();
+        assert_eq!((redis(&one), one.format), ("redis://file".into(), Format::Table));
+        let none = resolve(Global::default(), &[("USER", "ann")], "").unwrap();
+        assert!(none.redis().unwrap_err().to_string().contains("no Redis server given"));
+        assert_eq!(none.start_by, limits::START_BY_DEFAULT);
+        assert!(none.operator.starts_with("ann@"));
+    }
+
+    #[test]
+    fn strange_settings_are_named_where_they_stand() {
+        let settings = resolve(Global::default(), &[], "redsi = 'x'").unwrap();
+        assert!(settings.warnings[0].ends_with("ctl.toml: unknown setting 'redsi' (did you mean 'redis'?)"));
+        let refused =
+            |variables: &[_], file: &str| format!("{:#}", resolve(Global::default(), variables, file).unwrap_err());
+        assert_eq!(
+            refused(&[(environment::OUTPUT, "xml")], ""),
+            "REDFLEET_OUTPUT: 'xml' is not one of table, json, jsonl"
+        );
+        assert!(refused(&[], "start_by = '8d'").ends_with("ctl.toml: start_by: at most 7 days"));
+        assert!(refused(&[], "redis = 'redis://:secret@h:port'").contains("not a Redis URL"));
+        assert!(refused(&[], "timeout = 5").contains("line 1"));
+        assert!(refused(&[(environment::CONFIG, "/no/such.toml")], "").contains("/no/such.toml"));
+    }
+
+    #[test]
+    fn a_running_ctl_up_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let variables = [(environment::DIR, dir.path().to_str().unwrap())];
+        assert!(resolve(Global::default(), &variables, "").unwrap().redis().is_err());
+        let socket = Directory::at(dir.path()).unwrap().socket();
+        fs::write(&socket, "").unwrap();
+        let found = resolve(Global::default(), &variables, "").unwrap();
+        assert_eq!(found.redis().unwrap().socket(), Some(socket.as_path()));
+    }
 }

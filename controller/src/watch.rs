@@ -12,7 +12,8 @@ use crate::{
     report::Report,
 };
 
-/// Reports answers as they come, and at the end the whole.
+/// Reports answers as they come, and at the end the whole. The question has been asked: whatever happens
+/// now, the exit code is by the answers.
 pub async fn watch(
     fleet: &mut Fleet,
     job: &Job,
@@ -29,9 +30,16 @@ pub async fn watch(
             Ok(()) = &mut interrupt => {
                 printer.leave_line();
                 detached = true;
-                Vec::new()
+                Ok(Vec::new())
             }
-            news = follower.next(fleet) => news.map_err(|error| resume(&error, job))?,
+            news = follower.next(fleet) => news,
+        };
+        let news = match news {
+            Ok(news) => news,
+            Err(error) => {
+                printer.error(&resume(&error, job).into());
+                break;
+            }
         };
         for answer in news.iter().filter_map(|host| follower.answer(host)) {
             report.arrived(answer)?;

@@ -16,6 +16,7 @@
 
 mod binaries;
 mod ctl;
+pub mod hostile;
 mod jobs;
 mod log;
 mod network;
@@ -27,7 +28,7 @@ mod stack;
 mod wait;
 mod worker;
 
-pub use binaries::binary;
+pub use binaries::{binary, released, released_static};
 pub use ctl::{Ctl, Output, Running};
 pub use log::Log;
 pub use network::Network;

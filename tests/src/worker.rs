@@ -29,6 +29,7 @@ pub struct WorkerOptions {
     config: String,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    program: Option<PathBuf>,
     directory: Arc<TempDir>,
 }
 
@@ -82,6 +83,13 @@ impl WorkerOptions {
         self
     }
 
+    /// Runs another file as the worker, such as the released one.
+    #[must_use]
+    pub fn program(mut self, program: PathBuf) -> Self {
+        self.program = Some(program);
+        self
+    }
+
     /// Its directory, which holds its configuration and its state.
     pub fn directory(&self) -> PathBuf {
         self.directory.path().to_owned()
@@ -99,7 +107,7 @@ impl WorkerOptions {
             self.config
         );
         fs::write(&file, keys).expect("a configuration file");
-        let mut command = Command::new(binary("worker"));
+        let mut command = Command::new(self.program.clone().unwrap_or_else(|| binary("worker")));
         command.arg("--config").arg(file).args(&self.arguments);
         for (name, _) in environment::ALL {
             command.env_remove(name);
@@ -123,6 +131,7 @@ impl Worker {
             config: String::new(),
             environment: Vec::new(),
             arguments: Vec::new(),
+            program: None,
             directory: Arc::new(tempfile::tempdir().expect("a temporary directory")),
         }
     }

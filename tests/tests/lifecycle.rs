@@ -86,7 +86,7 @@ fn what_cannot_be_done_is_rejected_with_the_reason() {
 
     assert_eq!(reason(asked("dance", Arguments::new())), "unknown action 'dance'");
     let endless = "x".repeat(10_000);
-    assert_eq!(reason(asked(&endless, Arguments::new())), format!("unknown action '{}'", &endless[..80]));
+    assert_eq!(reason(asked(&endless, Arguments::new())), format!("unknown action '{}…'", &endless[..80]));
     assert_eq!(
         reason(asked("ping", arguments("colour", Argument::Boolean(true)))),
         "ping has no parameter 'colour' (it takes none)"

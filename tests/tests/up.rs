@@ -1,11 +1,6 @@
 //! `ctl up` and `ctl down`: what they start, mend, refuse and end.
 
-use std::{
-    fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
-    process::Command,
-};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 
 use tests::{Output, Stack, binary, eventually, is_alive};
 
@@ -86,6 +81,21 @@ fn what_it_starts_is_apart_from_the_terminal() {
         let input = fs::read_link(format!("/proc/{pid}/fd/0")).unwrap();
         assert_eq!(input, Path::new("/dev/null"), "{name}");
     }
+}
+
+#[test]
+fn what_it_starts_outlives_the_terminal() {
+    let stack = Stack::new();
+    // `script` runs its command on a terminal of its own, which is gone when it ends.
+    let line = format!("{} up --host web1", binary("ctl").display());
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env_clear().env("HOME", stack.ctl.home());
+    let Ok(output) = script.env("PATH", std::env::var_os("PATH").unwrap_or_default()).output() else {
+        return eprintln!("SKIPPED what_it_starts_outlives_the_terminal: `script` of util-linux is not installed");
+    };
+    assert!(output.status.success(), "{output:?}");
+    stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+    assert_eq!(stack.running().len(), 2);
 }
 
 #[test]
@@ -194,8 +204,8 @@ fn down_lets_the_worker_finish_and_say_goodbye() {
 #[test]
 fn other_directories_by_flag_by_variable_and_from_anywhere() {
     let stack = Stack::new();
-    let up = stack.ctl.run(["up", "--host", "web1", "--dir", "a stack"]).expect(0);
-    let directory = stack.ctl.home().join("a stack");
+    let up = stack.ctl.run(["up", "--host", "web1", "--dir", "a stack: 100%25?#"]).expect(0);
+    let directory = stack.ctl.home().join("a stack: 100%25?#");
     assert!(up.stderr.contains(&format!("export REDFLEET_DIR='{}'", directory.display())), "{up}");
     refused(&stack.ctl.run(["host", "list"]), &["no Redis"]);
     let there = stack.ctl.clone().env("REDFLEET_DIR", directory.to_str().unwrap());
@@ -249,7 +259,7 @@ fn a_directory_of_somebody_else_is_refused() {
     let theirs = stack.ctl.home().join("theirs");
     fs::create_dir(&theirs).unwrap();
     // Root can give a directory away; others find one that is not theirs at the top.
-    let given = std::os::unix::fs::chown(&theirs, Some(65534), None).is_ok();
+    let given = std::os::unix::fs::chown(&theirs, Some(65533), None).is_ok();
     let directory = if given { theirs.as_path() } else { Path::new("/usr") };
     refused(&stack.ctl.run(["up", "--dir", directory.to_str().unwrap()]), &["belongs to ", "not to you"]);
 }
@@ -273,15 +283,14 @@ fn a_damaged_append_only_file_is_reported_with_its_cure() {
 /// A `ctl` of its own, with a `worker` beside it that is this shell script, or with none.
 fn with_worker(stack: &Stack, script: Option<&str>) -> tests::Ctl {
     let place = stack.ctl.home().join("bin");
-    fs::create_dir_all(&place).unwrap();
-    let program = place.join("ctl");
-    fs::copy(binary("ctl"), &program).unwrap();
-    if let Some(script) = script {
-        let worker = place.join("worker");
-        fs::write(&worker, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    stack.ctl.clone().program(program)
+    // Another process writes the programs: were they open for writing here while some other test
+    // starts a process, that process would keep them open for a moment, and they could not be run.
+    let make = r#"mkdir "$1"; cp "$2" "$1/ctl"; test $# = 2 && exit
+        printf '#!/bin/sh\n%s\n' "$3" >"$1/worker"; chmod +x "$1/worker""#;
+    let mut command = Command::new("sh");
+    command.args(["-ec", make, "sh"]).arg(&place).arg(binary("ctl")).args(script);
+    assert!(command.status().expect("sh runs").success());
+    stack.ctl.clone().program(place.join("ctl"))
 }
 
 #[test]

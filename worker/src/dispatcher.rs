@@ -29,6 +29,7 @@ use crate::{
     Config, Identity,
     actions::{Action, Catalogue, Invocation},
     executor::{self, Finished, Stop},
+    log::{self, excerpt},
     metrics::{Collector, Group},
     publisher::{Notice, Publisher, Write, plain},
     reader::{Batch, Command, Reader},
@@ -226,13 +227,14 @@ impl Dispatcher {
         let (envelope, manifest) = match content {
             Ok(content) => content,
             Err(error) => {
-                tracing::warn!(entry, "dropped an entry: {error}");
+                tracing::warn!(entry, "dropped an entry: {}", excerpt(&error.to_string(), log::SENTENCE));
                 self.count(error.reason());
                 return self.discard(entry, None);
             }
         };
         let job = manifest.job;
-        let span = info_span!("command", %job, host = %self.identity.host, action = shown(&manifest.action));
+        let span =
+            info_span!("command", %job, host = %self.identity.host, action = excerpt(&manifest.action, log::NAME));
         let _entered = span.clone().entered();
         if !envelope.is_for(&manifest, &self.identity.host) {
             tracing::warn!("dropped a command that is not meant for this host");
@@ -252,6 +254,7 @@ impl Dispatcher {
         match self.examine(&manifest, inherited) {
             Ok((action, manifest)) => self.start(entry, action, manifest, span.clone()),
             Err((state, reason)) => {
+                let reason = excerpt(&reason, log::SENTENCE);
                 tracing::warn!("{state}: {reason}");
                 let outcome = Outcome::bare(state, Some(reason), self.clock.now());
                 self.publish(entry, job, outcome, Vec::new(), retention(&manifest));
@@ -313,7 +316,8 @@ impl Dispatcher {
 
     fn finished(&mut self, done: Result<(JobId, Finished), tokio::task::JoinError>) {
         // Executors catch their action's panics and are never aborted.
-        let (job, Finished { outcome, metrics }) = done.expect("an executor always ends with an outcome");
+        let (job, Finished { mut outcome, metrics }) = done.expect("an executor always ends with an outcome");
+        outcome.reason = outcome.reason.map(|reason| excerpt(&reason, log::SENTENCE));
         let Some(Running { entry, retention, span, .. }) = self.running.remove(&job) else { return };
         span.in_scope(|| {
             let took = outcome.duration_ms().unwrap_or(0);
@@ -429,9 +433,4 @@ fn retention(manifest: &Manifest) -> Duration {
 
 fn jittered(period: Duration) -> Duration {
     period.mul_f64(0.9 + fastrand::f64() * 0.2)
-}
-
-/// An action's name for the log: whatever was sent, at a bounded length.
-fn shown(name: &str) -> &str {
-    name.char_indices().nth(80).map_or(name, |(at, _)| &name[..at])
 }

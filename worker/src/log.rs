@@ -44,3 +44,31 @@ pub fn init(level: tracing::Level, format: Format) {
         Format::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
     }
 }
+
+/// Text from outside, fit to stand in a line: at most `limit` characters, none that controls a terminal.
+pub fn excerpt(text: &str, limit: usize) -> String {
+    let mut rest = text.chars().map(|char| if char.is_control() { '?' } else { char });
+    let mut kept: String = rest.by_ref().take(limit).collect();
+    if rest.next().is_some() {
+        kept.push('…');
+    }
+    kept
+}
+
+/// How much of a name from outside is shown.
+pub const NAME: usize = 80;
+
+/// How much of a sentence that may quote what came from outside is shown.
+pub const SENTENCE: usize = 400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_stays_in_its_line() {
+        assert_eq!(excerpt("exec", 80), "exec");
+        assert_eq!(excerpt("a\n\x1b[2Jé", 80), "a??[2Jé");
+        assert_eq!(excerpt("ééé", 2), "éé…");
+    }
+}

@@ -13,7 +13,7 @@ use nix::{
     unistd::{Uid, User, geteuid},
 };
 
-use crate::{error::Advice, settings, style};
+use crate::{error::Advice, style};
 
 /// Room that Redis and the worker need at least.
 const ROOM_BYTES: u64 = 16 * 1024 * 1024;
@@ -49,7 +49,7 @@ impl Directory {
 
     /// The socket that Redis listens on.
     pub fn socket(&self) -> PathBuf {
-        settings::socket(&self.0)
+        self.0.join("redis.sock")
     }
 
     /// How clients name that socket.
@@ -212,7 +212,7 @@ pub fn cannot(what: &str, path: &Path, error: &io::Error) -> Advice {
 }
 
 /// The URL of a Unix socket. What has a meaning in URLs is escaped.
-pub fn socket_url(socket: &Path) -> String {
+fn socket_url(socket: &Path) -> String {
     let escaped = |byte: &u8| match byte {
         b'/' | b'-' | b'_' | b'.' | b'~' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => char::from(*byte).to_string(),
         other => format!("%{other:02X}"),

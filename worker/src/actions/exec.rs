@@ -6,7 +6,10 @@ use nix::unistd::{Uid, User};
 use protocol::action::{ActionSpec, Argument, Arguments, Kind, Parameter, Repeat};
 
 use super::{Action, Failure, Invocation, Report, Running};
-use crate::process::{self, Program};
+use crate::{
+    log::{self, excerpt},
+    process::{self, Program},
+};
 
 /// Where programs are searched if the worker itself has no `PATH`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -39,7 +42,7 @@ impl Action for Exec {
     fn run(&self, invocation: Invocation) -> Running<'_> {
         Box::pin(async move {
             let program = program(&invocation)?;
-            let name = program.argv.first().cloned().unwrap_or_default();
+            let name = excerpt(program.argv.first().map(String::as_str).unwrap_or_default(), log::NAME);
             let ended = process::run(&program, &invocation.stop).await;
             let ended = ended.map_err(|error| Failure(format!("cannot run '{name}': {error}")))?;
             let signal = ended.status.and_then(|status| status.signal());
@@ -99,6 +102,7 @@ fn environment(
     }
     for (name, value) in arguments.get("env").and_then(Argument::map).into_iter().flatten() {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            let name = excerpt(name, log::NAME);
             return Err(Failure(format!("'{name}' cannot be an environment variable")));
         }
         env.insert(name.clone(), value.clone());
@@ -111,6 +115,7 @@ fn find_user(name: &str) -> Result<User, Failure> {
         Ok(id) => User::from_uid(Uid::from_raw(id)),
         Err(_) => User::from_name(name),
     };
+    let name = excerpt(name, log::NAME);
     found
         .map_err(|error| Failure(format!("cannot look up user '{name}': {error}")))?
         .ok_or_else(|| Failure(format!("there is no user '{name}'")))

@@ -13,7 +13,10 @@ use protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Collector, Figures, Group, MetricsError};
+use crate::{
+    log::{self, excerpt},
+    metrics::{Collector, Figures, Group, MetricsError},
+};
 
 /// Actions that are off until the configuration allows them.
 pub const SWITCHABLE: &[&str] = &["exec"];
@@ -102,7 +105,7 @@ impl Catalogue {
 
     /// The action of that name.
     pub fn find(&self, name: &str) -> Result<&Arc<dyn Action>, Refusal> {
-        let shown = || name.chars().take(80).collect();
+        let shown = || excerpt(name, log::NAME);
         self.actions.get(name).ok_or_else(|| {
             if SWITCHABLE.contains(&name) { Refusal::NotAllowed(shown()) } else { Refusal::Unknown(shown()) }
         })
