@@ -176,7 +176,11 @@ impl<'a> Source<'a> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => return Ok(nothing),
             text => text.with_context(|| format!("cannot read the settings file {}", path.display()))?,
         };
-        let malformed = |error: toml::de::Error| anyhow!("{}: {}", path.display(), error.to_string().trim_end());
+        // The line itself is not shown: it may hold a password.
+        let malformed = |error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            anyhow!("{}, line {}: {}", path.display(), before.matches('\n').count() + 1, error.message())
+        };
         let document = toml::Deserializer::parse(&text).map_err(malformed)?;
         let file = serde_ignored::deserialize(document, |key| {
             let key = key.to_string();

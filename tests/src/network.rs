@@ -26,8 +26,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     lines: Vec<Line>,
-    /// The answers to a request that contains this are to be held.
-    watched: Option<Vec<u8>>,
+    /// The answers to a request that contains this are to be held, on a line of this number or above.
+    watched: Option<(Vec<u8>, usize)>,
 }
 
 /// One connection.
@@ -76,7 +76,13 @@ impl Network {
 
     /// Holds the answers on the connection on which the next request with `pattern` is made.
     pub fn hold(&self, pattern: &str) {
-        self.shared.lock().watched = Some(pattern.into());
+        self.shared.lock().watched = Some((pattern.into(), 0));
+    }
+
+    /// The same, but only on a connection that has yet to be made.
+    pub fn hold_on_new(&self, pattern: &str) {
+        let mut state = self.shared.lock();
+        state.watched = Some((pattern.into(), state.lines.len()));
     }
 
     /// Waits until an answer is held.
@@ -124,8 +130,8 @@ impl Shared {
         while let Ok(count @ 1..) = client.read(&mut buffer) {
             let request = &buffer[..count];
             let mut state = self.lock();
-            let watched = state.watched.as_ref();
-            if watched.is_some_and(|pattern| request.windows(pattern.len()).any(|part| part == pattern)) {
+            let asks = |pattern: &[u8]| request.windows(pattern.len()).any(|part| part == pattern);
+            if state.watched.as_ref().is_some_and(|(pattern, first)| number >= *first && asks(pattern)) {
                 state.watched = None;
                 state.lines[number].held = true;
             }

@@ -39,7 +39,7 @@ fn what_was_told_already_is_not_begun_again_when_a_late_answer_still_lists_it() 
     raw.send("web1", &manifest);
     gate.reached();
     // A reader that connects anew first asks what is pending; the answer names what runs, and is late.
-    network.hold("XREADGROUP");
+    network.hold_on_new("XREADGROUP");
     let _: u64 = raw.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     network.wait_held();
     gate.open();

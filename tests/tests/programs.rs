@@ -104,6 +104,17 @@ fn what_a_program_leaves_behind_is_ended() {
 }
 
 #[test]
+fn what_a_program_leaves_behind_may_say_a_last_word() {
+    let (redis, _worker, mut raw) = fleet();
+    let ready = redis.directory().join("ready").display().to_string();
+    let behind = format!("(trap 'echo bye; exit' TERM; > '{ready}'; while :; do sleep 0.01; done) &");
+    let manifest = raw.shell("web1", &format!("{behind} while ! [ -e '{ready}' ]; do sleep 0.01; done; echo begun"));
+    let outcome = raw.run("web1", &manifest);
+    assert_eq!((outcome.state, printed(&outcome)), (State::Succeeded, "begun\nbye\n".into()));
+    assert_eq!(outcome.reason.as_deref(), Some("ended processes that it left behind"));
+}
+
+#[test]
 fn a_daemon_that_left_for_a_session_of_its_own_holds_up_nothing() {
     let (redis, _worker, mut raw) = fleet();
     let pid = Pid::new(&redis);

@@ -68,17 +68,35 @@ fn after_the_grace_period_the_whole_group_is_ended() {
 }
 
 #[test]
-fn asked_twice_it_ends_at_once_and_the_next_one_tells_what_was_interrupted() {
+fn a_worker_that_lets_its_commands_finish_still_says_that_it_lives() {
     let (redis, mut worker, mut raw) = fleet("");
     let mut gate = Gate::new(&redis, "gate");
     let manifest = raw.shell("web1", &gate.script());
     raw.send("web1", &manifest);
     gate.reached();
     worker.term();
-    worker.wait_log("SIGTERM: stopping");
+    worker.wait_log("waiting up to 30s for running commands");
+    let last_seen = |worker: &Worker| worker.status().expect("a status").last_seen_ms;
+    let before = last_seen(&worker);
+    eventually("the next heartbeat", || (last_seen(&worker) > before).then_some(()));
+    gate.open();
+    assert_eq!(worker.wait().code(), Some(0));
+}
+
+#[test]
+fn asked_twice_it_ends_at_once_with_all_it_runs_and_the_next_one_tells_what_was_interrupted() {
+    let (redis, mut worker, mut raw) = fleet("");
+    let (mut gate, pid) = (Gate::new(&redis, "gate"), redis.directory().join("pid"));
+    let manifest = raw.shell("web1", &format!("sleep 1000 & echo $! > {}; {}", pid.display(), gate.script()));
+    raw.send("web1", &manifest);
+    gate.reached();
+    let grandchild = fs::read_to_string(pid).expect("a pid").trim().parse().expect("a pid");
+    worker.term();
+    worker.wait_log("SIGTERM: stopping; ");
     worker.term();
     assert_eq!(worker.wait().code(), Some(130));
-    worker.wait_log("SIGTERM again");
+    worker.wait_log("SIGTERM: stopping at once");
+    eventually("nothing to be left running", || (!is_alive(grandchild)).then_some(()));
     let _worker = worker.options().start();
     assert_eq!(raw.outcome("web1", &manifest).state, State::Interrupted);
 }

@@ -15,6 +15,9 @@ use crate::{
 /// Exit code for wrong usage and unusable settings (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
 
+/// Exit code after a second signal.
+const ABORTED: u8 = 130;
+
 /// Runs the worker as a process. Exits 0 when it was asked to stop and did.
 pub fn main() -> ExitCode {
     let options = match Options::try_parse() {
@@ -48,31 +51,33 @@ pub fn main() -> ExitCode {
         }
     };
     runtime.block_on(async {
-        let shutdown = CancellationToken::new();
-        match signals(shutdown.clone()) {
-            Ok(()) => Worker::run(config, shutdown).await,
-            Err(error) => tracing::error!("cannot listen to signals: {error}"),
+        let (shutdown, abort) = (CancellationToken::new(), CancellationToken::new());
+        if let Err(error) = signals(shutdown.clone(), abort.clone()) {
+            tracing::error!("cannot listen to signals: {error}");
+            return ExitCode::FAILURE;
         }
-    });
-    ExitCode::SUCCESS
+        tokio::select! {
+            () = Worker::run(config, shutdown) => ExitCode::SUCCESS,
+            // With the runtime go the executors, and with them the programs that they run.
+            () = abort.cancelled() => ABORTED.into(),
+        }
+    })
 }
 
 /// The first SIGTERM or SIGINT begins an orderly stop, a second one ends the process at once.
-fn signals(shutdown: CancellationToken) -> std::io::Result<()> {
+fn signals(shutdown: CancellationToken, abort: CancellationToken) -> std::io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
-        for first in [true, false] {
+        for (token, meaning) in [
+            (shutdown, "stopping; running commands may finish"),
+            (abort, "stopping at once; running commands are ended"),
+        ] {
             let name = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
             };
-            if first {
-                tracing::info!("{name}: stopping; running commands may finish");
-                shutdown.cancel();
-            } else {
-                tracing::warn!("{name} again: stopping at once");
-                std::process::exit(130);
-            }
+            tracing::info!("{name}: {meaning}");
+            token.cancel();
         }
     });
     Ok(())

@@ -139,9 +139,9 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read {path}: {1}", path = .0.display())]
     Read(PathBuf, std::io::Error),
-    /// The file cannot be understood.
-    #[error("{path}: {1}", path = .0.display())]
-    Malformed(PathBuf, toml::de::Error),
+    /// The file cannot be understood. The line itself is not shown: it may hold a password.
+    #[error("{path}, line {1}: {2}", path = .0.display())]
+    Malformed(PathBuf, usize, String),
     /// No Redis is named.
     #[error("no Redis is named: use --redis URL, {} or `redis = \"…\"` in the settings file", environment::REDIS)]
     NoRedis,
@@ -219,7 +219,10 @@ impl Config {
 
 fn read(path: &Path, warnings: &mut Vec<String>) -> Result<File, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read(path.into(), error))?;
-    let malformed = |error| ConfigError::Malformed(path.into(), error);
+    let malformed = |error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        ConfigError::Malformed(path.into(), before.matches('\n').count() + 1, error.message().into())
+    };
     let input = toml::Deserializer::parse(&text).map_err(malformed)?;
     serde_ignored::deserialize(input, |key| warnings.push(format!("{}: unknown key '{key}'", path.display())))
         .map_err(malformed)

@@ -159,9 +159,14 @@ impl Dispatcher {
         let grace = sleep(self.config.grace);
         tokio::pin!(grace);
         let mut told = false;
+        let mut heartbeat = Box::pin(sleep(jittered(limits::HEARTBEAT)));
         while !self.executors.is_empty() {
             tokio::select! {
                 Some(done) = self.executors.join_next() => self.finished(done),
+                () = &mut heartbeat => {
+                    self.say_status(false);
+                    heartbeat = Box::pin(sleep(jittered(limits::HEARTBEAT)));
+                }
                 () = &mut grace, if !told => {
                     told = true;
                     for running in self.running.values() {

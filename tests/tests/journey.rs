@@ -1,0 +1,227 @@
+//! The whole way: `ctl`, Redis, a worker, and back.
+
+use std::collections::BTreeMap;
+
+use protocol::{
+    keys::{Cap, Keys, Retention},
+    limits,
+    name::JobId,
+};
+use serde_json::Value;
+use tests::{Aof, Ctl, Evidence, Gate, Output, Raw, Redis, Worker, eventually};
+
+fn fleet() -> (Redis, Worker, Ctl) {
+    let redis = Redis::start();
+    let worker = Worker::on(&redis).config("sample_interval = '1h'").allow_exec().start();
+    worker.wait_online();
+    let ctl = Ctl::on(&redis);
+    (redis, worker, ctl)
+}
+
+/// How the only host of a job stands.
+#[track_caller]
+fn state(output: &Output) -> String {
+    output.json()["hosts"][0]["state"].as_str().unwrap_or_else(|| panic!("no state: {output}")).to_owned()
+}
+
+/// Asks without waiting, and returns the job's id.
+#[track_caller]
+fn ask(ctl: &Ctl, more: &[&str], script: &str) -> String {
+    let words = [&["run", "--host", "web1", "--detach", "-q", "exec"], more, &["--", "sh", "-c", script]];
+    ctl.run(words.concat()).expect(0).stdout.trim().to_owned()
+}
+
+#[test]
+fn the_main_job() {
+    let (redis, _worker, ctl) = fleet();
+    let usage = eventually("a collect with no sample after it", || {
+        let output = ctl.run(["run", "--host", "web1", "collect-cpu", "-o", "json"]).expect(0);
+        let data = output.json()["hosts"][0]["data"].clone();
+        let sampled_at = redis.cli(["HGET", "server:{web1}:cpu", "sampled_at"]);
+        (data["sampled_at"] == sampled_at.as_str()).then(|| data["usage"].clone())
+    });
+    assert!(usage.is_number(), "{usage}");
+    assert_eq!(usage.to_string(), redis.cli(["HGET", "server:{web1}:cpu", "usage"]));
+    let table = ctl.run(["run", "--host", "web1", "collect-cpu"]).expect(0);
+    assert!(table.stdout.contains("usage") && table.stderr.contains("web1: succeeded in "), "{table}");
+}
+
+#[test]
+fn a_command_that_waits_for_its_host_is_shown_as_queued_and_then_done() {
+    let (redis, mut worker, ctl) = fleet();
+    worker.terminate();
+    let evidence = Evidence::new(&redis, "evidence");
+    let job = ask(&ctl, &[], &evidence.script());
+    let show = || ctl.run(["job", "show", &job, "-o", "json"]);
+    assert_eq!(state(&show()), "queued");
+    let written = redis.cli(["KEYS", &format!("job:{{{job}}}:*")]);
+    assert_eq!(written, "", "it is derived: nothing is written but by the worker");
+    let waiting = ctl.spawn(["job", "wait", &job, "-o", "json"]);
+    let _worker = worker.options().start();
+    assert_eq!(state(&waiting.wait().expect(0)), "succeeded");
+    assert_eq!(state(&show()), "succeeded");
+    assert_eq!(evidence.count(), 1);
+}
+
+#[test]
+fn a_command_that_nobody_took_in_time_is_expired_whoever_says_so() {
+    let (redis, mut worker, ctl) = fleet();
+    worker.terminate();
+    let evidence = Evidence::new(&redis, "evidence");
+    let job = ask(&ctl, &["--start-by", "100ms"], &evidence.script());
+    let output = ctl.run(["job", "wait", &job, "-o", "json"]).expect(3);
+    assert_eq!(state(&output), "expired");
+    assert_eq!(redis.cli(["HGETALL", &format!("job:{{{job}}}:hosts")]), "", "a guess is not written");
+    let _worker = worker.options().start();
+    eventually("the worker's own word", || {
+        (redis.cli(["HGET", &format!("job:{{{job}}}:hosts"), "web1"]) == "expired").then_some(())
+    });
+    assert_eq!(state(&ctl.run(["job", "show", &job, "-o", "json"])), "expired");
+    assert_eq!(evidence.count(), 0);
+}
+
+#[test]
+fn who_comes_back_later_is_told_the_same() {
+    let (redis, _worker, ctl) = fleet();
+    let mut gate = Gate::new(&redis, "gate");
+    let job = ask(&ctl, &[], &format!("{}; echo done; exit 3", gate.script()));
+    gate.reached();
+    eventually("it to be shown as running", || {
+        (state(&ctl.run(["job", "show", &job, "-o", "json"])) == "running").then_some(())
+    });
+    let waiting = [(); 2].map(|()| ctl.spawn(["job", "wait", &job, "-o", "json"]));
+    gate.open();
+    let told = waiting.map(|waiting| waiting.wait().expect(2).json());
+    assert_eq!(told[0], told[1]);
+    assert_eq!((&told[0]["hosts"][0]["stdout"], &told[0]["hosts"][0]["exit_code"]), (&"done\n".into(), &3.into()));
+    assert_eq!(ctl.run(["job", "wait", &job, "-o", "json"]).expect(2).json(), told[0]);
+}
+
+#[test]
+fn every_end_has_its_exit_code() {
+    let (redis, mut worker, ctl) = fleet();
+    let run = |more: &[&str], code: i32| {
+        let words = ["run", "--host", "web1", "-o", "json"].iter().chain(more);
+        state(&ctl.run(words).expect(code))
+    };
+    assert_eq!(run(&["exec", "--", "true"], 0), "succeeded");
+    assert_eq!(run(&["exec", "--", "sh", "-c", "exit 9"], 2), "failed");
+    assert_eq!(run(&["--timeout", "100ms", "exec", "--", "sleep", "1000"], 2), "timed_out");
+
+    let mut gate = Gate::new(&redis, "gate");
+    let job = ask(&ctl, &[], &gate.script());
+    gate.reached();
+    worker.kill9();
+    let worker = worker.options().start();
+    assert_eq!(state(&ctl.run(["job", "wait", &job, "-o", "json"]).expect(2)), "interrupted");
+
+    let job = ask(&ctl, &[], &gate.script());
+    gate.reached();
+    Raw::on(&redis).add_control("web1", &[("kind", "cancel"), ("job", &job)]);
+    assert_eq!(state(&ctl.run(["job", "wait", &job, "-o", "json"]).expect(2)), "cancelled");
+    drop(worker);
+}
+
+#[test]
+fn redis_may_crash_while_ctl_waits() {
+    let mut redis = Redis::options().aof(Aof::Always).start();
+    let worker = Worker::on(&redis).allow_exec().start();
+    worker.wait_online();
+    let ctl = Ctl::on(&redis);
+    let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
+    let script = format!("{}; {}; echo done", evidence.script(), gate.script());
+    let running = ctl.spawn(["run", "--host", "web1", "exec", "-q", "--", "sh", "-c", &script]);
+    gate.reached();
+    redis.kill9();
+    redis.restart();
+    gate.open();
+    let output = running.wait().expect(0);
+    assert_eq!(output.stdout, "done\n", "{output}");
+    assert_eq!(evidence.count(), 1);
+}
+
+/// Every key of the server, with what is wrong with its bounds.
+fn unbounded(redis: &Redis) -> BTreeMap<String, String> {
+    let (mut raw, keys) = (Raw::on(redis), Keys::new(None));
+    let all: Vec<String> = raw.ask(&["KEYS", "*"]);
+    let mut wrong = |key: &String| {
+        let ttl_ms: i64 = raw.ask(&["PTTL", key]);
+        match keys.retention(key) {
+            None => Some("is not one of ours".to_owned()),
+            Some(Retention::Expires(longest)) => {
+                let longest = i64::try_from(longest.as_millis()).expect("a TTL");
+                (!(1..=longest).contains(&ttl_ms)).then(|| format!("expires in {ttl_ms} ms of {longest}"))
+            }
+            Some(Retention::Capped(Cap::Members(most))) => {
+                let members: usize = raw.ask(&["ZCARD", key]);
+                (members > most).then(|| format!("has {members} members"))
+            }
+            Some(Retention::Capped(Cap::Entries(most))) => {
+                let entries: usize = raw.ask(&["XLEN", key]);
+                (entries > most).then(|| format!("has {entries} entries"))
+            }
+            Some(Retention::Capped(Cap::Age(_))) => {
+                let entries: usize = raw.ask(&["XLEN", key]);
+                (entries > 0).then(|| format!("has {entries} entries, though all is answered"))
+            }
+        }
+    };
+    all.iter().filter_map(|key| Some((key.clone(), wrong(key)?))).collect()
+}
+
+#[test]
+fn after_much_has_happened_every_key_still_has_its_bound() {
+    let (redis, mut worker, ctl) = fleet();
+    let mut raw = Raw::on(&redis);
+    for spec in ["ping", "collect-all", "collect-processes", "collect-facts", "no-such-action"] {
+        let manifest = raw.manifest(&["web1"], spec);
+        raw.run("web1", &manifest);
+        ctl.run(["run", "--host", "web1", spec]);
+    }
+    for script in ["true", "false", "kill -9 $$", "seq 1 100000", "sleep 1000 &"] {
+        ctl.run(["run", "--host", "web1", "exec", "--", "sh", "-c", script]);
+    }
+    ctl.run(["run", "--host", "web1", "--timeout", "50ms", "exec", "--", "sleep", "1000"]).expect(2);
+    // An interrupted one, an expired one, one that was forgotten by Redis while it ran, and garbage.
+    let mut gate = Gate::new(&redis, "gate");
+    let job = ask(&ctl, &[], &gate.script());
+    gate.reached();
+    worker.kill9();
+    let late = ask(&ctl, &["--start-by", "1ms"], "true");
+    let mut worker = worker.options().start();
+    for job in [&job, &late] {
+        ctl.run(["job", "wait", job]);
+    }
+    let forgotten = ask(&ctl, &[], &gate.script());
+    gate.reached();
+    redis.cli(["FLUSHALL"]);
+    gate.open();
+    raw.add("web1", &[("garbage", "x")]);
+    raw.add_control("web1", &[("garbage", "x")]);
+    raw.ping("web1");
+    eventually("the forgotten one", || {
+        (!redis.cli(["KEYS", &format!("job:{{{forgotten}}}:result:*")]).is_empty()).then_some(())
+    });
+    worker.wait_online();
+    ctl.run(["run", "--host", "web1", "collect-all"]).expect(0);
+    raw.wait_settled("web1");
+    assert_eq!(unbounded(&redis), BTreeMap::new());
+    let report: Value = ctl.run(["doctor", "-o", "json"]).json();
+    assert_eq!(report["problems"], 0, "{report:#}");
+
+    // And what a worker that has gone leaves behind.
+    worker.terminate();
+    assert_eq!(unbounded(&redis), BTreeMap::new());
+}
+
+#[test]
+fn the_indices_are_capped_by_whoever_writes_them() {
+    let (redis, _worker, ctl) = fleet();
+    let fill = "for i = 1, ARGV[1] do redis.call('ZADD', KEYS[1], i, ARGV[2] .. i) end";
+    redis.cli(["EVAL", fill, "1", "jobs", &limits::JOBS.to_string(), "old"]);
+    ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+    assert_eq!(redis.cli(["ZCARD", "jobs"]), limits::JOBS.to_string());
+    let newest: JobId = redis.cli(["ZREVRANGE", "jobs", "0", "0"]).parse().expect("the new one stays");
+    assert_eq!(redis.cli(["EXISTS", &format!("job:{{{newest}}}")]), "1");
+    assert_eq!(redis.cli(["ZSCORE", "jobs", "old1"]), "", "the oldest goes");
+}
