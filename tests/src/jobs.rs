@@ -81,9 +81,18 @@ impl Raw {
 
     /// How many clients block in a read.
     pub fn readers(&mut self) -> u64 {
+        self.clients("blocked_clients:")
+    }
+
+    /// How many clients are connected, this one included.
+    pub fn connections(&mut self) -> u64 {
+        self.clients("connected_clients:")
+    }
+
+    fn clients(&mut self, which: &str) -> u64 {
         let info: String = self.ask(&["INFO", "clients"]);
-        let line = info.lines().find_map(|line| line.strip_prefix("blocked_clients:")).expect("a line of INFO");
-        line.trim().parse().expect("a number")
+        let count = info.lines().find_map(|line| line.strip_prefix(which)).expect("a line of INFO");
+        count.trim().parse().expect("a number")
     }
 }
 

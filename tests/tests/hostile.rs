@@ -91,7 +91,7 @@ fn entries_that_lack_something_or_are_too_large() {
         ("proof", limits::PROOF_BYTES),
     ] {
         target.send("oversize", &with(&sound, name, vec![0; limit + 1]));
-        target.send("oversize", &with(&sound, name, vec![b'1'; 16 * 1024 * 1024]));
+        target.send("oversize", &with(&sound, name, vec![b'1'; 2 * 1024 * 1024]));
     }
     target.survives();
 }

@@ -115,6 +115,7 @@ fn every_end_has_its_exit_code() {
     let worker = worker.options().start();
     assert_eq!(state(&ctl.run(["job", "wait", &job, "-o", "json"]).expect(2)), "interrupted");
 
+    let mut gate = Gate::new(&redis, "next gate");
     let job = ask(&ctl, &[], &gate.script());
     gate.reached();
     Raw::on(&redis).add_control("web1", &[("kind", "cancel"), ("job", &job)]);
@@ -192,6 +193,7 @@ fn after_much_has_happened_every_key_still_has_its_bound() {
     for job in [&job, &late] {
         ctl.run(["job", "wait", job]);
     }
+    let mut gate = Gate::new(&redis, "next gate");
     let forgotten = ask(&ctl, &[], &gate.script());
     gate.reached();
     redis.cli(["FLUSHALL"]);

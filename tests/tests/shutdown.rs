@@ -21,9 +21,9 @@ fn what_runs_may_finish_and_what_comes_later_waits_for_the_next_start() {
     raw.send("web1", &running);
     gate.reached();
     worker.term();
-    // It has stopped reading once nobody blocks on its inbox any more.
+    // It has stopped reading once it has one connection only, to write.
     worker.wait_log("waiting up to 30s for running commands");
-    eventually("the reader to go", || (raw.readers() == 0).then_some(()));
+    eventually("the reader to go", || (raw.connections() == 2).then_some(()));
     let evidence = Evidence::new(&redis, "evidence");
     let late = raw.shell("web1", &evidence.script());
     raw.send("web1", &late);
