@@ -200,10 +200,12 @@ impl Worker {
         process::send(&self.child, Signal::SIGTERM);
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended by itself, and all that it wrote is in its log.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        process::wait(&mut self.child, "the worker to end")
+        let status = process::wait(&mut self.child, "the worker to end");
+        self.log.wait_closed();
+        status
     }
 
     /// Stops it in order.
