@@ -23,6 +23,9 @@ pub const KILL_AFTER: Duration = Duration::from_secs(5);
 /// How long a descendant may hold the output open after the program itself has exited.
 const DRAIN: Duration = Duration::from_millis(200);
 
+/// How long a busy machine may take to end what got KILL; what is still there then hangs in the kernel.
+const DIE: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether an ending group has gone: nothing else tells when orphans are reaped.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -103,7 +106,7 @@ pub async fn run(program: &Program, stop: &CancellationToken) -> std::io::Result
                     }
                     Phase::Ending(_) if group.is_alive() => {
                         group.signal(Signal::SIGKILL);
-                        Phase::Killed(Instant::now() + DRAIN)
+                        Phase::Killed(Instant::now() + DIE)
                     }
                     // Whoever still holds the output has left the group, or cannot be killed.
                     _ => break,
