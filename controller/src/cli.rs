@@ -137,6 +137,9 @@ pub struct Run {
     /// How long the result is kept, at most 90d [default: 7d]
     #[arg(long, value_name = "DURATION", value_parser = retention)]
     pub retention: Option<Duration>,
+    /// Print output as it is produced
+    #[arg(short, long, conflicts_with = "detach")]
+    pub follow: bool,
     /// Print the job's id and do not wait
     #[arg(short, long)]
     pub detach: bool,
@@ -162,6 +165,30 @@ pub enum Job {
         /// Job id, an unambiguous part of its beginning, or `last`
         #[arg(value_name = "ID", add = ArgValueCompleter::new(complete::jobs))]
         id: String,
+    },
+    /// Print what the job's programs have printed so far, from the start
+    Logs {
+        /// Job id, an unambiguous part of its beginning, or `last`
+        #[arg(value_name = "ID", add = ArgValueCompleter::new(complete::jobs))]
+        id: String,
+        /// Go on until the job has ended
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// End the job where it runs, and see to it that it never starts where it has not
+    Cancel {
+        /// Job id, an unambiguous part of its beginning, or `last`
+        #[arg(value_name = "ID", add = ArgValueCompleter::new(complete::jobs))]
+        id: String,
+        /// Only on this host; may be repeated, or separated by commas
+        #[arg(
+            short = 'H',
+            long = "host",
+            value_name = "NAME",
+            value_delimiter = ',',
+            add = ArgValueCompleter::new(complete::hosts)
+        )]
+        hosts: Vec<HostName>,
     },
 }
 

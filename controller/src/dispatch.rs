@@ -1,12 +1,17 @@
 //! Jobs on their way out: what is asked becomes a [`Job`], and a job is sent into its hosts' inboxes.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use anyhow::ensure;
 use protocol::{
     action::Arguments,
     clock::millis,
     command::{Envelope, Manifest},
+    connection::{Backoff, is_broken},
     limits,
     name::{HostName, JobId},
     targets::Targets,
@@ -16,7 +21,8 @@ use redis::{Pipeline, RedisError};
 
 use crate::{
     error::Advice,
-    fleet::{CHUNK, Fleet},
+    fleet::{BLOCK, CHUNK, Fleet},
+    printer::Printer,
 };
 
 /// What is asked of whom.
@@ -49,6 +55,8 @@ pub struct Job {
     bytes: Vec<u8>,
     /// Over `bytes`; empty while commands are unsigned.
     signature: Vec<u8>,
+    /// Each host's stream entry, as far as it is known; a job may be sent again while it is followed.
+    entries: RefCell<HashMap<HostName, String>>,
 }
 
 impl Job {
@@ -77,12 +85,17 @@ impl Job {
             let error = Advice::new(format!("the arguments are too large: {} KiB, at most {most}", bytes.len() / 1024));
             return Err(error.hint("put large input into a file on the host").into());
         }
-        Ok(Self { manifest, targets: request.targets, bytes, signature: Vec::new() })
+        Ok(Self { manifest, targets: request.targets, bytes, signature: Vec::new(), entries: RefCell::default() })
     }
 
     /// The job's id.
     pub const fn id(&self) -> JobId {
         self.manifest.job
+    }
+
+    /// The stream entry by which the host was asked, where this process asked it.
+    pub fn entry(&self, host: &HostName) -> Option<String> {
+        self.entries.borrow().get(host).cloned()
     }
 
     /// The fields of the job's hash: plain text for people, and the exact bytes that were sent.
@@ -117,6 +130,7 @@ impl Job {
             targets: Targets::new(hosts.ok()?),
             bytes,
             signature: fields.remove("signature").unwrap_or_default(),
+            entries: RefCell::default(),
         })
     }
 
@@ -136,46 +150,83 @@ impl Job {
     }
 }
 
-/// Makes a job of the request and sends it.
+/// How long a dispatch is tried again where its reply was lost.
+const DISPATCH_WITHIN: Duration = Duration::from_secs(30);
+
+/// Makes a job of the request and sends it. Where the reply is lost it is sent again under the same
+/// ids: a worker that got it before knows it.
 ///
 /// # Errors
 /// Says what Redis said, and how many hosts have been asked all the same.
-pub async fn dispatch(fleet: &mut Fleet, request: Request) -> anyhow::Result<Job> {
+pub async fn dispatch(fleet: &mut Fleet, request: Request, printer: &Printer) -> anyhow::Result<Job> {
     let job = Job::new(request, fleet.clock.now())?;
-    send(fleet, &job).await?;
-    Ok(job)
+    let everyone: Vec<HostName> = job.targets.hosts().cloned().collect();
+    let begun = Instant::now();
+    let mut backoff: Option<Backoff> = None;
+    loop {
+        match send(fleet, &job, &everyone).await {
+            Ok(()) => return Ok(job),
+            Err(Unsent { error, .. }) if is_broken(&error) && begun.elapsed() < DISPATCH_WITHIN => {
+                if backoff.is_none() {
+                    printer.note(&format!("{}; asking again under the same id …", fleet.explain(&error)));
+                }
+                tokio::time::sleep(backoff.get_or_insert(Backoff::new(BLOCK)).delay()).await;
+                // Where that fails too, the next attempt fails with the dead connection.
+                let _ = fleet.reconnect().await;
+            }
+            Err(unsent) => return Err(unsent.explain(fleet, &job).into()),
+        }
+    }
 }
 
-/// Sends a job: first the job itself, in the same round trip the first commands, then the others.
-/// Doing so twice is harmless, as workers know the job by its id.
+/// Sends a job to some of its hosts: first the job itself, in the same round trip the first commands,
+/// then the others. Doing so twice is harmless, as workers know the job by its id.
 ///
 /// # Errors
-/// Says what Redis said, and how many hosts have been asked all the same.
-pub async fn send(fleet: &mut Fleet, job: &Job) -> anyhow::Result<()> {
+/// What Redis said, and how far it came.
+pub async fn send(fleet: &mut Fleet, job: &Job, hosts: &[HostName]) -> Result<(), Unsent> {
     let horizon = fleet.clock.now().saturating_sub(millis(limits::START_BY_MAX));
-    let mut commands = job.targets.proofs();
-    let mut asked = 0;
+    let wanted: HashSet<&HostName> = hosts.iter().collect();
+    let commands: Vec<_> = job.targets.proofs().filter(|(host, _)| wanted.contains(host)).collect();
     let mut pipeline = redis::pipe();
     job.creation(fleet, &mut pipeline);
     let mut before = pipeline.len();
-    loop {
-        for (host, proof) in commands.by_ref().take(CHUNK) {
-            let envelope = Envelope { manifest: job.bytes.clone(), signature: job.signature.clone(), proof };
+    let mut entries = HashMap::new();
+    for chunk in commands.chunks(CHUNK) {
+        for (host, proof) in chunk {
+            let envelope =
+                Envelope { manifest: job.bytes.clone(), signature: job.signature.clone(), proof: proof.clone() };
             pipeline.cmd("XADD").arg(fleet.keys.commands(host)).arg("MINID").arg("~").arg(horizon).arg("*");
             for (name, value) in envelope.fields() {
                 pipeline.arg(name).arg(value);
             }
         }
-        if pipeline.is_empty() {
-            return Ok(());
-        }
-        let sent = pipeline.len() - before;
-        if let Err(error) = pipeline.exec_async(&mut fleet.connection).await {
-            return Err(failure(fleet, job, &error, asked, before, sent).into());
-        }
-        asked += sent;
+        let replies: Vec<redis::Value> = fleet.query(&pipeline).await.map_err(|error| {
+            let (asked, sent) = (entries.len(), pipeline.len() - before);
+            Unsent { error, asked, before, sent }
+        })?;
+        let ids = replies.into_iter().skip(before).map(redis::from_redis_value::<String>);
+        entries.extend(chunk.iter().zip(ids).filter_map(|((host, _), id)| Some(((*host).clone(), id.ok()?))));
         before = 0;
         pipeline.clear();
+    }
+    job.entries.borrow_mut().extend(entries);
+    Ok(())
+}
+
+/// A job of which not all went out: `asked` hosts surely got it before the part of `sent` commands,
+/// behind `before` others, that failed.
+pub struct Unsent {
+    /// What Redis said.
+    pub error: RedisError,
+    asked: usize,
+    before: usize,
+    sent: usize,
+}
+
+impl Unsent {
+    fn explain(&self, fleet: &Fleet, job: &Job) -> Advice {
+        failure(fleet, job, &self.error, self.asked, self.before, self.sent)
     }
 }
 

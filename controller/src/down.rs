@@ -19,7 +19,8 @@ use crate::{
 };
 
 /// How long the worker may take beyond the grace of its commands.
-const WORKER_RESERVE: Duration = Duration::from_secs(5);
+/// TERM and KILL of the programs, and the last writes to Redis.
+const WORKER_RESERVE: Duration = Duration::from_secs(20);
 /// How long Redis may take to write out what it has.
 const REDIS_PATIENCE: Duration = Duration::from_secs(60);
 

@@ -6,7 +6,7 @@ use protocol::time::{Millis, read_moment, show_moment};
 use serde_json::json;
 
 use crate::{
-    answer_json,
+    answer_json, cancel,
     cli::Job as Command,
     dispatch::Job,
     exit::Exit,
@@ -19,6 +19,7 @@ use crate::{
     style,
     summary::{Summary, standing},
     table::{Cell, Table},
+    tail::Tail,
     verdict::Answer,
     watch,
 };
@@ -33,15 +34,48 @@ pub async fn run(command: Command, fleet: &mut Fleet, printer: &Printer) -> anyh
         Command::Show { id } => {
             let job = headline::find(fleet, &id).await?;
             let mut follower = Follower::of_old(&job, printer);
+            follower.only_look();
             follower.look(fleet).await.map_err(|error| fleet.explain(&error))?;
             show(&job, &follower.answers(), fleet.clock.now(), printer)?;
         }
         Command::Wait { id } => {
             let job = headline::find(fleet, &id).await?;
-            return watch::watch(fleet, &job, Follower::of_old(&job, printer), printer).await;
+            return watch::watch(fleet, &job, Follower::of_old(&job, printer), printer, false).await;
+        }
+        Command::Logs { id, follow } => {
+            let job = headline::find(fleet, &id).await?;
+            let follower = Follower::of_old(&job, printer);
+            if follow {
+                return watch::watch(fleet, &job, follower, printer, true).await;
+            }
+            logs(&job, follower, fleet, printer).await?;
+        }
+        Command::Cancel { id, hosts } => {
+            let job = headline::find(fleet, &id).await?;
+            return cancel::cancel(fleet, &job, &hosts, printer).await;
         }
     }
     Ok(Exit::Success)
+}
+
+/// What is there of the job's output.
+async fn logs(job: &Job, mut follower: Follower<'_>, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+    let mut tail = Tail::new(job, printer);
+    follower.keep_output();
+    follower.only_look();
+    let read = async {
+        follower.look(fleet).await?;
+        follower.catch_up(fleet).await
+    };
+    read.await.map_err(|error| fleet.explain(&error))?;
+    follower.take_output().iter().try_for_each(|piece| tail.piece(piece))?;
+    let answers = follower.answers();
+    for answer in &answers {
+        tail.end(&answer.host, answer.outcome.as_ref())?;
+    }
+    let summary = Summary::of(&job.manifest, &answers, fleet.clock.now());
+    printer.note(&summary.of_answers(&answers));
+    Ok(())
 }
 
 fn list(jobs: &[Headline], now: Millis, printer: &Printer) -> anyhow::Result<()> {

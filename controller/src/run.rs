@@ -29,7 +29,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
         operator: settings.operator.clone(),
         trace: settings.trace.clone(),
     };
-    let job = dispatch::dispatch(fleet, request).await?;
+    let job = dispatch::dispatch(fleet, request, printer).await?;
     let now = fleet.clock.now();
     let absent = select::absent(&hosts, now);
     absence::tell(&absent, job.manifest.start_by_ms, now, printer);
@@ -44,5 +44,5 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
     }
     let mut follower = Follower::of_new(&job, printer);
     follower.told_absent(&absent);
-    watch::watch(fleet, &job, follower, printer).await
+    watch::watch(fleet, &job, follower, printer, options.follow).await
 }

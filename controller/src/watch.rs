@@ -10,39 +10,58 @@ use crate::{
     follow::Follower,
     printer::Printer,
     report::Report,
+    settings::Format,
+    tail::Tail,
 };
 
 /// Reports answers as they come, and at the end the whole. The question has been asked: whatever happens
-/// now, the exit code is by the answers.
+/// now, the exit code is by the answers. `live`: output is printed as it comes.
 pub async fn watch(
     fleet: &mut Fleet,
     job: &Job,
     mut follower: Follower<'_>,
     printer: &Printer,
+    live: bool,
 ) -> anyhow::Result<Exit> {
+    let mut tail = (live && printer.format() == Format::Table).then(|| Tail::new(job, printer));
+    if tail.is_some() {
+        follower.keep_output();
+    }
     let report = Report::new(job, printer);
     let mut interrupt = pin!(tokio::signal::ctrl_c());
     let mut detached = false;
-    printer.start_progress(job.targets.len());
+    // A bar and output that comes line by line would be in each other's way.
+    if tail.is_none() {
+        printer.start_progress(job.targets.len());
+    }
     while !follower.is_done() && !detached {
         let news = tokio::select! {
             // Where the signal cannot be caught, it ends the process as it always did.
             Ok(()) = &mut interrupt => {
                 printer.leave_line();
                 detached = true;
-                Ok(Vec::new())
+                Ok(())
             }
             news = follower.next(fleet) => news,
         };
-        let news = match news {
-            Ok(news) => news,
-            Err(error) => {
-                printer.error(&resume(&error, job).into());
-                break;
+        if let Err(error) = news {
+            printer.error(&resume(&error, job).into());
+            break;
+        }
+        let mut news = follower.take_finished();
+        if let Some(tail) = &mut tail {
+            if !news.is_empty() {
+                // The end may be known before all of the output has been read. What fails here is in the result.
+                let _ = follower.catch_up(fleet).await;
+                news.extend(follower.take_finished());
             }
-        };
+            follower.take_output().iter().try_for_each(|piece| tail.piece(piece))?;
+        }
         for answer in news.iter().filter_map(|host| follower.answer(host)) {
-            report.arrived(answer)?;
+            match &mut tail {
+                Some(tail) => tail.end(&answer.host, answer.outcome.as_ref())?,
+                None => report.arrived(answer)?,
+            }
         }
         printer.progress(follower.done());
     }

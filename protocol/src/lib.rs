@@ -16,6 +16,7 @@ pub mod keys;
 pub mod limits;
 pub mod name;
 pub mod outcome;
+pub mod scripts;
 pub mod status;
 pub mod targets;
 pub mod time;

@@ -63,6 +63,10 @@ limits! {
     JOBS: usize = 10_000;
     /// Hosts in the index of hosts.
     HOSTS: usize = 100_000;
+    /// Bytes of a command's live output, per stream; what comes later is in the result only.
+    LIVE_BYTES: usize = 256 * 1024;
+    /// Commands that a worker holds while they wait for their lane or exclusion key.
+    WAITING: usize = 100;
     /// Entries in a host's control stream.
     CONTROL_ENTRIES: usize = 10_000;
     /// How long an offline host's inbox keeps a command, unless `--start-by` says otherwise.

@@ -15,7 +15,10 @@ use std::{collections::HashMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::time::{self, Millis};
+use crate::{
+    limits,
+    time::{self, Millis},
+};
 
 /// A command's state on one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -105,6 +108,31 @@ pub struct Captured {
     pub written_bytes: u64,
     /// How many of these were cut.
     pub cut_bytes: u64,
+}
+
+impl Captured {
+    /// What is kept of the stream behind its first `offset` bytes, with the line about the cut where it
+    /// falls into that.
+    pub fn after(&self, offset: u64) -> Vec<u8> {
+        let position = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(self.kept.len());
+        // Of a cut stream the head is half of the limit, and the tail is what was written last.
+        let head = (limits::OUTPUT_BYTES / 2) as u64;
+        let tail = (limits::OUTPUT_BYTES - limits::OUTPUT_BYTES / 2) as u64;
+        if self.cut_bytes == 0 || offset < head {
+            return self.kept[position(offset)..].to_vec();
+        }
+        let tail_begins = self.written_bytes.saturating_sub(tail);
+        let tail = &self.kept[self.kept.len() - position(tail)..];
+        match tail_begins.checked_sub(offset).filter(|missing| *missing > 0) {
+            Some(missing) => [cut_line(missing).as_bytes(), tail].concat(),
+            None => tail[position(offset - tail_begins).min(tail.len())..].to_vec(),
+        }
+    }
+}
+
+/// The line that stands for bytes that were cut.
+pub fn cut_line(bytes: u64) -> String {
+    format!("\n[... {bytes} bytes cut ...]\n")
 }
 
 /// How a command ended.
@@ -211,6 +239,23 @@ mod tests {
         let fields = outcome.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         assert_eq!(Outcome::from_fields(&fields), Some(outcome));
         assert_eq!(Outcome::from_fields(&HashMap::new()), None);
+    }
+
+    #[test]
+    fn the_rest_of_a_cut_stream_begins_where_the_reader_stands() {
+        const HALF: usize = limits::OUTPUT_BYTES / 2;
+        let (head, tail) = (vec![b'h'; HALF], [vec![b'a'], vec![b't'; HALF - 1]].concat());
+        let kept = [head.as_slice(), cut_line(1000).as_bytes(), &tail].concat();
+        let captured = Captured { kept, written_bytes: 2 * HALF as u64 + 1000, cut_bytes: 1000 };
+        assert_eq!(captured.after(0), captured.kept);
+        assert_eq!(captured.after(HALF as u64 - 1)[..2], *b"h\n");
+        assert_eq!(captured.after(HALF as u64 + 400), [cut_line(600).as_bytes(), &tail].concat());
+        assert_eq!(captured.after(HALF as u64 + 1000), tail);
+        assert_eq!(captured.after(HALF as u64 + 1001), tail[1..]);
+        assert_eq!(captured.after(captured.written_bytes + 5), b"");
+        let whole = Captured { kept: b"abc".to_vec(), written_bytes: 3, cut_bytes: 0 };
+        assert_eq!(whole.after(1), b"bc");
+        assert_eq!(whole.after(9), b"");
     }
 
     #[test]

@@ -2,20 +2,32 @@
 
 use std::{env, path::PathBuf};
 
-/// The path of `ctl` or `worker`: in `REDFLEET_BIN_DIR` where that is set, else beside the running
-/// test, in `target/<profile>`.
+/// The path of `ctl` or `worker`: in `REDFLEET_BIN_DIR` where that is set, else where cargo put it, in
+/// `target/<profile>`.
 ///
 /// # Panics
 /// Where it has not been built.
 pub fn binary(name: &str) -> PathBuf {
-    let directory = env::var_os("REDFLEET_BIN_DIR").map(PathBuf::from).or_else(|| {
-        // target/debug/deps/up-0123456789abcdef
-        let test = env::current_exe().ok()?;
-        Some(test.parent()?.parent()?.to_owned())
-    });
-    let path = directory.expect("a test knows its own path").join(name);
-    assert!(path.is_file(), "{} is missing: run `cargo build --workspace` first", path.display());
-    path
+    let given = env::var_os("REDFLEET_BIN_DIR").map(|directory| PathBuf::from(directory).join(name));
+    let path = given.or_else(|| beside(name));
+    let path = path.filter(|path| path.is_file());
+    path.unwrap_or_else(|| panic!("{name} is missing: run `cargo build --workspace` first"))
+}
+
+/// The worker with its kill points and planted bugs, which is built beside the ordinary one.
+///
+/// # Panics
+/// Where it has not been built.
+pub fn chaos_worker() -> PathBuf {
+    let path = beside("chaos/debug/worker");
+    path.unwrap_or_else(|| panic!("the worker with its feature `chaos` is missing: `make chaos` builds it"))
+}
+
+/// A file in a directory above the running program: `target/debug/deps/up-0123456789abcdef` or
+/// `target/debug/chaos`.
+fn beside(name: &str) -> Option<PathBuf> {
+    let program = env::current_exe().ok()?;
+    program.ancestors().skip(1).take(3).map(|directory| directory.join(name)).find(|path| path.is_file())
 }
 
 /// The path of `ctl` or `worker` as it is released.

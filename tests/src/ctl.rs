@@ -76,6 +76,22 @@ impl Ctl {
         self.spawn(arguments).wait()
     }
 
+    /// Asks `host` to run a line of shell, does not wait, and returns the job's id.
+    #[track_caller]
+    pub fn ask(&self, host: &str, script: &str) -> String {
+        let output = self.run(["run", "--host", host, "--detach", "exec", "--", "sh", "-c", script]).expect(0);
+        output.stdout.trim().to_owned()
+    }
+
+    /// How each host of a job stands, as `ctl job show` says.
+    #[track_caller]
+    pub fn standing(&self, job: &str) -> Vec<(String, String)> {
+        let shown = self.run(["job", "show", job, "-o", "json"]).expect(0).json();
+        let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+        let hosts = shown["hosts"].as_array().expect("a list");
+        hosts.iter().map(|host| (text(&host["host"]), text(&host["state"]))).collect()
+    }
+
     /// Starts it.
     pub fn spawn<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Running {
         let mut child = self.command(arguments).spawn().expect("ctl starts");

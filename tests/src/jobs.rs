@@ -58,7 +58,11 @@ impl Raw {
 
     /// How many entries of the host's inbox are delivered and not acknowledged.
     pub fn pending(&mut self, host: &str) -> u64 {
-        let summary: Vec<redis::Value> = self.ask(&["XPENDING", &inbox(host), GROUP]);
+        self.pending_in(&inbox(host))
+    }
+
+    fn pending_in(&mut self, key: &str) -> u64 {
+        let summary: Vec<redis::Value> = self.ask(&["XPENDING", key, GROUP]);
         redis::from_redis_value(summary[0].clone()).expect("a number")
     }
 
@@ -71,6 +75,15 @@ impl Raw {
     #[track_caller]
     pub fn wait_settled(&mut self, host: &str) {
         eventually("an empty inbox", || (self.queued(host) == 0 && self.pending(host) == 0).then_some(()));
+    }
+
+    /// Waits until nothing is left in the host's control stream: all of it was read, acknowledged and deleted.
+    #[track_caller]
+    pub fn wait_control_settled(&mut self, host: &str) {
+        let key = Keys::new(None).control(&host.parse().expect("a valid host name"));
+        eventually("an empty control stream", || {
+            (self.ask::<u64>(&["XLEN", &key]) == 0 && self.pending_in(&key) == 0).then_some(())
+        });
     }
 
     /// Waits until a worker blocks in a read: it will be told of what comes.

@@ -15,6 +15,7 @@
 #![expect(clippy::missing_panics_doc, reason = "all of it panics, where a test should fail")]
 
 mod binaries;
+pub mod chaos;
 mod ctl;
 pub mod hostile;
 mod jobs;
@@ -28,7 +29,7 @@ mod stack;
 mod wait;
 mod worker;
 
-pub use binaries::{binary, released, released_static};
+pub use binaries::{binary, chaos_worker, released, released_static};
 pub use ctl::{Ctl, Output, Running};
 pub use log::Log;
 pub use network::Network;

@@ -30,6 +30,7 @@ pub struct WorkerOptions {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     program: Option<PathBuf>,
+    through: Vec<String>,
     directory: Arc<TempDir>,
 }
 
@@ -90,6 +91,13 @@ impl WorkerOptions {
         self
     }
 
+    /// Starts it through another program, which becomes the worker in the end.
+    #[must_use]
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through = words.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// Its directory, which holds its configuration and its state.
     pub fn directory(&self) -> PathBuf {
         self.directory.path().to_owned()
@@ -107,8 +115,10 @@ impl WorkerOptions {
             self.config
         );
         fs::write(&file, keys).expect("a configuration file");
-        let mut command = Command::new(self.program.clone().unwrap_or_else(|| binary("worker")));
-        command.arg("--config").arg(file).args(&self.arguments);
+        let program = self.program.clone().unwrap_or_else(|| binary("worker"));
+        let mut words = self.through.iter().map(PathBuf::from).chain([program]);
+        let mut command = Command::new(words.next().expect("at least the worker itself"));
+        command.args(words).arg("--config").arg(file).args(&self.arguments);
         for (name, _) in environment::ALL {
             command.env_remove(name);
         }
@@ -132,6 +142,7 @@ impl Worker {
             environment: Vec::new(),
             arguments: Vec::new(),
             program: None,
+            through: Vec::new(),
             directory: Arc::new(tempfile::tempdir().expect("a temporary directory")),
         }
     }
@@ -178,6 +189,16 @@ impl Worker {
     /// Its log so far.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("one's own child can be waited for").is_some()
+    }
+
+    /// All that it wrote, once it has ended.
+    pub fn wait_log_closed(&self) -> String {
+        self.log.wait_closed()
     }
 
     /// Kills it, and nothing else: what it runs lives on, as after a real crash.

@@ -148,7 +148,7 @@ fn a_command_whose_start_by_passed_while_the_worker_was_down_never_starts() {
         let outcome = raw.outcome("web1", manifest);
         assert_eq!((outcome.state, outcome.started_at_ms), (State::Expired, None));
         let reason = outcome.reason.expect("a reason");
-        assert!(reason.starts_with("read ") && reason.ends_with(" after its start-by"), "{reason}");
+        assert!(reason.starts_with("its turn came ") && reason.ends_with(" after its start-by"), "{reason}");
         assert_eq!(raw.states(manifest), [State::Expired]);
     }
     raw.wait_settled("web1");

@@ -99,7 +99,8 @@ fn what_a_program_leaves_behind_is_ended() {
         assert_eq!((outcome.state, outcome.exit_code), (State::Succeeded, Some(0)));
         assert_eq!(outcome.reason.as_deref(), Some("ended processes that it left behind"));
         assert_eq!(printed(&outcome), "begun\n");
-        assert!(!is_alive(pid.read()));
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.read()));
+        assert!(!is_alive(pid.read()), "{script}: {outcome:?} {stat:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use tests::{Evidence, Gate, Raw, Redis, Worker, eventually};
 
 fn fleet(slots: usize) -> (Redis, Worker, Raw) {
     let redis = Redis::start();
-    let worker = Worker::on(&redis).config(&format!("slots = {slots}")).allow_exec().start();
+    let worker = Worker::on(&redis).config(&format!("slots = {slots}\nreserved = 0")).allow_exec().start();
     let raw = Raw::on(&redis);
     (redis, worker, raw)
 }

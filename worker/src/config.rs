@@ -56,6 +56,7 @@ struct File {
     namespace: Option<Namespace>,
     state_dir: Option<PathBuf>,
     slots: Option<usize>,
+    reserved: Option<usize>,
     sample_interval: Option<Interval>,
     grace: Option<Interval>,
     labels: BTreeMap<String, String>,
@@ -117,6 +118,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Commands that may run at once.
     pub slots: usize,
+    /// Of these, how many are for repeatable actions only, so that a busy host still answers.
+    pub reserved: usize,
     /// How often the metrics are sampled.
     pub sample_interval: Duration,
     /// How long running commands may go on after SIGTERM.
@@ -168,6 +171,7 @@ impl Config {
         if !(1..=MAX_SLOTS).contains(&slots) {
             return Err(ConfigError::Value(format!("slots must be from 1 to {MAX_SLOTS}, not {slots}")));
         }
+        let reserved = file.reserved.unwrap_or(1).min(slots - 1);
         let sample_interval = file.sample_interval.map_or(Duration::from_secs(10), |Interval(interval)| interval);
         if sample_interval < Duration::from_secs(1) {
             return Err(ConfigError::Value("sample_interval must be at least 1s".into()));
@@ -185,6 +189,7 @@ impl Config {
             namespace: options.namespace.or(file.namespace),
             state_dir: file.state_dir.unwrap_or_else(default_state_dir),
             slots,
+            reserved,
             sample_interval,
             grace: file.grace.map_or(Duration::from_secs(30), |Interval(grace)| grace),
             labels: file.labels,
@@ -205,6 +210,7 @@ impl Config {
             ("namespace", self.namespace.as_ref().map_or("none".into(), ToString::to_string)),
             ("state_dir", self.state_dir.display().to_string()),
             ("slots", self.slots.to_string()),
+            ("reserved", self.reserved.to_string()),
             ("sample_interval", time::show_duration(self.sample_interval)),
             ("grace", time::show_duration(self.grace)),
             ("labels", list(&labels)),

@@ -16,9 +16,10 @@ use protocol::{
     name::JobId,
     outcome::{Outcome, State},
     status::Status,
+    time::Millis,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
     time::sleep,
 };
@@ -27,24 +28,46 @@ use tracing::{Instrument, Span, info_span};
 
 use crate::{
     Config, Identity,
-    actions::{Action, Catalogue, Invocation},
-    executor::{self, Finished, Stop},
+    actions::{Action, Catalogue},
+    executor::{self, Finished, Stop, Task},
+    fault::{self, Bug, Point},
+    journal::{self, Found, Journal, Unpublished},
     log::{self, excerpt},
     metrics::{Collector, Group},
+    process,
     publisher::{Notice, Publisher, Write, plain},
     reader::{Batch, Command, Reader},
+    schedule::{Claim, Schedule},
 };
-
-/// A command that ends sooner is not announced as running: nobody could have seen it, and the
-/// announcement would cost Redis as much as the answer.
-const ANNOUNCE_AFTER: Duration = Duration::from_millis(20);
 
 /// How often facts and labels are said again, which also renews their time to live.
 const FACTS_EVERY: Duration = Duration::from_secs(600);
 
+/// How often the journal forgets what is too old.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// How long the first look into the journal may take before the work begins without it.
+const RECOVER_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether another worker of this host has ended.
+const LOCK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Answers that may wait for Redis before nothing more is taken.
+const MOST_UNSETTLED: usize = 64;
+
+/// How far a controller's idea of the time may be ahead.
+const FUTURE_MARGIN: Duration = Duration::from_secs(3600);
+
+/// How long a cancelled job is remembered: longer than any of its commands may wait.
+const CANCELLED_FOR: Duration = limits::START_BY_MAX.saturating_add(PRUNE_EVERY);
+
+/// How many cancelled jobs are remembered beside the journal.
+const CANCELLED_MOST: usize = 100_000;
+
 /// How long the last outcomes may take to reach Redis when the worker stops.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Dispatcher {
     config: Config,
     identity: Arc<Identity>,
@@ -53,21 +76,54 @@ pub(crate) struct Dispatcher {
     clock: FleetClock,
     started_at_ms: u64,
     /// Entries taken and not settled yet, with their jobs (none for entries without content).
-    in_hand: HashMap<String, Option<JobId>>,
+    in_hand: HashMap<String, InHand>,
     /// Entries settled since the reader began its current read, whose reply may still list them as pending.
     settled: HashSet<String>,
+    /// Their jobs: for a copy read meanwhile it was asked too early whether there is an answer.
+    settled_jobs: HashSet<JobId>,
+    schedule: Schedule<Accepted>,
     running: HashMap<JobId, Running>,
+    /// Jobs that must not start any more.
+    cancelled: HashMap<JobId, Millis>,
+    journal: Journal,
     executors: JoinSet<(JobId, Finished)>,
     sampling: JoinSet<()>,
     writes: mpsc::UnboundedSender<Write>,
     /// The reader waits on the control stream alone and must be woken when a slot is free.
     starved: bool,
     last_read: Instant,
+    /// Nothing more is started.
+    stopping: bool,
+    /// Whether it is known what an earlier process left.
+    recovered: bool,
+    /// Whether the clock is Redis'.
+    knows_time: bool,
+    /// Where recoveries are told.
+    recoveries: mpsc::UnboundedSender<Result<Found, String>>,
     dropped: BTreeMap<&'static str, u64>,
+}
+
+/// An entry on its way to being settled.
+struct InHand {
+    job: Option<JobId>,
+    /// Whether the journal must hear that its outcome is published.
+    journaled: bool,
+}
+
+/// A command that has been found good and waits for its turn.
+struct Accepted {
+    entry: String,
+    action: Arc<dyn Action>,
+    manifest: Manifest,
+    inherited: bool,
+    published: Option<State>,
+    announced: bool,
+    span: Span,
 }
 
 struct Running {
     entry: String,
+    claim: Claim,
     retention: Duration,
     stop: watch::Sender<Option<Stop>>,
     span: Span,
@@ -78,7 +134,13 @@ impl Dispatcher {
         let collector = Arc::new(Collector::new());
         let catalogue = Catalogue::new(&collector, &config.allow);
         let (writes, _) = mpsc::unbounded_channel();
+        // A colon stands in no name, so no two fleets share a journal.
+        let fleet = config.namespace.as_ref().map(|namespace| format!("{namespace}:")).unwrap_or_default();
+        let journal = Journal::open(config.state_dir.join(format!("{fleet}{}.journal", config.host)));
         Self {
+            schedule: Schedule::new(config.slots, config.reserved),
+            cancelled: HashMap::new(),
+            journal,
             config,
             identity,
             collector,
@@ -87,12 +149,17 @@ impl Dispatcher {
             started_at_ms: 0,
             in_hand: HashMap::new(),
             settled: HashSet::new(),
+            settled_jobs: HashSet::new(),
             running: HashMap::new(),
             executors: JoinSet::new(),
             sampling: JoinSet::new(),
             writes,
             starved: false,
             last_read: Instant::now(),
+            stopping: false,
+            recovered: false,
+            knows_time: false,
+            recoveries: mpsc::unbounded_channel().0,
             dropped: EntryError::REASONS
                 .into_iter()
                 .chain(["not_for_this_host", "duplicate"])
@@ -111,19 +178,29 @@ impl Dispatcher {
         let reader = Reader::new(Arc::clone(&self.identity), self.config.redis.clone(), batch_sender);
         let publisher =
             Publisher::new(Arc::clone(&self.identity), self.config.redis.clone(), write_receiver, notice_sender);
-        let reader = tokio::spawn(reader.run());
+        let (recovery_sender, mut recoveries) = mpsc::unbounded_channel();
+        self.recoveries = recovery_sender;
         let publisher = tokio::spawn(publisher.run());
+        tokio::select! {
+            () = self.first_recovery(&mut recoveries) => {}
+            () = shutdown.cancelled() => return tracing::info!("stopped"),
+        }
+        let reader = tokio::spawn(reader.run());
 
         let mut heartbeat = Box::pin(sleep(Duration::ZERO));
         let mut sample = Box::pin(sleep(Duration::ZERO));
         let mut facts = Box::pin(sleep(FACTS_EVERY));
+        let mut prune = Box::pin(sleep(PRUNE_EVERY));
         loop {
             tokio::select! {
                 Some(batch) = batches.recv() => self.take(batch),
                 Some(done) = self.executors.join_next() => self.finished(done),
                 Some(_) = self.sampling.join_next() => {}
                 Some(notice) = notices.recv() => self.hear(notice),
+                Some(Ok(found)) = recoveries.recv() => self.resume(found),
                 () = &mut heartbeat => {
+                    self.try_journal();
+                    self.expire_waiting();
                     self.say_status(false);
                     heartbeat = Box::pin(sleep(jittered(limits::HEARTBEAT)));
                 }
@@ -134,6 +211,10 @@ impl Dispatcher {
                 () = &mut facts => {
                     self.say_facts();
                     facts = Box::pin(sleep(jittered(FACTS_EVERY)));
+                }
+                () = &mut prune => {
+                    self.prune();
+                    prune = Box::pin(sleep(PRUNE_EVERY));
                 }
                 () = shutdown.cancelled() => break,
             }
@@ -151,8 +232,72 @@ impl Dispatcher {
         tracing::info!("stopped");
     }
 
+    /// Learns what an earlier process left, before anything is read. Another worker of this host is waited
+    /// for, as both would answer the same commands; without a usable journal the work begins all the same.
+    async fn first_recovery(&mut self, recoveries: &mut mpsc::UnboundedReceiver<Result<Found, String>>) {
+        loop {
+            self.recover();
+            match tokio::time::timeout(RECOVER_WITHIN, recoveries.recv()).await {
+                Ok(Some(Ok(found))) => return self.resume(found),
+                Ok(Some(Err(reason))) if journal::is_locked(&reason) => sleep(LOCK_AGAIN).await,
+                _ => return,
+            }
+        }
+    }
+
+    /// Asks the journal what an earlier process left, and ends what that left running.
+    fn recover(&self) {
+        let (journal, recoveries) = (self.journal.clone(), self.recoveries.clone());
+        let (identity, now) = (Arc::clone(&self.identity), self.clock.now());
+        tokio::spawn(async move {
+            let found = journal.reconcile(now).await;
+            let unpublished = found.iter().flat_map(|found| &found.unpublished);
+            let died: Vec<JobId> = unpublished.filter(|one| one.was_running).map(|one| one.job).collect();
+            process::end_leftovers(&died, &identity.host).await;
+            let _ = recoveries.send(found);
+        });
+    }
+
+    /// Publishes what an earlier process finished or left in the middle.
+    fn resume(&mut self, found: Found) {
+        if std::mem::replace(&mut self.recovered, true) {
+            return;
+        }
+        self.cancelled.extend(found.cancelled);
+        for Unpublished { job, entry, retention, outcome, was_running } in found.unpublished {
+            if was_running {
+                tracing::warn!(%job, host = %self.identity.host, "interrupted: the worker died while it ran");
+                let (journal, entry, outcome) = (self.journal.clone(), entry.clone(), outcome.clone());
+                tokio::spawn(async move { journal.finish(job, entry, retention, outcome).await });
+            }
+            self.in_hand.insert(entry.clone(), InHand { job: Some(job), journaled: true });
+            self.write(Write::Outcome { entry, job, outcome, metrics: Vec::new(), retention });
+        }
+    }
+
+    /// Sees whether a journal in trouble can be used again.
+    fn try_journal(&self) {
+        if !self.recovered {
+            self.recover();
+        } else if self.journal.trouble().is_some() {
+            self.journal.probe();
+        }
+    }
+
+    fn prune(&mut self) {
+        // By a clock that is merely local, everything might look old.
+        if !self.knows_time {
+            return;
+        }
+        let now = self.clock.now();
+        self.cancelled.retain(|_, at| at.saturating_add(millis(CANCELLED_FOR)) > now);
+        self.journal.prune(now);
+    }
+
     /// Lets running commands end by themselves, then ends them.
     async fn drain(&mut self) {
+        // What waits stays pending in Redis; it is read again at the next start.
+        self.stopping = true;
         if !self.executors.is_empty() {
             tracing::info!(running = self.running.len(), "waiting up to {:?} for running commands", self.config.grace);
         }
@@ -181,6 +326,7 @@ impl Dispatcher {
         self.last_read = Instant::now();
         if let Some(clock) = batch.clock {
             self.clock = clock;
+            self.knows_time = true;
         }
         if batch.gap {
             tracing::warn!(
@@ -190,38 +336,78 @@ impl Dispatcher {
             self.say_status(false);
             self.sample();
         }
-        let entries: Vec<String> = batch.control.iter().map(|(entry, _)| entry.clone()).collect();
-        for (_, control) in &batch.control {
-            self.control(control.as_ref());
-        }
-        if !entries.is_empty() {
-            self.write(Write::Control { entries });
+        for (entry, control) in batch.control {
+            self.control(entry, control.as_ref());
         }
         for command in batch.commands {
+            fault::point(Point::Taken);
             self.accept(command, batch.inherited);
         }
-        self.answer(batch.taken);
-    }
-
-    fn answer(&mut self, taken: Option<oneshot::Sender<usize>>) {
-        let free = self.config.slots.saturating_sub(self.running.len());
-        self.starved = free == 0;
+        self.start_what_may();
+        self.announce_waiting();
+        let room = self.room();
+        self.starved = room == 0;
         // The reader's next read begins now.
         self.settled.clear();
+        self.settled_jobs.clear();
         // The reader has gone only when the worker is stopping.
-        let _ = taken.map(|taken| taken.send(free));
+        let _ = batch.taken.map(|taken| taken.send(room));
     }
 
-    fn control(&mut self, control: Option<&Control>) {
+    fn control(&mut self, entry: String, control: Option<&Control>) {
         match control {
             Some(Control::Wake) => {}
-            Some(Control::Cancel(job)) => {
-                if let Some(running) = self.running.get(job) {
-                    running.stop.send_replace(Some(Stop::Cancelled));
-                }
-            }
+            Some(Control::Cancel(job)) => return self.cancel(entry, *job),
             None => self.count("malformed"),
         }
+        self.write(Write::Control { entries: vec![entry] });
+    }
+
+    /// How many more commands may be taken. Answers that Redis does not take must not pile up here.
+    fn room(&self) -> usize {
+        let unsettled = self.in_hand.len().saturating_sub(self.running.len() + self.schedule.waits());
+        if unsettled < MOST_UNSETTLED { self.schedule.room() } else { 0 }
+    }
+
+    /// Wakes a reader that waits for room.
+    fn wake_reader(&mut self) {
+        if self.starved && self.room() > 0 {
+            self.starved = false;
+            self.write(Write::Wake);
+        }
+    }
+
+    /// Ends the job's command, or sees to it that it never starts. The order is acknowledged once it
+    /// is on disk; until then it stays pending and is read again.
+    fn cancel(&mut self, entry: String, job: JobId) {
+        let now = self.clock.now();
+        let recorded = self.journal.cancel(job, now);
+        if let Some(running) = self.running.get(&job) {
+            running.span.in_scope(|| tracing::info!("is being cancelled"));
+            running.stop.send_replace(Some(Stop::Cancelled));
+        } else if self.cancelled.len() < CANCELLED_MOST {
+            self.cancelled.insert(job, now);
+        }
+        if let Some((claim, waiting)) = self.schedule.take(|waiting| waiting.manifest.job == job) {
+            self.start_or_refuse(claim, waiting);
+        }
+        self.wake_reader();
+        let writes = self.writes.clone();
+        tokio::spawn(async move {
+            if recorded.await.is_none() {
+                return tracing::warn!(%job, "the order to cancel cannot be recorded; it is tried again");
+            }
+            let _ = writes.send(Write::Control { entries: vec![entry] });
+        });
+    }
+
+    /// Ends the waiting for those whose start-by has passed.
+    fn expire_waiting(&mut self) {
+        let now = self.clock.now();
+        while let Some((claim, waiting)) = self.schedule.take(|waiting| now > waiting.manifest.start_by_ms) {
+            self.start_or_refuse(claim, waiting);
+        }
+        self.wake_reader();
     }
 
     fn accept(&mut self, command: Command, inherited: bool) {
@@ -244,33 +430,43 @@ impl Dispatcher {
         if !envelope.is_for(&manifest, &self.identity.host) {
             tracing::warn!("dropped a command that is not meant for this host");
             self.count("not_for_this_host");
-            return self.discard(entry, Some(job));
+            // The job itself may be meant for this host all the same, by another entry.
+            return self.discard(entry, None);
         }
-        if self.running.contains_key(&job) || self.in_hand.values().any(|taken| *taken == Some(job)) {
+        let known = self.settled_jobs.contains(&job) || self.in_hand.values().any(|taken| taken.job == Some(job));
+        if known && !fault::planted(Bug::NoDedup) {
             tracing::warn!("dropped a second entry of the same job");
             self.count("duplicate");
             return self.discard(entry, None);
         }
-        if published.is_some_and(State::is_terminal) {
-            tracing::info!("was answered before the worker restarted");
+        if published.is_some_and(State::is_terminal) && !fault::planted(Bug::NoDedup) {
+            tracing::info!("has been answered already");
             return self.discard(entry, Some(job));
         }
-        self.in_hand.insert(entry.clone(), Some(job));
-        match self.examine(&manifest, inherited) {
-            Ok((action, manifest)) => self.start(entry, action, manifest, span.clone()),
-            Err((state, reason)) => {
-                let reason = excerpt(&reason, log::SENTENCE);
-                tracing::warn!("{state}: {reason}");
-                let outcome = Outcome::bare(state, Some(reason), self.clock.now());
-                self.publish(entry, job, outcome, Vec::new(), retention(&manifest));
+        self.in_hand.insert(entry.clone(), InHand { job: Some(job), journaled: false });
+        match self.examine(&manifest) {
+            Ok((action, manifest)) => {
+                let repeatable = action.spec().repeat == Repeat::Repeatable;
+                let claim = Claim { repeatable, exclusion: action.exclusion(&manifest.arguments) };
+                let span = span.clone();
+                let accepted = Accepted { entry, action, manifest, inherited, published, announced: false, span };
+                self.schedule.push(claim, accepted);
             }
+            Err((state, reason)) => self.refuse(entry, &manifest, state, &reason),
         }
     }
 
+    /// Ends a command that never starts.
+    fn refuse(&mut self, entry: String, manifest: &Manifest, state: State, reason: &str) {
+        let reason = excerpt(reason, log::SENTENCE);
+        tracing::warn!("{state}: {reason}");
+        let outcome = Outcome::bare(state, Some(reason), self.clock.now());
+        self.publish(entry, manifest.job, Box::new(outcome), retention(manifest));
+    }
+
     /// Whether the command may start now: its action, and the manifest with its arguments completed.
-    fn examine(&self, manifest: &Manifest, inherited: bool) -> Result<(Arc<dyn Action>, Manifest), (State, String)> {
+    fn examine(&self, manifest: &Manifest) -> Result<(Arc<dyn Action>, Manifest), (State, String)> {
         let rejected = |reason: String| (State::Rejected, reason);
-        let now = self.clock.now();
         let horizon = manifest.start_by_ms.saturating_sub(manifest.issued_at_ms);
         if horizon > millis(limits::START_BY_MAX) {
             return Err(rejected(format!(
@@ -278,94 +474,123 @@ impl Dispatcher {
                 protocol::time::show_duration(limits::START_BY_MAX)
             )));
         }
+        if manifest.start_by_ms.saturating_sub(self.clock.now()) > millis(limits::START_BY_MAX + FUTURE_MARGIN) {
+            return Err(rejected("its start-by is too far in the future".into()));
+        }
         let action = self.catalogue.find(&manifest.action).map_err(|refusal| rejected(refusal.to_string()))?;
-        if inherited && action.spec().repeat == Repeat::Once {
-            return Err((
-                State::Interrupted,
-                "the worker stopped before it answered; how far it came is not known".into(),
-            ));
-        }
-        if now > manifest.start_by_ms {
-            let late = Duration::from_millis(now - manifest.start_by_ms);
-            return Err((State::Expired, format!("read {} after its start-by", protocol::time::show_duration(late))));
-        }
         let arguments = action.spec().check(manifest.arguments.clone()).map_err(|error| rejected(error.to_string()))?;
         Ok((Arc::clone(action), Manifest { arguments, ..manifest.clone() }))
     }
 
-    fn start(&mut self, entry: String, action: Arc<dyn Action>, manifest: Manifest, span: Span) {
-        tracing::debug!("starts");
-        let (stop, stopped, token) = executor::switch();
-        let (job, retention) = (manifest.job, retention(&manifest));
-        let invocation =
-            Invocation { job, host: self.identity.host.clone(), arguments: manifest.arguments.clone(), stop: token };
-        let announce_after = match action.spec().repeat {
-            Repeat::Repeatable => ANNOUNCE_AFTER,
-            Repeat::Once => Duration::ZERO,
-        };
-        let (writes, clock) = (self.writes.clone(), self.clock);
-        self.running.insert(job, Running { entry, retention, stop, span: span.clone() });
-        let work = async move {
-            let mut execution = Box::pin(executor::execute(action, Arc::new(manifest), invocation, clock, stopped));
-            let announcement = sleep(announce_after);
-            tokio::select! {
-                biased;
-                finished = &mut execution => return (job, finished),
-                () = announcement => {}
+    /// Starts every waiting command that has a lane.
+    fn start_what_may(&mut self) {
+        while !self.stopping
+            && let Some((claim, accepted)) = self.schedule.next()
+        {
+            self.start_or_refuse(claim, accepted);
+        }
+    }
+
+    /// Starts a command, or ends it if it may not start any more. What must not run twice is judged by
+    /// the journal, as it may have run already: its task asks.
+    fn start_or_refuse(&mut self, claim: Claim, accepted: Accepted) {
+        let verdict = if claim.repeatable { self.too_late_or_cancelled(&accepted.manifest) } else { None };
+        match verdict {
+            None => self.start(claim, accepted),
+            Some((state, reason)) => {
+                self.schedule.ended(&claim);
+                let _entered = accepted.span.clone().entered();
+                self.refuse(accepted.entry, &accepted.manifest, state, &reason);
             }
-            let _ = writes.send(Write::State { job, state: State::Running, retention });
-            (job, execution.await)
+        }
+    }
+
+    /// Says of those that have to wait that they have arrived.
+    fn announce_waiting(&mut self) {
+        for waiting in self.schedule.waiting().filter(|waiting| !waiting.announced) {
+            waiting.announced = true;
+            let (job, retention) = (waiting.manifest.job, retention(&waiting.manifest));
+            let _ = self.writes.send(Write::State { job, state: State::Delivered, retention });
+        }
+    }
+
+    fn too_late_or_cancelled(&self, manifest: &Manifest) -> Option<(State, String)> {
+        if self.cancelled.contains_key(&manifest.job) {
+            return Some((State::Cancelled, executor::BEFORE_START.into()));
+        }
+        executor::too_late(manifest, self.clock.now()).map(|reason| (State::Expired, reason))
+    }
+
+    fn start(&mut self, claim: Claim, accepted: Accepted) {
+        let Accepted { entry, action, manifest, inherited, published, span, .. } = accepted;
+        span.in_scope(|| tracing::debug!("starts"));
+        let (stop, stopped) = watch::channel(None);
+        let (job, retention) = (manifest.job, retention(&manifest));
+        if let Some(in_hand) = self.in_hand.get_mut(&entry) {
+            in_hand.journaled = !claim.repeatable;
+        }
+        self.running.insert(job, Running { entry: entry.clone(), claim, retention, stop, span: span.clone() });
+        let task = Task {
+            entry,
+            action,
+            manifest,
+            host: self.identity.host.clone(),
+            retention,
+            inherited,
+            published,
+            cancelled: self.cancelled.contains_key(&job),
+            clock: self.clock,
+            stop: stopped,
+            journal: self.journal.clone(),
+            writes: self.writes.clone(),
         };
-        self.executors.spawn(work.instrument(span));
+        self.executors.spawn(async move { (job, task.run().await) }.instrument(span));
     }
 
     fn finished(&mut self, done: Result<(JobId, Finished), tokio::task::JoinError>) {
         // Executors catch their action's panics and are never aborted.
-        let (job, Finished { mut outcome, metrics }) = done.expect("an executor always ends with an outcome");
-        outcome.reason = outcome.reason.map(|reason| excerpt(&reason, log::SENTENCE));
-        let Some(Running { entry, retention, span, .. }) = self.running.remove(&job) else { return };
+        let (job, Finished { outcome, metrics }) = done.expect("an executor always ends with an outcome");
+        let Some(Running { entry, claim, retention, span, .. }) = self.running.remove(&job) else { return };
         span.in_scope(|| {
             let took = outcome.duration_ms().unwrap_or(0);
-            match (&outcome.state, &outcome.reason) {
-                (State::Succeeded, _) => tracing::info!("{} in {took} ms", outcome.state),
-                (state, Some(reason)) => tracing::warn!("{state} after {took} ms: {reason}"),
-                (state, None) => tracing::warn!("{state} after {took} ms"),
+            match (outcome.state, outcome.reason.as_deref().unwrap_or("no reason given")) {
+                (State::Succeeded, _) => tracing::info!("succeeded in {took} ms"),
+                (state, reason) => tracing::warn!("{state} after {took} ms: {reason}"),
             }
         });
-        self.publish(entry, job, outcome, metrics, retention);
-        if std::mem::take(&mut self.starved) {
-            self.write(Write::Wake);
-        }
+        self.write(Write::Outcome { entry, job, outcome, metrics, retention });
+        self.schedule.ended(&claim);
+        self.start_what_may();
+        self.wake_reader();
     }
 
-    fn publish(
-        &mut self,
-        entry: String,
-        job: JobId,
-        outcome: Outcome,
-        metrics: Vec<(Group, crate::metrics::Figures)>,
-        retention: Duration,
-    ) {
-        self.write(Write::Outcome { entry, job, outcome: Box::new(outcome), metrics, retention });
+    fn publish(&mut self, entry: String, job: JobId, outcome: Box<Outcome>, retention: Duration) {
+        self.write(Write::Outcome { entry, job, outcome, metrics: Vec::new(), retention });
     }
 
     fn discard(&mut self, entry: String, job: Option<JobId>) {
-        self.in_hand.insert(entry.clone(), job);
+        self.in_hand.insert(entry.clone(), InHand { job, journaled: false });
         self.write(Write::Discard { entry });
     }
 
     fn hear(&mut self, notice: Notice) {
         match notice {
             Notice::Settled { entry } => {
-                self.in_hand.remove(&entry);
+                if let Some(InHand { job: Some(job), journaled }) = self.in_hand.remove(&entry) {
+                    self.settled_jobs.insert(job);
+                    if journaled {
+                        self.journal.published(job);
+                    }
+                }
                 self.settled.insert(entry);
+                self.wake_reader();
             }
             Notice::Open => {
                 self.say_facts();
                 self.say_status(false);
                 self.sample();
             }
-            Notice::Clock(clock) => self.clock = clock,
+            Notice::Clock(clock) => (self.clock, self.knows_time) = (clock, true),
         }
     }
 
@@ -386,7 +611,7 @@ impl Dispatcher {
             slots: self.config.slots as u64,
             read_age_ms: millis(self.last_read.elapsed()),
             clock_ahead_ms: self.clock.local_ahead_ms(),
-            refuses: None,
+            refuses: self.journal.trouble(),
             dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         };
         self.write(Write::Status(Box::new(status)));

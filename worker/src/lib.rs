@@ -8,7 +8,9 @@
 //!   told how many slots are free, so that it never takes more than can be started;
 //! - the [`dispatcher`] owns everything that is decided: which entries are in hand, what runs, what
 //!   was dropped, the clock and the timers;
+//! - the [`schedule`] says which command may start next;
 //! - an [`executor`] runs one command and ends with its outcome;
+//! - the [`journal`] has a thread of its own: it knows what must never start again;
 //! - the [`publisher`] owns the writing connection. Outcomes wait in it while Redis is away.
 
 pub mod actions;
@@ -16,11 +18,15 @@ pub mod cli;
 pub mod config;
 mod dispatcher;
 mod executor;
+mod fault;
+mod journal;
+pub mod live;
 pub mod log;
 pub mod metrics;
 pub mod process;
 mod publisher;
 mod reader;
+mod schedule;
 
 use std::sync::Arc;
 

@@ -9,13 +9,20 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use protocol::{limits, outcome::Captured};
+use protocol::{
+    event::Stream,
+    limits,
+    name::{HostName, JobId},
+    outcome::{Captured, cut_line},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::Command,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::live::Live;
 
 /// How long a process group may take between TERM and KILL.
 pub const KILL_AFTER: Duration = Duration::from_secs(5);
@@ -62,7 +69,7 @@ pub struct Ended {
 ///
 /// # Errors
 /// The program could not be started.
-pub async fn run(program: &Program, stop: &CancellationToken) -> std::io::Result<Ended> {
+pub async fn run(program: &Program, stop: &CancellationToken, live: &Live) -> std::io::Result<Ended> {
     let [name, arguments @ ..] = program.argv.as_slice() else {
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "no program given"));
     };
@@ -75,10 +82,13 @@ pub async fn run(program: &Program, stop: &CancellationToken) -> std::io::Result
     if let Some((user, group)) = program.user {
         command.uid(user).gid(group);
     }
+    if stop.is_cancelled() {
+        return Err(std::io::Error::other("it was told to end before it started"));
+    }
     let mut child = command.spawn()?;
     let group = Group::led_by(child.id());
-    let mut stdout = Pipe::new(child.stdout.take());
-    let mut stderr = Pipe::new(child.stderr.take());
+    let mut stdout = Pipe::new(child.stdout.take(), Stream::Stdout, live);
+    let mut stderr = Pipe::new(child.stderr.take(), Stream::Stderr, live);
     let mut status = None;
     let mut left_behind = false;
     let mut phase = Phase::Running;
@@ -116,6 +126,47 @@ pub async fn run(program: &Program, stop: &CancellationToken) -> std::io::Result
     }
     group.forget();
     Ok(Ended { status, stdout: stdout.capture.finish(), stderr: stderr.capture.finish(), left_behind })
+}
+
+/// Ends what is left of the jobs that ran when an earlier worker process died: every process that
+/// carries such a job's id in its environment. Once a job is reported as interrupted, nothing of it
+/// goes on.
+pub(crate) async fn end_leftovers(jobs: &[JobId], host: &HostName) {
+    let marks: Vec<Vec<u8>> = jobs.iter().map(|job| format!("{JOB_VARIABLE}={job}").into_bytes()).collect();
+    let host = format!("{HOST_VARIABLE}={host}").into_bytes();
+    // More than one look, because a process may fork while it is looked for.
+    for _ in 0..LOOKS {
+        let left = if marks.is_empty() { Vec::new() } else { carriers(&marks, &host) };
+        if left.is_empty() {
+            return;
+        }
+        for process in left {
+            let _ = nix::sys::signal::kill(process, Signal::SIGKILL);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Name of the environment variable that tells a program, and everything it starts, its job.
+pub(crate) const JOB_VARIABLE: &str = "REDFLEET_JOB";
+
+/// Name of the environment variable that tells a program its host.
+pub(crate) const HOST_VARIABLE: &str = "REDFLEET_HOST";
+
+/// How often leftovers are looked for before they are left alone.
+const LOOKS: usize = 50;
+
+/// The processes whose environment holds one of `marks` and names this host: several workers may share
+/// a machine.
+fn carriers(marks: &[Vec<u8>], host: &[u8]) -> Vec<Pid> {
+    let carries = |process: &std::path::Path| {
+        let environment = std::fs::read(process.join("environ")).unwrap_or_default();
+        let holds = |wanted: &[u8]| environment.split(|byte| *byte == 0).any(|variable| variable == wanted);
+        holds(host) && marks.iter().any(|mark| holds(mark))
+    };
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let found = processes.flatten().filter(|process| carries(&process.path()));
+    found.filter_map(|process| process.file_name().to_str()?.parse().ok().map(Pid::from_raw)).collect()
 }
 
 /// How far the end has come; each phase but the first lasts until its moment at most.
@@ -182,15 +233,17 @@ impl Drop for Group {
 }
 
 /// The reading end of an output stream.
-struct Pipe<R> {
+struct Pipe<'a, R> {
     source: Option<R>,
+    stream: Stream,
+    live: &'a Live,
     buffer: Box<[u8]>,
     capture: Capture,
 }
 
-impl<R: AsyncRead + Unpin> Pipe<R> {
-    fn new(source: Option<R>) -> Self {
-        Self { source, buffer: vec![0; 8192].into(), capture: Capture::new(limits::OUTPUT_BYTES) }
+impl<'a, R: AsyncRead + Unpin> Pipe<'a, R> {
+    fn new(source: Option<R>, stream: Stream, live: &'a Live) -> Self {
+        Self { source, stream, live, buffer: vec![0; 8192].into(), capture: Capture::new(limits::OUTPUT_BYTES) }
     }
 
     fn is_open(&self) -> bool {
@@ -202,7 +255,10 @@ impl<R: AsyncRead + Unpin> Pipe<R> {
         let Some(source) = &mut self.source else { return };
         match source.read(&mut self.buffer).await {
             Ok(0) | Err(_) => self.source = None,
-            Ok(count) => self.capture.push(&self.buffer[..count]),
+            Ok(count) => {
+                self.live.write(self.stream, self.capture.written, &self.buffer[..count]);
+                self.capture.push(&self.buffer[..count]);
+            }
         }
     }
 }
@@ -234,7 +290,7 @@ impl Capture {
         let cut_bytes = self.written - (self.head.len() + self.tail.len()) as u64;
         let mut kept = self.head;
         if cut_bytes > 0 {
-            kept.extend_from_slice(format!("\n[... {cut_bytes} bytes cut ...]\n").as_bytes());
+            kept.extend_from_slice(cut_line(cut_bytes).as_bytes());
         }
         kept.extend(self.tail);
         Captured { kept, written_bytes: self.written, cut_bytes }
@@ -254,7 +310,8 @@ mod tests {
 
     #[tokio::test]
     async fn output_and_exit_code_are_kept() {
-        let ended = run(&shell("echo out; echo err >&2; exit 3"), &CancellationToken::new()).await.unwrap();
+        let ended =
+            run(&shell("echo out; echo err >&2; exit 3"), &CancellationToken::new(), &Live::none()).await.unwrap();
         assert_eq!(ended.stdout.kept, b"out\n");
         assert_eq!(ended.stderr.kept, b"err\n");
         assert_eq!(ended.status.unwrap().code(), Some(3));
@@ -264,7 +321,9 @@ mod tests {
     #[tokio::test]
     async fn long_output_keeps_head_and_tail() {
         let ended =
-            run(&shell("echo first; yes | head -c 1000000; echo last"), &CancellationToken::new()).await.unwrap();
+            run(&shell("echo first; yes | head -c 1000000; echo last"), &CancellationToken::new(), &Live::none())
+                .await
+                .unwrap();
         let text = String::from_utf8(ended.stdout.kept).unwrap();
         assert_eq!(ended.stdout.written_bytes, 1_000_011);
         assert_eq!(ended.stdout.cut_bytes, 1_000_011 - limits::OUTPUT_BYTES as u64);
@@ -279,7 +338,7 @@ mod tests {
         let script = format!("echo begun; sleep 1000 & echo $! > {p}.new; mv {p}.new {p}; wait", p = pid.display());
         let stop = CancellationToken::new();
         let (program, token) = (shell(&script), stop.clone());
-        let running = tokio::spawn(async move { run(&program, &token).await });
+        let running = tokio::spawn(async move { run(&program, &token, &Live::none()).await });
         let grandchild = read_when_there(&pid).await;
         stop.cancel();
         let ended = running.await.unwrap().unwrap();
@@ -290,7 +349,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_left_behind_is_ended() {
-        let ended = run(&shell("sleep 1000 & echo $!"), &CancellationToken::new()).await.unwrap();
+        let ended = run(&shell("sleep 1000 & echo $!"), &CancellationToken::new(), &Live::none()).await.unwrap();
         assert!(ended.left_behind);
         assert!(is_gone(std::str::from_utf8(&ended.stdout.kept).unwrap().trim()).await);
     }
@@ -298,7 +357,7 @@ mod tests {
     #[tokio::test]
     async fn a_missing_program_is_an_error() {
         let program = Program { argv: vec!["/no/such/program".into()], ..Program::default() };
-        assert!(run(&program, &CancellationToken::new()).await.is_err());
+        assert!(run(&program, &CancellationToken::new(), &Live::none()).await.is_err());
     }
 
     async fn read_when_there(path: &Path) -> String {

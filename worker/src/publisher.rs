@@ -3,17 +3,23 @@
 //! What must not be lost (outcomes, acknowledgements) waits here while Redis is away; what is only
 //! current (status, metrics, facts) is dropped then, as it will be said anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use protocol::{
     clock::FleetClock,
     connection::{self, Address, Backoff},
     control::Control,
-    event::{Event, EventKind},
+    event::{Event, EventKind, Stream},
     keys::GROUP,
     limits,
     name::JobId,
     outcome::{Outcome, State},
+    scripts::PUBLISH_STATE,
     status::Status,
 };
 use redis::{Pipeline, RedisError, ServerError, aio::MultiplexedConnection, pipe};
@@ -22,6 +28,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     Identity,
+    fault::{self, Bug, Point},
     metrics::{Figures, Group},
 };
 
@@ -31,6 +38,8 @@ pub(crate) enum Write {
     State { job: JobId, state: State, retention: Duration },
     /// A command ended: publish, then acknowledge and delete its entry.
     Outcome { entry: String, job: JobId, outcome: Box<Outcome>, metrics: Vec<(Group, Figures)>, retention: Duration },
+    /// A running command wrote something.
+    Output { job: JobId, stream: Stream, offset: u64, data: Vec<u8>, retention: Duration },
     /// An entry needs no answer: acknowledge and delete it.
     Discard { entry: String },
     /// Control entries have been read: acknowledge and delete them.
@@ -48,10 +57,15 @@ pub(crate) enum Write {
 impl Write {
     /// Whether it must be written however long it takes.
     fn must(&self) -> bool {
-        matches!(
-            self,
-            Self::State { .. } | Self::Outcome { .. } | Self::Discard { .. } | Self::Control { .. } | Self::Wake
-        )
+        !matches!(self, Self::Metrics(_) | Self::Status(_) | Self::Facts { .. })
+    }
+
+    /// The job that it tells of: what is said of one job must be said in order.
+    fn job(&self) -> Option<JobId> {
+        match self {
+            Self::State { job, .. } | Self::Outcome { job, .. } | Self::Output { job, .. } => Some(*job),
+            _ => None,
+        }
     }
 }
 
@@ -72,6 +86,8 @@ pub(crate) struct Publisher {
     notices: mpsc::UnboundedSender<Notice>,
     /// What is to be written next, in order.
     queue: Vec<Write>,
+    /// When each group's newest figures were taken (RFC 3339, so that text compares like time).
+    newest: HashMap<Group, String>,
     /// Whether the current refusal of Redis has been logged.
     complained: bool,
 }
@@ -83,7 +99,7 @@ impl Publisher {
         writes: mpsc::UnboundedReceiver<Write>,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Self {
-        Self { identity, address, writes, notices, queue: Vec::new(), complained: false }
+        Self { identity, address, writes, notices, queue: Vec::new(), newest: HashMap::new(), complained: false }
     }
 
     /// Writes until the sender has gone and all is written.
@@ -108,12 +124,12 @@ impl Publisher {
         loop {
             if self.queue.is_empty() {
                 match self.writes.recv().await {
-                    Some(write) => self.queue.push(write),
+                    Some(write) => self.enqueue(write),
                     None => return Ok(()),
                 }
             }
             while let Ok(write) = self.writes.try_recv() {
-                self.queue.push(write);
+                self.enqueue(write);
             }
             match self.flush(redis).await {
                 Ok(()) => {
@@ -137,6 +153,23 @@ impl Publisher {
         }
     }
 
+    /// Queues a write. A sample that began before a collect may arrive after it: older figures never
+    /// replace newer ones.
+    fn enqueue(&mut self, mut write: Write) {
+        if let Write::Metrics(metrics) | Write::Outcome { metrics, .. } = &mut write {
+            metrics.retain(|(group, figures)| {
+                let sampled_at = figures.get("sampled_at").and_then(Value::as_str).unwrap_or_default();
+                let newest = self.newest.entry(*group).or_default();
+                let newer = sampled_at >= newest.as_str();
+                if newer {
+                    sampled_at.clone_into(newest);
+                }
+                newer
+            });
+        }
+        self.queue.push(write);
+    }
+
     /// Waits; meanwhile keeps what must be written and drops the rest. `true`: nobody will say more
     /// and nothing is left.
     async fn pause(&mut self, delay: Duration) -> bool {
@@ -146,7 +179,7 @@ impl Publisher {
             tokio::select! {
                 () = tokio::time::sleep_until(end) => return false,
                 write = self.writes.recv() => match write {
-                    Some(write) if write.must() => self.queue.push(write),
+                    Some(write) if write.must() => self.enqueue(write),
                     Some(_) => {}
                     None if self.queue.is_empty() => return true,
                     None => {
@@ -168,15 +201,22 @@ impl Publisher {
             }
             Err(error) if connection::is_broken(&error) => Err(error),
             Err(_) => {
-                let mut refused = None;
+                let (mut refused, mut held) = (None, HashSet::new());
                 let mut at = 0;
                 while at < self.queue.len() {
+                    let job = self.queue[at].job();
+                    if job.is_some_and(|job| held.contains(&job)) {
+                        at += 1;
+                        continue;
+                    }
                     match self.write(redis, at..at + 1).await {
                         Ok(()) => drop(self.queue.remove(at)),
                         Err(error) if connection::is_broken(&error) => return Err(error),
                         Err(error) if is_permanent(&error) => self.abandon(redis, at, &error).await?,
                         Err(error) => {
                             refused = Some(error);
+                            // Redis may take the next one, and a state must not come after the end.
+                            held.extend(job);
                             at += 1;
                         }
                     }
@@ -197,8 +237,11 @@ impl Publisher {
         match self.queue.remove(at) {
             Write::Outcome { entry, .. } | Write::Discard { entry } => {
                 self.queue.insert(at, Write::Discard { entry });
-                self.write(redis, at..at + 1).await?;
-                self.queue.remove(at);
+                match self.write(redis, at..at + 1).await {
+                    Err(error) if connection::is_broken(&error) => return Err(error),
+                    // Where not even that can be written, nothing of the inbox is left to be settled.
+                    _ => drop(self.queue.remove(at)),
+                }
             }
             _ => {}
         }
@@ -207,29 +250,14 @@ impl Publisher {
 
     /// Writes a part of the queue: first, in one transaction, all that is said; once Redis has taken
     /// that, the acknowledgements. Every step may be repeated without harm.
-    async fn write(&self, redis: &mut MultiplexedConnection, range: std::ops::Range<usize>) -> Result<(), RedisError> {
-        let mut said = pipe();
-        let mut settled = pipe();
-        let mut asks_time = false;
-        said.atomic();
-        for write in &self.queue[range.clone()] {
-            self.say(&mut said, write);
-            self.settle(&mut settled, write);
-            if matches!(write, Write::Status(_)) && !asks_time {
-                asks_time = true;
-                said.cmd("TIME");
-            }
+    async fn write(&self, redis: &mut MultiplexedConnection, range: Range<usize>) -> Result<(), RedisError> {
+        let writes = &self.queue[range];
+        if fault::planted(Bug::AckBeforeResult) {
+            self.settle_all(redis, writes).await?;
         }
-        if !said.is_empty() {
-            let times: Vec<(u64, u64)> = said.query_async(redis).await?;
-            for time in times {
-                self.notify(Notice::Clock(FleetClock::from_redis(time)));
-            }
-        }
-        if !settled.is_empty() {
-            let () = settled.query_async(redis).await?;
-        }
-        for write in &self.queue[range] {
+        self.say_all(redis, writes).await?;
+        self.settle_all(redis, writes).await?;
+        for write in writes {
             if let Write::Outcome { entry, .. } | Write::Discard { entry } = write {
                 self.notify(Notice::Settled { entry: entry.clone() });
             }
@@ -237,17 +265,52 @@ impl Publisher {
         Ok(())
     }
 
+    async fn say_all(&self, redis: &mut MultiplexedConnection, writes: &[Write]) -> Result<(), RedisError> {
+        let mut pipe = pipe();
+        pipe.atomic();
+        for write in writes {
+            self.say(&mut pipe, write);
+        }
+        if writes.iter().any(|write| matches!(write, Write::Status(_))) {
+            pipe.cmd("TIME");
+        }
+        if !pipe.is_empty() {
+            let times: Vec<(u64, u64)> = pipe.query_async(redis).await?;
+            for time in times {
+                self.notify(Notice::Clock(FleetClock::from_redis(time)));
+            }
+        }
+        if writes.iter().any(|write| matches!(write, Write::Outcome { .. })) {
+            fault::point(Point::Published);
+        }
+        Ok(())
+    }
+
+    async fn settle_all(&self, redis: &mut MultiplexedConnection, writes: &[Write]) -> Result<(), RedisError> {
+        let mut pipe = pipe();
+        for write in writes {
+            self.settle(&mut pipe, write);
+        }
+        if !pipe.is_empty() {
+            let () = pipe.query_async(redis).await?;
+        }
+        if writes.iter().any(|write| matches!(write, Write::Outcome { .. })) {
+            fault::point(Point::Settled);
+        }
+        Ok(())
+    }
+
     fn say(&self, pipe: &mut Pipeline, write: &Write) {
         let Identity { host, keys } = &*self.identity;
         match write {
-            Write::State { job, state, retention } => self.say_state(pipe, *job, *state, *retention),
+            Write::State { job, state, retention } => self.say_state(pipe, *job, *state, *retention, &[]),
             Write::Outcome { job, outcome, metrics, retention, .. } => {
                 say_metrics(pipe, &self.identity, metrics);
-                let result = keys.job_result(*job, host);
-                pipe.del(&result).ignore();
-                pipe.hset_multiple(&result, &outcome.fields()).ignore();
-                expire(pipe, &result, *retention);
-                self.say_state(pipe, *job, outcome.state, *retention);
+                self.say_state(pipe, *job, outcome.state, *retention, &outcome.fields());
+            }
+            Write::Output { job, stream, offset, data, retention } => {
+                let kind = EventKind::Output { stream: *stream, offset: *offset, data: data.clone() };
+                self.say_event(pipe, *job, kind, *retention);
             }
             Write::Wake => {
                 let maxlen = redis::streams::StreamMaxlen::Approx(limits::CONTROL_ENTRIES);
@@ -259,6 +322,9 @@ impl Publisher {
                 pipe.hset_multiple(&key, &status.fields()).ignore();
                 expire(pipe, &key, limits::HOST_RETENTION);
                 pipe.zadd(keys.servers(), host.as_str(), status.last_seen_ms).ignore();
+                if fault::planted(Bug::TrimLive) {
+                    pipe.cmd("XTRIM").arg(keys.commands(host)).arg("MAXLEN").arg(0).ignore();
+                }
             }
             Write::Facts { facts, labels } => {
                 for (key, fields) in [(keys.facts(host), facts), (keys.labels(host), labels)] {
@@ -275,14 +341,22 @@ impl Publisher {
         }
     }
 
-    fn say_state(&self, pipe: &mut Pipeline, job: JobId, state: State, retention: Duration) {
+    fn say_state(&self, pipe: &mut Pipeline, job: JobId, state: State, retention: Duration, result: &[Field]) {
         let Identity { host, keys } = &*self.identity;
-        let (hosts, events) = (keys.job_hosts(job), keys.job_events(job));
-        pipe.hset(&hosts, host.as_str(), state.as_str()).ignore();
-        expire(pipe, &hosts, retention);
-        let event = Event { host: host.clone(), kind: EventKind::State(state) };
+        pipe.cmd("EVAL").arg(PUBLISH_STATE).arg(3);
+        pipe.arg(keys.job_hosts(job)).arg(keys.job_events(job)).arg(keys.job_result(job, host));
+        pipe.arg(host.as_str()).arg(state.as_str()).arg(retention.as_secs().max(1)).arg(limits::EVENTS);
+        for (name, value) in result {
+            pipe.arg(name).arg(value);
+        }
+        pipe.ignore();
+    }
+
+    fn say_event(&self, pipe: &mut Pipeline, job: JobId, kind: EventKind, retention: Duration) {
+        let Identity { host, keys } = &*self.identity;
+        let events = keys.job_events(job);
         let maxlen = redis::streams::StreamMaxlen::Approx(limits::EVENTS);
-        pipe.xadd_maxlen(&events, maxlen, "*", &event.fields()).ignore();
+        pipe.xadd_maxlen(&events, maxlen, "*", &Event { host: host.clone(), kind }.fields()).ignore();
         expire(pipe, &events, retention);
     }
 
@@ -313,6 +387,9 @@ impl Publisher {
         }
     }
 }
+
+/// A field of a result hash.
+type Field = (&'static str, Vec<u8>);
 
 /// Errors that no later attempt can cure.
 fn is_permanent(error: &RedisError) -> bool {

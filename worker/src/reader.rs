@@ -6,15 +6,21 @@
 //! comes; so the pending ones are read once more when it must have ended. The reader takes
 //! as many commands as there are free slots; with none free it waits on the control stream alone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use protocol::{
     clock::{FleetClock, millis},
     command::{EntryError, Envelope, Fields, Manifest},
-    connection::{Address, Backoff},
+    connection::{Address, Backoff, is_broken},
     control::Control,
     keys::GROUP,
+    name::JobId,
     outcome::State,
+    time::Millis,
 };
 use redis::{RedisError, Value, aio::MultiplexedConnection, cmd};
 use tokio::{
@@ -22,13 +28,24 @@ use tokio::{
     time::Instant,
 };
 
-use crate::Identity;
+use crate::{
+    Identity,
+    fault::{self, Bug},
+};
 
 /// How long a read blocks. Short enough that a dead connection and a stalled reader show soon.
 const BLOCK: Duration = Duration::from_secs(5);
 
 /// The longest wait between attempts to reach Redis.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// How often the pending entries are looked through again: a read that was on its way when its
+/// connection broke may be served long after. What is in hand is passed over.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How far the clocks of controller, old and new Redis may be apart when it is judged whether a command
+/// may be older than this process.
+const CLOCK_MARGIN: Duration = Duration::from_secs(60);
 
 /// The consumer's name: there is one per host, and it is stable, so that pending entries stay its own.
 const CONSUMER: &str = "worker";
@@ -55,7 +72,7 @@ pub(crate) struct Command {
     pub(crate) entry: String,
     /// What it says, or why it says nothing.
     pub(crate) content: Result<(Envelope, Manifest), EntryError>,
-    /// For an inherited one: the state that was published for it.
+    /// The state that was published for it, where there may be one.
     pub(crate) published: Option<State>,
 }
 
@@ -65,9 +82,14 @@ pub(crate) struct Reader {
     batches: mpsc::Sender<Batch>,
     /// Until all that was pending at the first connect has been read.
     inherits: bool,
-    /// Whether the streams have been seen; if they are gone later, something was lost.
-    seen: bool,
+    /// Whether the streams have been there; if they are gone later, something was lost.
+    had_streams: bool,
+    /// Whether something was lost that the dispatcher has not been told of.
+    gap: bool,
     free: usize,
+    /// When this process first reached Redis.
+    started: Option<Millis>,
+    seen: Seen,
 }
 
 /// The dispatcher has gone: the worker is stopping.
@@ -93,7 +115,17 @@ impl From<Gone> for Halt {
 
 impl Reader {
     pub(crate) fn new(identity: Arc<Identity>, address: Address, batches: mpsc::Sender<Batch>) -> Self {
-        Self { identity, address, batches, inherits: true, seen: false, free: 0 }
+        Self {
+            identity,
+            address,
+            batches,
+            inherits: true,
+            had_streams: false,
+            gap: false,
+            free: 0,
+            started: None,
+            seen: Seen::default(),
+        }
     }
 
     /// Reads until the dispatcher has gone; reconnects for ever.
@@ -128,53 +160,81 @@ impl Reader {
         away: &mut Option<Instant>,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, Halt> {
-        let mut gap = self.make_streams(&mut redis).await?;
-        let clock = Some(FleetClock::from_redis(cmd("TIME").query_async(&mut redis).await?));
+        self.make_streams(&mut redis).await?;
+        let clock = FleetClock::from_redis(cmd("TIME").query_async(&mut redis).await?);
         if let Some(since) = away.take() {
             tracing::info!("Redis is back after {:.1} s", since.elapsed().as_secs_f64());
         }
         backoff.reset();
-        self.hand_over(Batch { clock, gap, ..Batch::default() }).await?;
-        let pending = || Some("0".to_owned());
-        let (mut commands_after, mut control_after) = (pending(), pending());
+        // Where Redis' clock cannot be believed, everything may be older than this process.
+        let believed = clock.local_ahead_ms().unsigned_abs() <= millis(CLOCK_MARGIN);
+        self.started.get_or_insert(if believed { clock.now() } else { Millis::MAX });
+        // All control first: what was cancelled while this host was away must not start.
+        let mut control = self.drain_control(&mut redis, Some("0")).await?;
+        control.extend(self.drain_control(&mut redis, None).await?);
+        let control = read_control(control);
+        self.hand_over(Batch { clock: Some(clock), control, ..Batch::default() }).await?;
+        let mut pending_after = first_pending();
         let mut look_again = Some(Instant::now() + BLOCK);
         loop {
-            if commands_after.is_none() && look_again.is_some_and(|at| Instant::now() >= at) {
-                look_again = None;
-                (commands_after, control_after) = (pending(), pending());
+            let mut forgotten = Entries::new();
+            if pending_after.is_none() && look_again.is_some_and(|at| Instant::now() >= at) {
+                look_again = Some(Instant::now() + LOOK_AGAIN);
+                pending_after = first_pending();
+                forgotten = self.drain_control(&mut redis, Some("0")).await?;
             }
             let take = self.free > 0;
-            let read = self.read(&mut redis, commands_after.as_deref(), control_after.as_deref(), take).await;
-            let (commands, control) = match read {
+            let read = self.read(&mut redis, pending_after.as_deref(), take).await;
+            let (commands, mut control) = match read {
                 Ok(entries) => entries,
                 Err(error) if is_gone(&error) => {
-                    gap = self.make_streams(&mut redis).await?;
-                    self.hand_over(Batch { gap, ..Batch::default() }).await?;
+                    self.make_streams(&mut redis).await?;
+                    self.hand_over(Batch::default()).await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            let mut batch = Batch { inherited: self.inherits && commands_after.is_some(), ..Batch::default() };
+            control.extend(forgotten);
+            if control.len() >= self.free.max(1) {
+                control.extend(self.drain_control(&mut redis, None).await?);
+            }
+            let inherited = self.inherits && pending_after.is_some();
             // An empty answer means that nothing is pending behind that id any more.
-            if commands_after.is_some() && take {
-                commands_after = commands.last().map(|(id, _)| id.clone());
+            if pending_after.is_some() && take {
+                pending_after = commands.last().map(|(id, _)| id.clone());
+                self.inherits &= pending_after.is_some();
             }
-            if control_after.is_some() {
-                control_after = control.last().map(|(id, _)| id.clone());
-            }
-            batch.control = control.into_iter().map(|(id, fields)| (id, Control::from_fields(&fields))).collect();
+            let mut batch = Batch { inherited, control: read_control(control), ..Batch::default() };
             for (entry, fields) in commands {
                 let content = Envelope::from_fields(fields);
                 let published = match &content {
-                    Ok((_, manifest)) if batch.inherited => self.published(&mut redis, manifest).await?,
-                    _ => None,
+                    Ok((_, manifest)) => self.published(&mut redis, manifest, inherited).await?,
+                    Err(_) => None,
                 };
                 batch.commands.push(Command { entry, content, published });
             }
-            if commands_after.is_none() {
-                self.inherits = false;
-            }
             self.hand_over(batch).await?;
+        }
+    }
+
+    /// Everything in the control stream: what is pending behind an id, or what is new.
+    async fn drain_control(
+        &self,
+        redis: &mut MultiplexedConnection,
+        after: Option<&str>,
+    ) -> Result<Entries, RedisError> {
+        let Identity { host, keys } = &*self.identity;
+        let key = keys.control(host);
+        let mut after = after.map(str::to_owned);
+        let mut all = Entries::new();
+        loop {
+            let mut read = cmd("XREADGROUP");
+            read.arg("GROUP").arg(GROUP).arg(CONSUMER).arg("COUNT").arg(100).arg("STREAMS").arg(&key);
+            let reply: Value = read.arg(after.as_deref().unwrap_or(">")).query_async(redis).await?;
+            let entries = take_stream(&mut parse(reply), &key);
+            let Some((last, _)) = entries.last() else { return Ok(all) };
+            after = after.map(|_| last.clone());
+            all.extend(entries);
         }
     }
 
@@ -182,13 +242,14 @@ impl Reader {
     async fn hand_over(&mut self, mut batch: Batch) -> Result<(), Gone> {
         let (taken, free) = oneshot::channel();
         batch.taken = Some(taken);
+        batch.gap = std::mem::take(&mut self.gap);
         self.batches.send(batch).await.map_err(|_| Gone)?;
         self.free = free.await.map_err(|_| Gone)?;
         Ok(())
     }
 
-    /// Makes streams and groups where they are missing; says whether they had been there before.
-    async fn make_streams(&mut self, redis: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+    /// Makes streams and groups where they are missing; notes whether they had been there before.
+    async fn make_streams(&mut self, redis: &mut MultiplexedConnection) -> Result<(), RedisError> {
         let Identity { host, keys } = &*self.identity;
         let mut made = false;
         for key in [keys.commands(host), keys.control(host)] {
@@ -201,45 +262,82 @@ impl Reader {
                 Err(error) => return Err(error),
             }
         }
-        let gap = made && self.seen;
-        self.seen = true;
-        Ok(gap)
+        self.gap |= made && self.had_streams;
+        self.had_streams = true;
+        Ok(())
     }
 
-    /// One XREADGROUP. With `take` unset the commands are left alone.
+    /// One blocking read of both streams. With `take` unset the commands are left alone.
     async fn read(
         &self,
         redis: &mut MultiplexedConnection,
-        commands_after: Option<&str>,
-        control_after: Option<&str>,
+        pending_after: Option<&str>,
         take: bool,
-    ) -> Result<(Vec<(String, Fields)>, Vec<(String, Fields)>), RedisError> {
+    ) -> Result<(Entries, Entries), RedisError> {
         let Identity { host, keys } = &*self.identity;
         let (commands, control) = (keys.commands(host), keys.control(host));
         let mut read = cmd("XREADGROUP");
         read.arg("GROUP").arg(GROUP).arg(CONSUMER).arg("COUNT").arg(self.free.max(1));
         read.arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS").arg(&control);
         if take {
-            read.arg(&commands);
-        }
-        read.arg(control_after.unwrap_or(">"));
-        if take {
-            read.arg(commands_after.unwrap_or(">"));
+            read.arg(&commands).arg(">").arg(pending_after.unwrap_or(">"));
+        } else {
+            read.arg(">");
         }
         let reply: Value = read.query_async(redis).await?;
         let mut streams = parse(reply);
         Ok((take_stream(&mut streams, &commands), take_stream(&mut streams, &control)))
     }
 
-    /// What was published for an inherited command: after a crash it may have been finished but not acknowledged.
+    /// The state that was published for a command, asked for only where there may be one: a process
+    /// before this one may have answered it, or this one when it came the first time.
     async fn published(
-        &self,
+        &mut self,
         redis: &mut MultiplexedConnection,
         manifest: &Manifest,
+        inherited: bool,
     ) -> Result<Option<State>, RedisError> {
+        let young = self.started.map_or(0, |started| started.saturating_add(millis(CLOCK_MARGIN)));
+        let issued = manifest.issued_at_ms;
+        if self.seen.add(manifest.job, issued) && !inherited && issued > young.max(self.seen.forgotten_ms) {
+            return Ok(None);
+        }
         let key = self.identity.keys.job_hosts(manifest.job);
-        let state: Option<String> = cmd("HGET").arg(key).arg(self.identity.host.as_str()).query_async(redis).await?;
-        Ok(state.and_then(|state| state.parse().ok()))
+        match cmd("HGET").arg(key).arg(self.identity.host.as_str()).query_async::<Option<String>>(redis).await {
+            Ok(state) => Ok(state.and_then(|state| state.parse().ok())),
+            Err(error) if is_broken(&error) => Err(error),
+            // Something else stands in the place of the states: then nothing of ours does.
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// The jobs that were read lately.
+#[derive(Default)]
+struct Seen {
+    jobs: HashSet<JobId>,
+    order: VecDeque<(JobId, Millis)>,
+    /// Of jobs issued up to then some are forgotten.
+    forgotten_ms: Millis,
+}
+
+impl Seen {
+    /// How many are remembered: some 5 MB if that many really come.
+    const MOST: usize = 65_536;
+
+    /// Whether the job is new, as far as is remembered.
+    fn add(&mut self, job: JobId, issued_at_ms: Millis) -> bool {
+        if !self.jobs.insert(job) {
+            return false;
+        }
+        self.order.push_back((job, issued_at_ms));
+        if self.order.len() > Self::MOST
+            && let Some((oldest, issued_at_ms)) = self.order.pop_front()
+        {
+            self.jobs.remove(&oldest);
+            self.forgotten_ms = self.forgotten_ms.max(issued_at_ms);
+        }
+        true
     }
 }
 
@@ -249,6 +347,15 @@ fn is_gone(error: &RedisError) -> bool {
 }
 
 type Entries = Vec<(String, Fields)>;
+
+/// The id behind which all pending entries are.
+fn first_pending() -> Option<String> {
+    (!fault::planted(Bug::IgnorePending)).then(|| "0".to_owned())
+}
+
+fn read_control(entries: Entries) -> Vec<(String, Option<Control>)> {
+    entries.into_iter().map(|(id, fields)| (id, Control::from_fields(&fields))).collect()
+}
 
 fn take_stream(streams: &mut Vec<(String, Entries)>, key: &str) -> Entries {
     let at = streams.iter().position(|(name, _)| name == key);

@@ -38,7 +38,7 @@ pub(super) async fn start(
 ) -> anyhow::Result<(Part, Duration)> {
     let mut fleet = Fleet::connect(&directory.url().parse()?, settings.namespace.as_ref()).await?;
     // The command goes first: it waits in the inbox, so that the answer is as early as can be.
-    let job = dispatch::dispatch(&mut fleet, ping(host, settings)).await?;
+    let job = dispatch::dispatch(&mut fleet, ping(host, settings), printer).await?;
     let begun = Instant::now();
     let mut part = match running {
         Some(process) => Part::Running(process),

@@ -27,6 +27,7 @@ impl Exec {
             argv,
             Parameter::optional("cwd", Kind::Text, "directory to run in"),
             Parameter::optional("env", Kind::Map, "environment variables to add"),
+            Parameter::optional("lock", Kind::Text, "commands with the same lock run one after another"),
             Parameter::optional("user", Kind::Text, "user to run as, by name or id (the worker must be root)"),
         ];
         let spec = ActionSpec::repeatable("exec", "Run a program and return its output");
@@ -39,11 +40,15 @@ impl Action for Exec {
         &self.0
     }
 
+    fn exclusion(&self, arguments: &Arguments) -> Option<String> {
+        arguments.get("lock").and_then(Argument::text).map(|lock| format!("lock:{lock}"))
+    }
+
     fn run(&self, invocation: Invocation) -> Running<'_> {
         Box::pin(async move {
             let program = program(&invocation)?;
             let name = excerpt(program.argv.first().map(String::as_str).unwrap_or_default(), log::NAME);
-            let ended = process::run(&program, &invocation.stop).await;
+            let ended = process::run(&program, &invocation.stop, &invocation.live).await;
             let ended = ended.map_err(|error| Failure(format!("cannot run '{name}': {error}")))?;
             let signal = ended.status.and_then(|status| status.signal());
             let remark = match (ended.status, signal) {
@@ -92,8 +97,6 @@ fn environment(
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), inherited("PATH", PATH)),
         ("LANG".to_owned(), inherited("LANG", "C.UTF-8")),
-        ("REDFLEET_JOB".to_owned(), invocation.job.to_string()),
-        ("REDFLEET_HOST".to_owned(), invocation.host.to_string()),
     ]);
     if let Some(user) = user.or(me.as_ref()) {
         env.insert("HOME".into(), user.dir.to_string_lossy().into_owned());
@@ -107,6 +110,9 @@ fn environment(
         }
         env.insert(name.clone(), value.clone());
     }
+    // Last, so that nothing stands in their place: leftovers are found by them.
+    env.insert(process::JOB_VARIABLE.into(), invocation.job.to_string());
+    env.insert(process::HOST_VARIABLE.into(), invocation.host.to_string());
     Ok(env)
 }
 

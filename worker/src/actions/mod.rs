@@ -14,6 +14,7 @@ use protocol::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    live::Live,
     log::{self, excerpt},
     metrics::{Collector, Figures, Group, MetricsError},
 };
@@ -25,6 +26,12 @@ pub const SWITCHABLE: &[&str] = &["exec"];
 pub trait Action: Send + Sync {
     /// Name, parameters, repeatability.
     fn spec(&self) -> &ActionSpec;
+
+    /// Commands with the same key run one after another in arrival order: those of the same service,
+    /// or of the same application.
+    fn exclusion(&self, _: &Arguments) -> Option<String> {
+        None
+    }
 
     /// Does it. The arguments have been checked against [`Self::spec`]. Must come to an end soon
     /// after `invocation.stop` is cancelled; what happened until then is still worth reporting.
@@ -44,6 +51,8 @@ pub struct Invocation {
     pub arguments: Arguments,
     /// Cancelled when the command must end: timeout, cancel, shutdown.
     pub stop: CancellationToken,
+    /// Takes output as it is produced.
+    pub live: Live,
 }
 
 /// What an action has to tell.

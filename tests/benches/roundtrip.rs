@@ -1,0 +1,259 @@
+//! How long a command takes from the question to the answer, beside the least that Redis itself needs
+//! for that, in the same run: `make bench`.
+//!
+//! The floor is a bare loop on the same Redis: XADD → a blocked XREADGROUP wakes → HSET, XADD, XACK,
+//! XDEL → a blocked XREAD wakes. Floor and ours alternate in small blocks, so that a machine whose speed
+//! drifts drifts for both. Quote the ratios; the times are this machine's mood.
+
+use std::{
+    fs::File,
+    io::Write,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use protocol::{command::Manifest, event::Event, event::EventKind, keys::Keys};
+use redis::{Connection, Value, cmd, pipe};
+use tests::{Raw, Redis, Worker, released};
+
+const BLOCKS: usize = 40;
+const IN_A_BLOCK: usize = 25;
+const HOST: &str = "web1";
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, role, url, directory] = arguments.as_slice()
+        && role == "--floor"
+    {
+        return floor_consumer(url, directory);
+    }
+    let redis = Redis::start();
+    let directory = redis.directory().to_str().expect("a path of ours is text").to_owned();
+    let mut floor = Command::new(std::env::current_exe().expect("a program knows its path"))
+        .args(["--floor", &redis.url(), &directory])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("the floor's consumer starts");
+    let worker = Worker::on(&redis).program(released("worker")).allow_exec().start();
+    worker.wait_online();
+    let mut bench = Bench { raw: Raw::on(&redis), connection: redis.blocking(), last: "0".into() };
+    bench.wait_for_floor();
+
+    let kinds: [(&str, Kind, &str); 4] = [
+        ("ping", Kind::Ours("ping", &[]), "floor"),
+        ("collect-cpu", Kind::Ours("collect-cpu", &[]), "floor"),
+        ("exec true", Kind::Ours("exec", &["true"]), "floor + fork + 2 syncs"),
+        ("ping beside exec", Kind::Beside, "floor"),
+    ];
+    println!("{:<18} {:>10} {:>10} {:>7}   floor is", "", "floor", "ours", "ratio");
+    for (name, kind, floor_name) in kinds {
+        let runs = matches!(kind, Kind::Ours("exec", _));
+        let (mut floors, mut ours) = (Vec::new(), Vec::new());
+        for _ in 0..BLOCKS {
+            floors.extend((0..IN_A_BLOCK).map(|_| bench.floor(runs)));
+            ours.extend((0..IN_A_BLOCK).map(|_| bench.ours(&kind)));
+        }
+        let (floor, ours) = (median(floors), median(ours));
+        let ratio = ours.as_secs_f64() / floor.as_secs_f64();
+        println!("{name:<18} {floor:>10.1?} {ours:>10.1?} {ratio:>7.2}   {floor_name}");
+    }
+    println!("one sync of the disk: {:.1?}", median((0..200).map(|_| sync(&directory)).collect()));
+    bench.memory();
+    println!("the worker's memory after all this: {} KB", worker.rss_kb());
+    floor.kill().expect("the floor's consumer is ours");
+    floor.wait().expect("it has been started");
+}
+
+/// What is measured.
+enum Kind {
+    /// A command of ours and its arguments.
+    Ours(&'static str, &'static [&'static str]),
+    /// A ping while an `exec` is on its way: it must not wait for the other's syncs.
+    Beside,
+}
+
+struct Bench {
+    raw: Raw,
+    connection: Connection,
+    /// The last answer of the floor that was read.
+    last: String,
+}
+
+impl Bench {
+    fn wait_for_floor(&mut self) {
+        self.floor(false);
+    }
+
+    /// One round trip of the floor.
+    fn floor(&mut self, runs: bool) -> Duration {
+        let begun = Instant::now();
+        let runs = if runs { "1" } else { "0" };
+        let (_, answer): (String, Value) = pipe()
+            .cmd("XADD")
+            .arg("floor:commands")
+            .arg("*")
+            .arg("runs")
+            .arg(runs)
+            .arg("body")
+            .arg([7_u8; 300].as_slice())
+            .cmd("XREAD")
+            .arg("BLOCK")
+            .arg(10_000)
+            .arg("STREAMS")
+            .arg("floor:events")
+            .arg(&self.last)
+            .query(&mut self.connection)
+            .expect("the floor answers");
+        let took = begun.elapsed();
+        self.last = last_id(answer).expect("the floor answers in time");
+        took
+    }
+
+    /// One round trip of ours, as `ctl` does it: the job, its place in the index, the command; then the
+    /// job's events until its end.
+    fn ours(&mut self, kind: &Kind) -> Duration {
+        match kind {
+            Kind::Ours(action, argv) => {
+                let manifest = match argv {
+                    [] => self.raw.manifest(&[HOST], action),
+                    argv => self.raw.exec(&[HOST], argv),
+                };
+                self.round_trip(&manifest)
+            }
+            Kind::Beside => {
+                let exec = self.raw.exec(&[HOST], &["true"]);
+                let ping = self.raw.manifest(&[HOST], "ping");
+                self.raw.send(HOST, &exec);
+                let took = self.round_trip(&ping);
+                self.await_end(&exec);
+                took
+            }
+        }
+    }
+
+    fn round_trip(&mut self, manifest: &Manifest) -> Duration {
+        let keys = Keys::new(None);
+        let envelope = Raw::envelope(manifest, &[HOST]);
+        let begun = Instant::now();
+        let job = keys.job(manifest.job);
+        let mut dispatch = pipe();
+        dispatch.hset_multiple(&job, &[("manifest", envelope.manifest.clone())]).ignore();
+        dispatch.expire(&job, 3600).ignore();
+        dispatch.zadd(keys.jobs(), manifest.job.to_string(), manifest.issued_at_ms).ignore();
+        dispatch.zremrangebyrank(keys.jobs(), 0, -10_001).ignore();
+        dispatch.xadd(keys.commands(&HOST.parse().expect("a name")), "*", &envelope.fields()).ignore();
+        let () = dispatch.query(&mut self.connection).expect("the command is taken");
+        self.await_end(manifest);
+        begun.elapsed()
+    }
+
+    fn await_end(&mut self, manifest: &Manifest) {
+        let events = Keys::new(None).job_events(manifest.job);
+        let mut after = "0".to_owned();
+        loop {
+            let answer: redis::streams::StreamReadReply = cmd("XREAD")
+                .arg("BLOCK")
+                .arg(10_000)
+                .arg("STREAMS")
+                .arg(&events)
+                .arg(&after)
+                .query(&mut self.connection)
+                .expect("Redis answers");
+            for entry in answer.keys.into_iter().flat_map(|key| key.ids) {
+                let fields = entry
+                    .map
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name, redis::from_redis_value(value).ok()?)));
+                if let Some(Event { kind: EventKind::State(state), .. }) = Event::from_fields(&fields.collect())
+                    && state.is_terminal()
+                {
+                    assert_eq!(state.as_str(), "succeeded");
+                    return;
+                }
+                after = entry.id;
+            }
+        }
+    }
+
+    /// What a finished job costs Redis until it expires.
+    fn memory(&mut self) {
+        for (name, manifest) in
+            [("ping", self.raw.manifest(&[HOST], "ping")), ("collect-cpu", self.raw.manifest(&[HOST], "collect-cpu"))]
+        {
+            self.round_trip(&manifest);
+            let (keys, host) = (Keys::new(None), HOST.parse().expect("a name"));
+            let job = manifest.job;
+            let all = [keys.job(job), keys.job_hosts(job), keys.job_result(job, &host), keys.job_events(job)];
+            let bytes: u64 = all.iter().map(|key| self.raw.ask::<u64>(&["MEMORY", "USAGE", key])).sum();
+            println!("Redis memory of a finished {name} on one host: {bytes} bytes in {} keys", all.len());
+        }
+    }
+}
+
+/// The other side of the floor: nothing but what Redis needs to hand a message over and an answer back.
+fn floor_consumer(url: &str, directory: &str) {
+    let client = redis::Client::open(url).expect("the URL is ours");
+    let mut connection = client.get_connection().expect("Redis is there");
+    let () = cmd("XGROUP")
+        .arg("CREATE")
+        .arg("floor:commands")
+        .arg("g")
+        .arg("0")
+        .arg("MKSTREAM")
+        .query(&mut connection)
+        .expect("a new group");
+    loop {
+        let read: redis::streams::StreamReadReply = cmd("XREADGROUP")
+            .arg("GROUP")
+            .arg("g")
+            .arg("c")
+            .arg("COUNT")
+            .arg(4)
+            .arg("BLOCK")
+            .arg(60_000)
+            .arg("STREAMS")
+            .arg("floor:commands")
+            .arg(">")
+            .query(&mut connection)
+            .expect("Redis answers");
+        for entry in read.keys.into_iter().flat_map(|key| key.ids) {
+            if entry.get::<String>("runs").as_deref() == Some("1") {
+                sync(directory);
+                let ran =
+                    Command::new("true").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+                assert!(ran.is_ok_and(|output| output.status.success()));
+                sync(directory);
+            }
+            let () = pipe()
+                .hset_multiple("floor:result", &[("status", "succeeded"), ("finished_at", "now")])
+                .ignore()
+                .xadd_maxlen("floor:events", redis::streams::StreamMaxlen::Approx(1000), "*", &[("state", "succeeded")])
+                .ignore()
+                .xack("floor:commands", "g", &[&entry.id])
+                .ignore()
+                .xdel("floor:commands", &[&entry.id])
+                .ignore()
+                .query(&mut connection)
+                .expect("Redis takes the answer");
+        }
+    }
+}
+
+/// One durable write of a page, as the journal's.
+fn sync(directory: &str) -> Duration {
+    let begun = Instant::now();
+    let mut file = File::create(format!("{directory}/sync")).expect("the directory is ours");
+    file.write_all(&[7; 4096]).expect("there is room");
+    file.sync_data().expect("the disk syncs");
+    begun.elapsed()
+}
+
+fn last_id(answer: Value) -> Option<String> {
+    let reply: redis::streams::StreamReadReply = redis::from_redis_value(answer).ok()?;
+    reply.keys.into_iter().flat_map(|key| key.ids).next_back().map(|entry| entry.id)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}

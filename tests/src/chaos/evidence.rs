@@ -1,0 +1,96 @@
+//! What programs themselves say of having run: lines in a file, outside of Redis and of the worker.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use protocol::time::{Millis, show_moment};
+
+use super::now;
+
+/// A shell script that leaves evidence: `$1` the file, `$2` lines to print, half of them before and
+/// half after a pause of `$3` seconds, `$4` the exit code, `$5` what to call itself. A line this short
+/// is appended by a single write, so lines of several programs never mix.
+pub(super) const SCRIPT: &str = r#"
+read -r up _ </proc/uptime; echo "$5 start $$ $up" >>"$1"
+half=$(($2 / 2)); seq 1 $half; sleep "$3"; seq $((half + 1)) "$2"
+read -r up _ </proc/uptime; echo "$5 end $$ $up" >>"$1"
+exit "$4""#;
+
+/// One line.
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    pub(super) who: String,
+    pub(super) started: bool,
+    pub(super) at: Millis,
+    line: String,
+}
+
+/// All lines of a round.
+#[derive(Default)]
+pub(super) struct Evidence {
+    marks: Vec<Mark>,
+    by_name: HashMap<String, Vec<usize>>,
+}
+
+impl Evidence {
+    /// Reads what was left so far.
+    pub(super) fn read(file: &Path) -> Self {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        // The kernel's uptime counts hundredths of a second; good enough to sort by.
+        let booted = now().saturating_sub(hundredths(&fs::read_to_string("/proc/uptime").unwrap_or_default()) * 10);
+        let mut evidence = Self::default();
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let (Some(who), Some(what)) = (words.next(), words.next()) else { continue };
+            let at = booted + hundredths(words.nth(1).unwrap_or_default()) * 10;
+            evidence.by_name.entry(who.to_owned()).or_default().push(evidence.marks.len());
+            evidence.marks.push(Mark { who: who.to_owned(), started: what == "start", at, line: line.to_owned() });
+        }
+        evidence
+    }
+
+    /// All lines in the order in which they were written.
+    pub(super) fn marks(&self) -> &[Mark] {
+        &self.marks
+    }
+
+    /// How often it started and how often it came to its end.
+    pub(super) fn count(&self, who: &str) -> (usize, usize) {
+        let starts = self.of(who).filter(|mark| mark.started).count();
+        (starts, self.of(who).count() - starts)
+    }
+
+    /// Its lines, each behind its moment.
+    pub(super) fn lines(&self, who: &str) -> Vec<String> {
+        self.of(who).map(|mark| format!("{} evidence: {}", show_moment(mark.at), mark.line)).collect()
+    }
+
+    fn of(&self, who: &str) -> impl Iterator<Item = &Mark> {
+        self.by_name.get(who).into_iter().flatten().map(|at| &self.marks[*at])
+    }
+}
+
+/// `12.34 …` as 1234.
+fn hundredths(text: &str) -> u64 {
+    let number = text.split_whitespace().next().unwrap_or_default();
+    number.replace('.', "").parse().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_leaves_what_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("evidence");
+        let words = [file.to_str().unwrap(), "5", "0", "3", "me"];
+        let output =
+            std::process::Command::new("sh").args(["-c", SCRIPT, "sh"]).args(words).output().expect("sh starts");
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(output.stdout, b"1\n2\n3\n4\n5\n");
+        let evidence = Evidence::read(&file);
+        assert_eq!(evidence.count("me"), (1, 1));
+        assert_eq!(evidence.count("you"), (0, 0));
+        assert!(now().abs_diff(evidence.marks()[0].at) < 10_000, "{:?}", evidence.marks());
+    }
+}

@@ -1,0 +1,43 @@
+//! Never lost, never twice: random faults on a real fleet, and a checker that is itself put to the test.
+//!
+//! A failing run prints its seed; `make chaos SEED=… MINUTES=…` runs it again.
+
+use std::time::Duration;
+
+use tests::chaos::{Bug, Chaos};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn passes(seed: u64) {
+    println!("SEED={seed}");
+    let report = Chaos::new(seed, MINUTE).run();
+    println!("{report}");
+    assert!(report.violations().is_empty(), "{report}");
+    assert!(report.commands() > 500 && report.faults() > 100, "too little happened:\n{report}");
+}
+
+/// Runs fleets with this bug until the checker objects.
+fn is_caught(bug: Bug) {
+    let seed = fastrand::u64(..);
+    let report = Chaos::hunt(bug, seed, 2 * MINUTE).run();
+    println!("{bug:?}: {report}");
+    assert!(!report.violations().is_empty(), "nobody noticed {bug:?} (seed {seed}):\n{report}");
+}
+
+#[test]
+#[ignore = "needs the worker built with its feature chaos (make test builds it)"]
+fn a_minute_of_known_chaos_breaks_nothing() {
+    passes(20_261_122);
+}
+
+#[test]
+#[ignore = "needs the worker built with its feature chaos (make test builds it)"]
+fn a_minute_of_fresh_chaos_breaks_nothing() {
+    passes(fastrand::u64(..));
+}
+
+#[test]
+#[ignore = "needs the worker built with its feature chaos (make test builds it)"]
+fn the_checker_catches_every_planted_bug() {
+    Bug::ALL.into_iter().for_each(is_caught);
+}

@@ -1,0 +1,172 @@
+//! Lanes and locks: what may run beside what, what waits, and what never gets its turn.
+
+use protocol::{
+    action::Argument,
+    command::Manifest,
+    outcome::{Outcome, State},
+};
+use tests::{Ctl, Evidence, Gate, Raw, Redis, Worker, eventually};
+
+fn fleet(config: &str) -> (Redis, Worker, Raw) {
+    let redis = Redis::start();
+    let worker = Worker::on(&redis).config(config).allow_exec().start();
+    worker.wait_online();
+    let raw = Raw::on(&redis);
+    (redis, worker, raw)
+}
+
+fn locked(lock: &str, mut manifest: Manifest) -> Manifest {
+    manifest.arguments.insert("lock".into(), Argument::Text(lock.into()));
+    manifest
+}
+
+/// Sends a program for each gate, that waits there.
+fn send_all(raw: &mut Raw, gates: &[Gate]) -> Vec<Manifest> {
+    let manifests: Vec<_> = gates.iter().map(|gate| raw.shell("web1", &gate.script())).collect();
+    for manifest in &manifests {
+        raw.send("web1", manifest);
+    }
+    manifests
+}
+
+#[test]
+fn while_all_other_slots_are_busy_ping_is_answered() {
+    let (redis, _worker, mut raw) = fleet("slots = 3");
+    let mut gates: Vec<_> = (0..4).map(|number| Gate::new(&redis, &format!("gate{number}"))).collect();
+    let manifests = send_all(&mut raw, &gates);
+    gates[..2].iter_mut().for_each(Gate::reached);
+    for waiting in &manifests[2..] {
+        raw.wait_state("web1", waiting, State::Delivered);
+    }
+    for _ in 0..20 {
+        raw.ping("web1");
+    }
+    let collect = Ctl::on(&redis).run(["run", "--host", "web1", "collect-load"]);
+    collect.expect(0);
+    for (manifest, state) in manifests.iter().zip([State::Running, State::Running, State::Delivered, State::Delivered])
+    {
+        assert_eq!(raw.state("web1", manifest), Some(state));
+    }
+    gates.iter_mut().for_each(Gate::open);
+    raw.wait_all("web1", &manifests);
+    assert_eq!(raw.states(&manifests[3]), [State::Delivered, State::Running, State::Succeeded]);
+    raw.wait_settled("web1");
+}
+
+#[test]
+fn with_no_lane_reserved_all_slots_are_used() {
+    let (redis, _worker, mut raw) = fleet("slots = 3\nreserved = 0");
+    let mut gates: Vec<_> = (0..3).map(|number| Gate::new(&redis, &format!("gate{number}"))).collect();
+    let manifests = send_all(&mut raw, &gates);
+    gates.iter_mut().for_each(Gate::reached);
+    gates.iter_mut().for_each(Gate::open);
+    raw.wait_all("web1", &manifests);
+}
+
+#[test]
+fn programs_with_the_same_lock_run_one_after_another_and_others_pass() {
+    let (redis, _worker, mut raw) = fleet("slots = 8");
+    let order = redis.directory().join("order");
+    let mut gates: Vec<_> = (0..4).map(|number| Gate::new(&redis, &format!("gate{number}"))).collect();
+    let mut app = Vec::new();
+    for (number, gate) in gates.iter().enumerate() {
+        let script = format!("echo {number} >> '{}'; {}", order.display(), gate.script());
+        app.push(locked("app", raw.shell("web1", &script)));
+        raw.send("web1", &app[number]);
+    }
+    gates[0].reached();
+    for waiting in &app[1..] {
+        raw.wait_state("web1", waiting, State::Delivered);
+    }
+    // Another lock, and none.
+    let other = locked("db", raw.shell("web1", "true"));
+    let none = raw.shell("web1", "true");
+    for passing in [&other, &none] {
+        assert_eq!(raw.run("web1", passing).state, State::Succeeded);
+    }
+    for (number, gate) in gates.iter_mut().enumerate() {
+        gate.reached();
+        let states: Vec<_> = app[number..].iter().map(|manifest| raw.state("web1", manifest)).collect();
+        assert!(states[1..].iter().all(|state| *state == Some(State::Delivered)), "{states:?}");
+        gate.open();
+        assert_eq!(raw.outcome("web1", &app[number]).state, State::Succeeded);
+    }
+    assert_eq!(std::fs::read_to_string(order).expect("their order"), "0\n1\n2\n3\n");
+    raw.wait_settled("web1");
+}
+
+#[test]
+fn more_than_a_worker_holds_wait_in_the_inbox_and_all_run_in_order() {
+    const MANY: usize = 130;
+    let (redis, _worker, mut raw) = fleet("slots = 4");
+    let (order, mut gate) = (redis.directory().join("order"), Gate::new(&redis, "gate"));
+    let first = locked("app", raw.shell("web1", &gate.script()));
+    raw.send("web1", &first);
+    gate.reached();
+    let mut manifests = Vec::new();
+    for number in 0..MANY {
+        let manifest = raw.shell("web1", &format!("echo {number} >> '{}'", order.display()));
+        manifests.push(locked("app", manifest));
+        raw.send("web1", &manifests[number]);
+    }
+    let held = protocol::limits::WAITING as u64;
+    eventually("as many as it holds", || (raw.pending("web1") == held + 1).then_some(()));
+    gate.open();
+    raw.wait_all("web1", &manifests);
+    let ran = std::fs::read_to_string(order).expect("their order");
+    assert!(ran.lines().map(str::to_owned).eq((0..MANY).map(|number| number.to_string())), "{ran}");
+    raw.wait_settled("web1");
+}
+
+#[test]
+fn what_gets_its_turn_too_late_expires_and_never_starts() {
+    // Behind a lock, behind the lane for programs, and not even read.
+    for (config, lock) in [("slots = 4", Some("app")), ("slots = 2", None), ("slots = 1", None)] {
+        let (redis, _worker, mut raw) = fleet(config);
+        let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
+        let with = |manifest| if let Some(lock) = lock { locked(lock, manifest) } else { manifest };
+        let first = with(raw.shell("web1", &gate.script()));
+        raw.send("web1", &first);
+        gate.reached();
+        let soon = raw.now() + 200;
+        let late = with(Manifest { start_by_ms: soon, ..raw.shell("web1", &evidence.script()) });
+        let early = with(raw.shell("web1", &evidence.script()));
+        raw.send("web1", &late);
+        raw.send("web1", &early);
+        if config != "slots = 1" {
+            raw.wait_state("web1", &late, State::Delivered);
+        }
+        // By the worker's clock too, which is behind by the time that Redis' answer took.
+        eventually("the deadline to pass", || (raw.now() > soon + 1000).then_some(()));
+        gate.open();
+        let Outcome { state, started_at_ms, reason, .. } = raw.outcome("web1", &late);
+        assert_eq!((state, started_at_ms), (State::Expired, None), "{config}");
+        assert!(reason.is_some_and(|reason| reason.ends_with(" after its start-by")), "{config}");
+        assert_eq!(raw.outcome("web1", &early).state, State::Succeeded, "{config}");
+        raw.wait_settled("web1");
+        assert_eq!(evidence.count(), 1, "{config}");
+    }
+}
+
+#[test]
+fn what_waited_in_a_worker_that_died_runs_once_in_the_next_one() {
+    let (redis, mut worker, mut raw) = fleet("slots = 4");
+    let mut gate = Gate::new(&redis, "gate");
+    let first = locked("app", raw.shell("web1", &gate.script()));
+    raw.send("web1", &first);
+    gate.reached();
+    let evidence = Evidence::new(&redis, "evidence");
+    let waiting: Vec<_> = (0..3).map(|_| locked("app", raw.shell("web1", &evidence.script()))).collect();
+    for manifest in &waiting {
+        raw.send("web1", manifest);
+        raw.wait_state("web1", manifest, State::Delivered);
+    }
+    worker.kill9();
+    let _worker = worker.options().start();
+    for manifest in &waiting {
+        assert_eq!(raw.outcome("web1", manifest).state, State::Succeeded);
+    }
+    assert_eq!(raw.outcome("web1", &first).state, State::Interrupted);
+    raw.wait_settled("web1");
+    assert_eq!(evidence.count(), 3);
+}

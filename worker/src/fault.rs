@@ -1,0 +1,79 @@
+//! Named points at which a test may kill the worker, and bugs that it may plant to see whether the
+//! checker finds them. Compiled in with the feature `chaos` only; nothing of it is in a release.
+
+/// A command's way, in order: what has just happened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Point {
+    /// The entry was read, nothing is recorded.
+    Taken,
+    /// The start is recorded, nothing has started.
+    Begun,
+    /// The action has ended, nothing is recorded of that.
+    Ended,
+    /// The outcome is recorded, not published.
+    Recorded,
+    /// The outcome is published, the entry not acknowledged.
+    Published,
+    /// The entry is acknowledged.
+    Settled,
+}
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bug {
+    /// Start first, record afterwards.
+    JournalAfterStart,
+    /// Acknowledge first, publish afterwards.
+    AckBeforeResult,
+    /// Run whatever is read.
+    NoDedup,
+    /// Never read what is pending.
+    IgnorePending,
+    /// Trim the inbox to its newest entry.
+    TrimLive,
+}
+
+/// Dies here, as by `kill -9`, if `REDFLEET_CHAOS_KILL=POINT:N` says so and this is the Nth time.
+#[cfg(feature = "chaos")]
+pub(crate) fn point(point: Point) {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    };
+    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static REACHED: AtomicU64 = AtomicU64::new(0);
+    let wanted = WANTED.get_or_init(|| {
+        let text = std::env::var("REDFLEET_CHAOS_KILL").ok()?;
+        let (name, count) = text.split_once(':')?;
+        Some((name.to_lowercase(), count.parse().ok()?))
+    });
+    let Some((name, count)) = wanted else { return };
+    if format!("{point:?}").to_lowercase() == *name && REACHED.fetch_add(1, Ordering::Relaxed) + 1 == *count {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+#[cfg(not(feature = "chaos"))]
+pub(crate) const fn point(_: Point) {}
+
+/// Whether `REDFLEET_CHAOS_BUG` plants this bug.
+#[cfg(feature = "chaos")]
+pub(crate) fn planted(bug: Bug) -> bool {
+    static PLANTED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    *PLANTED.get_or_init(|| std::env::var("REDFLEET_CHAOS_BUG").unwrap_or_default()) == format!("{bug:?}")
+}
+
+#[cfg(not(feature = "chaos"))]
+pub(crate) const fn planted(_: Bug) -> bool {
+    false
+}
+
+/// Makes the disk slow: waits `REDFLEET_CHAOS_SLOW_SYNC` milliseconds before a sync.
+#[cfg(feature = "chaos")]
+pub(crate) fn slow_sync() {
+    let wait = std::env::var("REDFLEET_CHAOS_SLOW_SYNC").ok().and_then(|wait| wait.parse().ok());
+    std::thread::sleep(std::time::Duration::from_millis(wait.unwrap_or(0)));
+}
+
+#[cfg(not(feature = "chaos"))]
+pub(crate) const fn slow_sync() {}
