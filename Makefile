@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench release
+.PHONY: help demo test chaos lint bench release
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,11 +10,14 @@ demo: ## start Redis and a worker, run commands on it, show what comes back, sto
 test: ## every test this machine can run; the others are named as skipped
 	@scripts/test
 
+chaos: ## random faults on a real fleet: SEED=… (default: a fresh one) MINUTES=… (default 5)
+	@SEED=$(SEED) MINUTES=$(MINUTES) PROFILES=$(PROFILES) BUG=$(BUG) scripts/chaos
+
 lint: ## formatting, clippy, licences
 	@scripts/lint
 
 bench: ## the benchmarks
-	@if [ -d tests/benches ]; then cargo bench --locked -p tests; else echo "there are no benchmarks yet"; fi
+	@scripts/bench
 
 release: ## static binaries for x86-64 Linux
 	@scripts/static-release
