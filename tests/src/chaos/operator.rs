@@ -21,9 +21,9 @@ use super::{
 };
 use crate::{Ctl, Log};
 
-/// A `ctl` that runs longer than this is never coming back: no command lasts a second, and all is
-/// healed before a round's end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A `ctl` that has not ended so long after all was healed is never coming back: no command lasts a
+/// second.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// What an operator asked, and what he was told.
 pub(super) struct Told {
@@ -61,7 +61,7 @@ pub(super) fn operate(fleet: &Fleet, seed: u64) -> Vec<Told> {
         fleet.history.note(About::Host(host), format!("an operator asks with ctl ({who})"));
         let mut child = ctl.command(words).spawn().expect("ctl starts");
         let (stdout, stderr) = (follow(child.stdout.take()), follow(child.stderr.take()));
-        let code = end(&mut child);
+        let code = end(fleet, &mut child);
         fleet.history.note(About::Host(host), format!("ctl ({who}) ends: {code:?}"));
         told.push(Told { who, work, host, code, stdout: stdout.wait_closed(), stderr: stderr.wait_closed() });
         thread::sleep(Duration::from_millis(random.u64(..200)));
@@ -77,9 +77,12 @@ fn follow(pipe: Option<impl Read + Send + 'static>) -> Log {
     log
 }
 
-fn end(child: &mut Child) -> Option<i32> {
-    let end = Instant::now() + PATIENCE;
+fn end(fleet: &Fleet, child: &mut Child) -> Option<i32> {
+    let mut end = Instant::now() + PATIENCE;
     while Instant::now() < end {
+        if fleet.is_disturbed() {
+            end = Instant::now() + PATIENCE;
+        }
         if let Some(status) = child.try_wait().expect("one's own child can be waited for") {
             return status.code();
         }
