@@ -65,8 +65,11 @@ limits! {
     HOSTS: usize = 100_000;
     /// Bytes of a command's live output, per stream; what comes later is in the result only.
     LIVE_BYTES: usize = 256 * 1024;
-    /// Commands that a worker holds while they wait for their lane or exclusion key.
-    WAITING: usize = 100;
+    /// Commands that a worker holds while they wait for their lane or exclusion key. Only beyond that
+    /// is anything behind them, a `ping` too, held up.
+    WAITING: usize = 5_000;
+    /// Bytes of their manifests.
+    WAITING_BYTES: usize = 8 * 1024 * 1024;
     /// Entries in a host's control stream.
     CONTROL_ENTRIES: usize = 10_000;
     /// How long an offline host's inbox keeps a command, unless `--start-by` says otherwise.

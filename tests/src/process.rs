@@ -43,12 +43,14 @@ pub fn is_alive(pid: u32) -> bool {
     !fields.starts_with(['Z', 'X']) || !matches!(fields.split(' ').nth(17), Some("0" | "1"))
 }
 
-/// The children of a process, their children and so on.
+/// The children of a process, whichever of its threads has them, their children and so on.
 pub fn descendants(pid: u32) -> Vec<u32> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let children = fs::read_to_string(path).unwrap_or_default();
-    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
-    children.flat_map(|child: u32| [vec![child], descendants(child)].concat()).collect()
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let children: Vec<u32> = children
+        .flat_map(|list| list.split_whitespace().filter_map(|child| child.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    children.into_iter().flat_map(|child| [vec![child], descendants(child)].concat()).collect()
 }
 
 /// Kills the process groups of these processes: what a killed worker leaves running.

@@ -91,30 +91,26 @@ fn what_waits_in_the_worker_never_starts_and_is_told_at_once() {
 }
 
 #[test]
-fn what_is_not_even_read_as_all_slots_are_busy_never_starts() {
+fn what_is_not_even_read_as_all_slots_are_busy_never_starts_and_is_told_at_once() {
     let (redis, _worker, mut raw, ctl) = fleet(NARROW);
     let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
     let first = ctl.ask("web1", &gate.script());
     gate.reached();
     let second = ctl.ask("web1", &evidence.script());
     let ping = ctl.run(["run", "-q", "--host", "web1", "--detach", "ping"]).expect(0).stdout.trim().to_owned();
-    let orders = [&second, &ping].map(|job| ctl.spawn(["job", "cancel", job]));
-    eventually("both to be ordered", || {
-        (redis.cli(["XINFO", "STREAM", "server:{web1}:control"]).contains("entries-added\n2")).then_some(())
-    });
-    raw.wait_control_settled("web1");
-    gate.open();
-    for order in orders {
-        let cancelled = order.wait().expect(0);
+    for job in [&second, &ping] {
+        let cancelled = ctl.run(["job", "cancel", job]).expect(0);
         assert_eq!(cancelled.stderr, "web1: cancelled: before it started\n");
     }
+    assert_eq!(raw.pending("web1"), 1, "they are still unread");
+    gate.open();
     ctl.run(["job", "wait", &first]).expect(0);
+    raw.wait_control_settled("web1");
+    raw.wait_settled("web1");
     for job in [&second, &ping] {
         assert_eq!(ctl.standing(job), standing([("web1", "cancelled")]));
     }
     assert_eq!(evidence.count(), 0);
-    raw.wait_control_settled("web1");
-    raw.wait_settled("web1");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The centre: owns all of the worker's state in one `select!` and talks in messages.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,6 +31,7 @@ use crate::{
     actions::{Action, Catalogue},
     executor::{self, Finished, Stop, Task},
     fault::{self, Bug, Point},
+    inbox::Inbox,
     journal::{self, Found, Journal, Unpublished},
     log::{self, excerpt},
     metrics::{Collector, Group},
@@ -75,12 +76,7 @@ pub(crate) struct Dispatcher {
     catalogue: Catalogue,
     clock: FleetClock,
     started_at_ms: u64,
-    /// Entries taken and not settled yet, with their jobs (none for entries without content).
-    in_hand: HashMap<String, InHand>,
-    /// Entries settled since the reader began its current read, whose reply may still list them as pending.
-    settled: HashSet<String>,
-    /// Their jobs: for a copy read meanwhile it was asked too early whether there is an answer.
-    settled_jobs: HashSet<JobId>,
+    inbox: Inbox,
     schedule: Schedule<Accepted>,
     running: HashMap<JobId, Running>,
     /// Jobs that must not start any more.
@@ -101,13 +97,6 @@ pub(crate) struct Dispatcher {
     /// Where recoveries are told.
     recoveries: mpsc::UnboundedSender<Result<Found, String>>,
     dropped: BTreeMap<&'static str, u64>,
-}
-
-/// An entry on its way to being settled.
-struct InHand {
-    job: Option<JobId>,
-    /// Whether the journal must hear that its outcome is published.
-    journaled: bool,
 }
 
 /// A command that has been found good and waits for its turn.
@@ -147,9 +136,7 @@ impl Dispatcher {
             catalogue,
             clock: FleetClock::local(),
             started_at_ms: 0,
-            in_hand: HashMap::new(),
-            settled: HashSet::new(),
-            settled_jobs: HashSet::new(),
+            inbox: Inbox::default(),
             running: HashMap::new(),
             executors: JoinSet::new(),
             sampling: JoinSet::new(),
@@ -270,8 +257,9 @@ impl Dispatcher {
                 let (journal, entry, outcome) = (self.journal.clone(), entry.clone(), outcome.clone());
                 tokio::spawn(async move { journal.finish(job, entry, retention, outcome).await });
             }
-            self.in_hand.insert(entry.clone(), InHand { job: Some(job), journaled: true });
-            self.write(Write::Outcome { entry, job, outcome, metrics: Vec::new(), retention });
+            self.inbox.take(entry.clone(), Some(job));
+            self.inbox.is_journaled(&entry);
+            self.publish(entry, job, outcome, retention);
         }
     }
 
@@ -348,8 +336,7 @@ impl Dispatcher {
         let room = self.room();
         self.starved = room == 0;
         // The reader's next read begins now.
-        self.settled.clear();
-        self.settled_jobs.clear();
+        self.inbox.next_read();
         // The reader has gone only when the worker is stopping.
         let _ = batch.taken.map(|taken| taken.send(room));
     }
@@ -360,12 +347,12 @@ impl Dispatcher {
             Some(Control::Cancel(job)) => return self.cancel(entry, *job),
             None => self.count("malformed"),
         }
-        self.write(Write::Control { entries: vec![entry] });
+        self.write(Write::Control { entry });
     }
 
     /// How many more commands may be taken. Answers that Redis does not take must not pile up here.
     fn room(&self) -> usize {
-        let unsettled = self.in_hand.len().saturating_sub(self.running.len() + self.schedule.waits());
+        let unsettled = self.inbox.len().saturating_sub(self.running.len() + self.schedule.waits());
         if unsettled < MOST_UNSETTLED { self.schedule.room() } else { 0 }
     }
 
@@ -377,11 +364,13 @@ impl Dispatcher {
         }
     }
 
-    /// Ends the job's command, or sees to it that it never starts. The order is acknowledged once it
-    /// is on disk; until then it stays pending and is read again.
+    /// Ends the job's command, or sees to it that it never starts: what has not even been read is told as
+    /// cancelled, too. The order is acknowledged once it is on disk; until then it stays pending and is
+    /// read again.
     fn cancel(&mut self, entry: String, job: JobId) {
         let now = self.clock.now();
         let recorded = self.journal.cancel(job, now);
+        let unread = !self.inbox.knows(job);
         if let Some(running) = self.running.get(&job) {
             running.span.in_scope(|| tracing::info!("is being cancelled"));
             running.stop.send_replace(Some(Stop::Cancelled));
@@ -394,10 +383,16 @@ impl Dispatcher {
         self.wake_reader();
         let writes = self.writes.clone();
         tokio::spawn(async move {
-            if recorded.await.is_none() {
+            let Some(never_began) = recorded.await else {
                 return tracing::warn!(%job, "the order to cancel cannot be recorded; it is tried again");
+            };
+            if unread && never_began {
+                // Where it ended long ago, its end stands: a terminal state never changes.
+                let outcome = Box::new(Outcome::bare(State::Cancelled, Some(executor::BEFORE_START.into()), now));
+                let (metrics, retention) = (Vec::new(), limits::RETENTION_DEFAULT);
+                let _ = writes.send(Write::Outcome { entry: None, job, outcome, metrics, retention });
             }
-            let _ = writes.send(Write::Control { entries: vec![entry] });
+            let _ = writes.send(Write::Control { entry });
         });
     }
 
@@ -412,7 +407,7 @@ impl Dispatcher {
 
     fn accept(&mut self, command: Command, inherited: bool) {
         let Command { entry, content, published } = command;
-        if self.in_hand.contains_key(&entry) || self.settled.contains(&entry) {
+        if self.inbox.has(&entry) {
             return; // Read again after a reconnect; it is being worked on, or has just been answered.
         }
         let (envelope, manifest) = match content {
@@ -433,8 +428,7 @@ impl Dispatcher {
             // The job itself may be meant for this host all the same, by another entry.
             return self.discard(entry, None);
         }
-        let known = self.settled_jobs.contains(&job) || self.in_hand.values().any(|taken| taken.job == Some(job));
-        if known && !fault::planted(Bug::NoDedup) {
+        if self.inbox.knows(job) && !fault::planted(Bug::NoDedup) {
             tracing::warn!("dropped a second entry of the same job");
             self.count("duplicate");
             return self.discard(entry, None);
@@ -443,14 +437,14 @@ impl Dispatcher {
             tracing::info!("has been answered already");
             return self.discard(entry, Some(job));
         }
-        self.in_hand.insert(entry.clone(), InHand { job: Some(job), journaled: false });
+        self.inbox.take(entry.clone(), Some(job));
         match self.examine(&manifest) {
             Ok((action, manifest)) => {
                 let repeatable = action.spec().repeat == Repeat::Repeatable;
                 let claim = Claim { repeatable, exclusion: action.exclusion(&manifest.arguments) };
                 let span = span.clone();
                 let accepted = Accepted { entry, action, manifest, inherited, published, announced: false, span };
-                self.schedule.push(claim, accepted);
+                self.schedule.push(claim, accepted, envelope.manifest.len());
             }
             Err((state, reason)) => self.refuse(entry, &manifest, state, &reason),
         }
@@ -526,8 +520,8 @@ impl Dispatcher {
         span.in_scope(|| tracing::debug!("starts"));
         let (stop, stopped) = watch::channel(None);
         let (job, retention) = (manifest.job, retention(&manifest));
-        if let Some(in_hand) = self.in_hand.get_mut(&entry) {
-            in_hand.journaled = !claim.repeatable;
+        if !claim.repeatable {
+            self.inbox.is_journaled(&entry);
         }
         self.running.insert(job, Running { entry: entry.clone(), claim, retention, stop, span: span.clone() });
         let task = Task {
@@ -558,31 +552,27 @@ impl Dispatcher {
                 (state, reason) => tracing::warn!("{state} after {took} ms: {reason}"),
             }
         });
-        self.write(Write::Outcome { entry, job, outcome, metrics, retention });
+        self.write(Write::Outcome { entry: Some(entry), job, outcome, metrics, retention });
         self.schedule.ended(&claim);
         self.start_what_may();
         self.wake_reader();
     }
 
     fn publish(&mut self, entry: String, job: JobId, outcome: Box<Outcome>, retention: Duration) {
-        self.write(Write::Outcome { entry, job, outcome, metrics: Vec::new(), retention });
+        self.write(Write::Outcome { entry: Some(entry), job, outcome, metrics: Vec::new(), retention });
     }
 
     fn discard(&mut self, entry: String, job: Option<JobId>) {
-        self.in_hand.insert(entry.clone(), InHand { job, journaled: false });
+        self.inbox.take(entry.clone(), job);
         self.write(Write::Discard { entry });
     }
 
     fn hear(&mut self, notice: Notice) {
         match notice {
             Notice::Settled { entry } => {
-                if let Some(InHand { job: Some(job), journaled }) = self.in_hand.remove(&entry) {
-                    self.settled_jobs.insert(job);
-                    if journaled {
-                        self.journal.published(job);
-                    }
+                if let Some(job) = self.inbox.settle(entry) {
+                    self.journal.published(job);
                 }
-                self.settled.insert(entry);
                 self.wake_reader();
             }
             Notice::Open => {

@@ -16,9 +16,11 @@
 pub mod actions;
 pub mod cli;
 pub mod config;
+mod detached;
 mod dispatcher;
 mod executor;
 mod fault;
+mod inbox;
 mod journal;
 pub mod live;
 pub mod log;

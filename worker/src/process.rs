@@ -2,12 +2,18 @@
 //! whole group ended when it is told to stop or its leader has gone.
 
 use std::{
-    collections::BTreeMap, collections::VecDeque, path::PathBuf, process::ExitStatus, process::Stdio, time::Duration,
+    collections::{BTreeMap, VecDeque},
+    io,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
 };
 
 use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
+    sys::signal::{Signal, kill, killpg},
+    unistd::{Pid, gettid},
 };
 use protocol::{
     event::Stream,
@@ -17,12 +23,16 @@ use protocol::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
-    process::Command,
+    process::{Child, Command},
+    runtime::Handle,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::live::Live;
+use crate::{
+    detached::{self, lock},
+    live::Live,
+};
 
 /// How long a process group may take between TERM and KILL.
 pub const KILL_AFTER: Duration = Duration::from_secs(5);
@@ -62,88 +72,161 @@ pub struct Ended {
     pub left_behind: bool,
 }
 
-/// Runs `program` until it has exited and nothing of its process group is left. Once `stop` is
-/// cancelled the group gets TERM, and KILL after [`KILL_AFTER`]; output is read all the while.
+/// Runs the program that `prepare` names until it has exited and nothing of its process group is left.
+/// Once `stop` is cancelled the group gets TERM, and KILL after [`KILL_AFTER`]; output is read all the
+/// while.
 ///
 /// Dropping the future kills the group.
 ///
 /// # Errors
-/// The program could not be started.
-pub async fn run(program: &Program, stop: &CancellationToken, live: &Live) -> std::io::Result<Ended> {
-    let [name, arguments @ ..] = program.argv.as_slice() else {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "no program given"));
-    };
-    let mut command = Command::new(name);
-    command.args(arguments).env_clear().envs(&program.env).process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    if let Some(cwd) = &program.cwd {
-        command.current_dir(cwd);
-    }
-    if let Some((user, group)) = program.user {
-        command.uid(user).gid(group);
-    }
+/// The program could not be started, or what it needs hung until `stop` was cancelled.
+pub async fn run(
+    prepare: impl FnOnce() -> io::Result<Program> + Send + 'static,
+    stop: &CancellationToken,
+    live: &Live,
+) -> io::Result<Ended> {
     if stop.is_cancelled() {
-        return Err(std::io::Error::other("it was told to end before it started"));
+        return Err(io::Error::other("it was told to end before it started"));
     }
-    let mut child = command.spawn()?;
-    let group = Group::led_by(child.id());
-    let mut stdout = Pipe::new(child.stdout.take(), Stream::Stdout, live);
-    let mut stderr = Pipe::new(child.stderr.take(), Stream::Stderr, live);
-    let mut status = None;
-    let mut left_behind = false;
-    let mut phase = Phase::Running;
-    while status.is_none() || group.is_alive() || stdout.is_open() || stderr.is_open() {
-        tokio::select! {
-            () = stdout.fill(), if stdout.is_open() => {}
-            () = stderr.fill(), if stderr.is_open() => {}
-            exited = child.wait(), if status.is_none() => {
-                status = Some(exited?);
-                if matches!(phase, Phase::Running) {
-                    phase = Phase::Draining(Instant::now() + DRAIN);
-                }
-            }
-            () = stop.cancelled(), if matches!(phase, Phase::Running) => {
-                group.signal(Signal::SIGTERM);
-                phase = Phase::Ending(Instant::now() + KILL_AFTER);
-            }
-            () = sleep(LOOK_AGAIN), if phase.until().is_some_and(|until| Instant::now() < until) => {}
-            () = sleep_until(phase.until().unwrap_or_else(Instant::now)), if phase.until().is_some() => {
-                phase = match phase {
-                    Phase::Draining(_) if group.is_alive() => {
-                        left_behind = true;
-                        group.signal(Signal::SIGTERM);
-                        Phase::Ending(Instant::now() + KILL_AFTER)
-                    }
-                    Phase::Ending(_) if group.is_alive() => {
-                        group.signal(Signal::SIGKILL);
-                        Phase::Killed(Instant::now() + DIE)
-                    }
-                    // Whoever still holds the output has left the group, or cannot be killed.
-                    _ => break,
-                };
-            }
+    let starting = Starting::default();
+    let started = tokio::select! {
+        biased;
+        started = starting.start(prepare) => started?,
+        () = stop.cancelled() => return Err(io::Error::other("it was told to end while its start hung")),
+    };
+    started.follow(stop, live).await
+}
+
+/// A program on its way to being started, in a thread of its own: looking up a user, entering a
+/// directory and opening a program may all hang. Killed when dropped.
+#[derive(Default)]
+struct Starting(Arc<Mutex<Option<Pid>>>);
+
+impl Starting {
+    async fn start(&self, prepare: impl FnOnce() -> io::Result<Program> + Send + 'static) -> io::Result<Started> {
+        let (thread, runtime) = (Arc::clone(&self.0), Handle::current());
+        detached::call(move || {
+            let _context = runtime.enter();
+            *lock(&thread) = Some(gettid());
+            let started = prepare().and_then(|program| Started::new(&program));
+            *lock(&thread) = None;
+            started
+        })
+        .await?
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        // The lock keeps the thread from ending, and its id from being given to another, meanwhile.
+        let thread = lock(&self.0);
+        let Some(id) = *thread else { return };
+        // A child that hangs between fork and exec is known to nobody but the kernel (man 5 proc).
+        let children = std::fs::read_to_string(format!("/proc/self/task/{id}/children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
         }
     }
-    group.forget();
-    Ok(Ended { status, stdout: stdout.capture.finish(), stderr: stderr.capture.finish(), left_behind })
+}
+
+/// A program that runs. Killed when dropped.
+struct Started {
+    child: Child,
+    group: Group,
+}
+
+impl Started {
+    /// Blocks as long as the kernel does.
+    fn new(program: &Program) -> io::Result<Self> {
+        let [name, arguments @ ..] = program.argv.as_slice() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program given"));
+        };
+        let mut command = Command::new(name);
+        command.args(arguments).env_clear().envs(&program.env).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(cwd) = &program.cwd {
+            command.current_dir(cwd);
+        }
+        if let Some((user, group)) = program.user {
+            command.uid(user).gid(group);
+        }
+        let child = command.spawn().map_err(|error| match &program.cwd {
+            Some(cwd) if !cwd.is_dir() => io::Error::other(format!("'{}' is not a directory", cwd.display())),
+            _ => error,
+        })?;
+        let group = Group::led_by(child.id());
+        Ok(Self { child, group })
+    }
+
+    async fn follow(self, stop: &CancellationToken, live: &Live) -> io::Result<Ended> {
+        let Self { mut child, group } = self;
+        let mut stdout = Pipe::new(child.stdout.take(), Stream::Stdout, live);
+        let mut stderr = Pipe::new(child.stderr.take(), Stream::Stderr, live);
+        let mut status = None;
+        let mut left_behind = false;
+        let mut phase = Phase::Running;
+        while status.is_none() || group.is_alive() || stdout.is_open() || stderr.is_open() {
+            tokio::select! {
+                () = stdout.fill(), if stdout.is_open() => {}
+                () = stderr.fill(), if stderr.is_open() => {}
+                exited = child.wait(), if status.is_none() => {
+                    status = Some(exited?);
+                    if matches!(phase, Phase::Running) {
+                        phase = Phase::Draining(Instant::now() + DRAIN);
+                    }
+                }
+                () = stop.cancelled(), if matches!(phase, Phase::Running) => {
+                    group.signal(Signal::SIGTERM);
+                    phase = Phase::Ending(Instant::now() + KILL_AFTER);
+                }
+                () = sleep(LOOK_AGAIN), if phase.until().is_some_and(|until| Instant::now() < until) => {}
+                () = sleep_until(phase.until().unwrap_or_else(Instant::now)), if phase.until().is_some() => {
+                    phase = match phase {
+                        Phase::Draining(_) if group.is_alive() => {
+                            left_behind = true;
+                            group.signal(Signal::SIGTERM);
+                            Phase::Ending(Instant::now() + KILL_AFTER)
+                        }
+                        Phase::Ending(_) if group.is_alive() => {
+                            group.signal(Signal::SIGKILL);
+                            Phase::Killed(Instant::now() + DIE)
+                        }
+                        // Whoever still holds the output has left the group, or cannot be killed.
+                        _ => break,
+                    };
+                }
+            }
+        }
+        group.forget();
+        Ok(Ended { status, stdout: stdout.capture.finish(), stderr: stderr.capture.finish(), left_behind })
+    }
 }
 
 /// Ends what is left of the jobs that ran when an earlier worker process died: every process that
 /// carries such a job's id in its environment. Once a job is reported as interrupted, nothing of it
 /// goes on.
 pub(crate) async fn end_leftovers(jobs: &[JobId], host: &HostName) {
+    if jobs.is_empty() {
+        return;
+    }
     let marks: Vec<Vec<u8>> = jobs.iter().map(|job| format!("{JOB_VARIABLE}={job}").into_bytes()).collect();
     let host = format!("{HOST_VARIABLE}={host}").into_bytes();
-    // More than one look, because a process may fork while it is looked for.
-    for _ in 0..LOOKS {
-        let left = if marks.is_empty() { Vec::new() } else { carriers(&marks, &host) };
-        if left.is_empty() {
-            return;
+    // The environment of a process that hangs in the kernel may hang, too.
+    let ended = detached::call(move || {
+        // More than one look, because a process may fork while it is looked for.
+        for _ in 0..LOOKS {
+            let left = carriers(&marks, &host);
+            if left.is_empty() {
+                return;
+            }
+            for process in left {
+                let _ = kill(process, Signal::SIGKILL);
+            }
+            thread::sleep(LOOK_AGAIN);
         }
-        for process in left {
-            let _ = nix::sys::signal::kill(process, Signal::SIGKILL);
-        }
-        sleep(LOOK_AGAIN).await;
+    });
+    if let Err(error) = ended.await {
+        tracing::error!("cannot look for what a dead worker left running: {error}");
     }
 }
 
@@ -303,15 +386,16 @@ mod tests {
 
     use super::*;
 
-    fn shell(script: &str) -> Program {
+    fn shell(script: &str) -> impl FnOnce() -> io::Result<Program> + Send + 'static {
         let env = BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]);
-        Program { argv: ["sh", "-c", script].map(str::to_owned).into(), env, ..Program::default() }
+        let argv = ["sh", "-c", script].map(str::to_owned).into();
+        move || Ok(Program { argv, env, ..Program::default() })
     }
 
     #[tokio::test]
     async fn output_and_exit_code_are_kept() {
         let ended =
-            run(&shell("echo out; echo err >&2; exit 3"), &CancellationToken::new(), &Live::none()).await.unwrap();
+            run(shell("echo out; echo err >&2; exit 3"), &CancellationToken::new(), &Live::none()).await.unwrap();
         assert_eq!(ended.stdout.kept, b"out\n");
         assert_eq!(ended.stderr.kept, b"err\n");
         assert_eq!(ended.status.unwrap().code(), Some(3));
@@ -321,7 +405,7 @@ mod tests {
     #[tokio::test]
     async fn long_output_keeps_head_and_tail() {
         let ended =
-            run(&shell("echo first; yes | head -c 1000000; echo last"), &CancellationToken::new(), &Live::none())
+            run(shell("echo first; yes | head -c 1000000; echo last"), &CancellationToken::new(), &Live::none())
                 .await
                 .unwrap();
         let text = String::from_utf8(ended.stdout.kept).unwrap();
@@ -338,7 +422,7 @@ mod tests {
         let script = format!("echo begun; sleep 1000 & echo $! > {p}.new; mv {p}.new {p}; wait", p = pid.display());
         let stop = CancellationToken::new();
         let (program, token) = (shell(&script), stop.clone());
-        let running = tokio::spawn(async move { run(&program, &token, &Live::none()).await });
+        let running = tokio::spawn(async move { run(program, &token, &Live::none()).await });
         let grandchild = read_when_there(&pid).await;
         stop.cancel();
         let ended = running.await.unwrap().unwrap();
@@ -349,15 +433,15 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_left_behind_is_ended() {
-        let ended = run(&shell("sleep 1000 & echo $!"), &CancellationToken::new(), &Live::none()).await.unwrap();
+        let ended = run(shell("sleep 1000 & echo $!"), &CancellationToken::new(), &Live::none()).await.unwrap();
         assert!(ended.left_behind);
         assert!(is_gone(std::str::from_utf8(&ended.stdout.kept).unwrap().trim()).await);
     }
 
     #[tokio::test]
     async fn a_missing_program_is_an_error() {
-        let program = Program { argv: vec!["/no/such/program".into()], ..Program::default() };
-        assert!(run(&program, &CancellationToken::new(), &Live::none()).await.is_err());
+        let program = || Ok(Program { argv: vec!["/no/such/program".into()], ..Program::default() });
+        assert!(run(program, &CancellationToken::new(), &Live::none()).await.is_err());
     }
 
     async fn read_when_there(path: &Path) -> String {

@@ -36,14 +36,20 @@ use crate::{
 pub(crate) enum Write {
     /// A command's state changed, but it has not ended.
     State { job: JobId, state: State, retention: Duration },
-    /// A command ended: publish, then acknowledge and delete its entry.
-    Outcome { entry: String, job: JobId, outcome: Box<Outcome>, metrics: Vec<(Group, Figures)>, retention: Duration },
+    /// A command ended: publish, then acknowledge and delete its entry, where that has been read.
+    Outcome {
+        entry: Option<String>,
+        job: JobId,
+        outcome: Box<Outcome>,
+        metrics: Vec<(Group, Figures)>,
+        retention: Duration,
+    },
     /// A running command wrote something.
     Output { job: JobId, stream: Stream, offset: u64, data: Vec<u8>, retention: Duration },
     /// An entry needs no answer: acknowledge and delete it.
     Discard { entry: String },
-    /// Control entries have been read: acknowledge and delete them.
-    Control { entries: Vec<String> },
+    /// A control entry has been read: acknowledge and delete it.
+    Control { entry: String },
     /// Wake the own reader.
     Wake,
     /// Fresh figures.
@@ -58,6 +64,15 @@ impl Write {
     /// Whether it must be written however long it takes.
     fn must(&self) -> bool {
         !matches!(self, Self::Metrics(_) | Self::Status(_) | Self::Facts { .. })
+    }
+
+    /// The inbox entry that it settles.
+    fn settles(&self) -> Option<&String> {
+        match self {
+            Self::Outcome { entry, .. } => entry.as_ref(),
+            Self::Discard { entry } => Some(entry),
+            _ => None,
+        }
     }
 
     /// The job that it tells of: what is said of one job must be said in order.
@@ -234,16 +249,13 @@ impl Publisher {
         error: &RedisError,
     ) -> Result<(), RedisError> {
         tracing::error!("Redis will not take a write, it is given up: {}", brief(error));
-        match self.queue.remove(at) {
-            Write::Outcome { entry, .. } | Write::Discard { entry } => {
-                self.queue.insert(at, Write::Discard { entry });
-                match self.write(redis, at..at + 1).await {
-                    Err(error) if connection::is_broken(&error) => return Err(error),
-                    // Where not even that can be written, nothing of the inbox is left to be settled.
-                    _ => drop(self.queue.remove(at)),
-                }
+        if let Some(entry) = self.queue.remove(at).settles().cloned() {
+            self.queue.insert(at, Write::Discard { entry });
+            match self.write(redis, at..at + 1).await {
+                Err(error) if connection::is_broken(&error) => return Err(error),
+                // Where not even that can be written, nothing of the inbox is left to be settled.
+                _ => drop(self.queue.remove(at)),
             }
-            _ => {}
         }
         Ok(())
     }
@@ -257,10 +269,8 @@ impl Publisher {
         }
         self.say_all(redis, writes).await?;
         self.settle_all(redis, writes).await?;
-        for write in writes {
-            if let Write::Outcome { entry, .. } | Write::Discard { entry } = write {
-                self.notify(Notice::Settled { entry: entry.clone() });
-            }
+        for entry in writes.iter().filter_map(Write::settles) {
+            self.notify(Notice::Settled { entry: entry.clone() });
         }
         Ok(())
     }
@@ -362,16 +372,15 @@ impl Publisher {
 
     fn settle(&self, pipe: &mut Pipeline, write: &Write) {
         let Identity { host, keys } = &*self.identity;
-        let mut settle = |key: String, entries: &[String]| {
-            pipe.xack(&key, GROUP, entries).ignore();
-            pipe.xdel(&key, entries).ignore();
+        let mut settle = |key: String, entry: &String| {
+            pipe.xack(&key, GROUP, &[entry]).ignore();
+            pipe.xdel(&key, &[entry]).ignore();
         };
-        match write {
-            Write::Outcome { entry, .. } | Write::Discard { entry } => {
-                settle(keys.commands(host), std::slice::from_ref(entry));
-            }
-            Write::Control { entries } if !entries.is_empty() => settle(keys.control(host), entries),
-            _ => {}
+        if let Some(entry) = write.settles() {
+            settle(keys.commands(host), entry);
+        }
+        if let Write::Control { entry } = write {
+            settle(keys.control(host), entry);
         }
     }
 

@@ -1,9 +1,12 @@
 //! `exec`: run a program given as an argument vector.
 
-use std::{collections::BTreeMap, os::unix::process::ExitStatusExt};
+use std::{collections::BTreeMap, io, os::unix::process::ExitStatusExt};
 
 use nix::unistd::{Uid, User};
-use protocol::action::{ActionSpec, Argument, Arguments, Kind, Parameter, Repeat};
+use protocol::{
+    action::{ActionSpec, Argument, Arguments, Kind, Parameter, Repeat},
+    name::{HostName, JobId},
+};
 
 use super::{Action, Failure, Invocation, Report, Running};
 use crate::{
@@ -46,9 +49,9 @@ impl Action for Exec {
 
     fn run(&self, invocation: Invocation) -> Running<'_> {
         Box::pin(async move {
-            let program = program(&invocation)?;
-            let name = excerpt(program.argv.first().map(String::as_str).unwrap_or_default(), log::NAME);
-            let ended = process::run(&program, &invocation.stop, &invocation.live).await;
+            let Invocation { job, host, arguments, stop, live } = invocation;
+            let name = argv(&arguments).first().map(|name| excerpt(name, log::NAME)).unwrap_or_default();
+            let ended = process::run(move || program(job, &host, &arguments), &stop, &live).await;
             let ended = ended.map_err(|error| Failure(format!("cannot run '{name}': {error}")))?;
             let signal = ended.status.and_then(|status| status.signal());
             let remark = match (ended.status, signal) {
@@ -69,29 +72,33 @@ impl Action for Exec {
     }
 }
 
-fn program(invocation: &Invocation) -> Result<Program, Failure> {
-    let arguments = &invocation.arguments;
+fn argv(arguments: &Arguments) -> &[String] {
+    arguments.get("argv").and_then(Argument::list).unwrap_or_default()
+}
+
+/// What is to be run. Users may be looked up in places that take their time.
+fn program(job: JobId, host: &HostName, arguments: &Arguments) -> io::Result<Program> {
     let text = |name: &str| arguments.get(name).and_then(Argument::text);
     let user = text("user").map(find_user).transpose()?;
-    let argv = arguments.get("argv").and_then(Argument::list).unwrap_or_default().to_vec();
+    let argv = argv(arguments).to_vec();
     // The kernel ends strings at a zero byte; a program must not see less than was asked.
     if argv.iter().any(|word| word.contains('\0')) {
-        return Err(Failure("an argument holds a zero byte".into()));
+        return Err(io::Error::other("an argument holds a zero byte"));
     }
+    let mut env = environment(arguments, user.as_ref())?;
+    // Last, so that nothing stands in their place: leftovers are found by them.
+    env.insert(process::JOB_VARIABLE.into(), job.to_string());
+    env.insert(process::HOST_VARIABLE.into(), host.to_string());
     Ok(Program {
         argv,
         cwd: text("cwd").map(Into::into),
-        env: environment(invocation, arguments, user.as_ref())?,
+        env,
         user: user.map(|user| (user.uid.as_raw(), user.gid.as_raw())),
     })
 }
 
 /// A small environment of known content: the worker's own may hold the Redis password.
-fn environment(
-    invocation: &Invocation,
-    arguments: &Arguments,
-    user: Option<&User>,
-) -> Result<BTreeMap<String, String>, Failure> {
+fn environment(arguments: &Arguments, user: Option<&User>) -> io::Result<BTreeMap<String, String>> {
     let inherited = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
     let me = User::from_uid(Uid::effective()).ok().flatten();
     let mut env = BTreeMap::from([
@@ -106,23 +113,20 @@ fn environment(
     for (name, value) in arguments.get("env").and_then(Argument::map).into_iter().flatten() {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             let name = excerpt(name, log::NAME);
-            return Err(Failure(format!("'{name}' cannot be an environment variable")));
+            return Err(io::Error::other(format!("'{name}' cannot be an environment variable")));
         }
         env.insert(name.clone(), value.clone());
     }
-    // Last, so that nothing stands in their place: leftovers are found by them.
-    env.insert(process::JOB_VARIABLE.into(), invocation.job.to_string());
-    env.insert(process::HOST_VARIABLE.into(), invocation.host.to_string());
     Ok(env)
 }
 
-fn find_user(name: &str) -> Result<User, Failure> {
+fn find_user(name: &str) -> io::Result<User> {
     let found = match name.parse() {
         Ok(id) => User::from_uid(Uid::from_raw(id)),
         Err(_) => User::from_name(name),
     };
     let name = excerpt(name, log::NAME);
     found
-        .map_err(|error| Failure(format!("cannot look up user '{name}': {error}")))?
-        .ok_or_else(|| Failure(format!("there is no user '{name}'")))
+        .map_err(|error| io::Error::other(format!("cannot look up user '{name}': {error}")))?
+        .ok_or_else(|| io::Error::other(format!("there is no user '{name}'")))
 }

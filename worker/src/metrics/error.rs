@@ -23,8 +23,8 @@ pub enum MetricsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// No thread could be started for what might hang.
-    #[error("cannot start a thread: {0}")]
+    /// There is no thread for what might hang.
+    #[error("internal error: {0}")]
     Thread(#[source] io::Error),
     /// The list of processes was not complete in time.
     #[error("the list of processes was not complete within {0:?}")]

@@ -6,7 +6,6 @@
 //! of several things carries its name after a colon (`usage:/home`, `receive_errors:eth0`).
 
 mod cpu;
-mod detached;
 mod disk;
 mod error;
 mod facts;
@@ -20,7 +19,6 @@ mod readings;
 mod source;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -180,11 +178,6 @@ fn percent(part: u64, whole: u64) -> f64 {
 fn rounded(value: f64, decimals: i32) -> f64 {
     let scale = 10_f64.powi(decimals);
     (value * scale).round() / scale
-}
-
-/// Locks; what a panicking holder left behind is used as it is, for no figure spans two steps.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -19,8 +19,10 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
 
+use crate::detached::{self, lock};
+
+use super::MetricsError;
 use super::mounts::Mount;
-use super::{MetricsError, detached, lock};
 
 /// This often within the time limit, it is looked whether the threads are stuck.
 const LOOKS: u32 = 20;
@@ -99,7 +101,7 @@ impl Prober {
         while missing > 0 && Instant::now() < deadline {
             for _ in 0..threads.min(lock(&pass.queue).len()) {
                 let pass = Arc::clone(&pass);
-                detached::run(move || pass.go_through())?;
+                detached::run(move || pass.go_through()).map_err(MetricsError::Thread)?;
             }
             threads *= 2;
             let look = deadline.min(Instant::now() + timeout / LOOKS);

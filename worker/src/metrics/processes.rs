@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{SysconfVar, Uid, User, sysconf};
 use serde_json::Value;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
+
+use crate::detached;
 
 use super::source::{Parsed, Source, excerpt, number};
-use super::{Figures, MetricsError, ProcessOrder, detached, put, rounded};
+use super::{Figures, MetricsError, ProcessOrder, put, rounded};
 
 /// Over which the use of the processors is measured.
 const WINDOW: Duration = Duration::from_millis(200);
@@ -59,17 +61,13 @@ impl Processes {
 
     async fn collect_patiently(&self, by: ProcessOrder, top: usize) -> Result<Figures, MetricsError> {
         let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let (answer, figures) = oneshot::channel();
         let source = self.source.clone();
-        detached::run(move || {
+        let listed = detached::call(move || {
             let figures = list(&source, by, top);
             drop(slot);
-            // Nobody there: the time limit has passed.
-            let _ = answer.send(figures);
-        })?;
-        // Without an answer the thread has panicked; there is nothing better to say.
-        let lost = MetricsError::ProcessesTimedOut(TIMEOUT);
-        figures.await.unwrap_or(Err(lost))
+            figures
+        });
+        listed.await.map_err(MetricsError::Thread)?
     }
 }
 

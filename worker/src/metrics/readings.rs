@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::{MetricsError, lock};
+use super::MetricsError;
+use crate::detached::lock;
 
 /// A span at least this long is preferred: it evens out the bursts of an instant.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
