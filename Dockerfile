@@ -9,9 +9,10 @@ WORKDIR /src
 COPY . .
 # One layer builds, keeps the two binaries and drops the rest: what compiling leaves behind is
 # a hundred times what it makes, and the legacy builder would store it at every change.
-RUN cargo build --release --locked --target-dir /tmp/target -p worker -p controller \
+ARG PROFILE=release
+RUN cargo build --profile ${PROFILE} --locked --target-dir /tmp/target -p worker -p controller \
     && mkdir /out \
-    && cp /tmp/target/release/worker /tmp/target/release/ctl /out/ \
+    && cp /tmp/target/*/worker /tmp/target/*/ctl /out/ \
     && rm -rf /tmp/target
 
 FROM ${BASE_IMAGE} AS base

@@ -19,7 +19,7 @@ pub fn binary(name: &str) -> PathBuf {
 /// # Panics
 /// Where it has not been built.
 pub fn chaos_worker() -> PathBuf {
-    let path = beside("chaos/debug/worker");
+    let path = beside("chaos-worker");
     path.unwrap_or_else(|| panic!("the worker with its feature `chaos` is missing: `make chaos` builds it"))
 }
 
@@ -38,12 +38,20 @@ pub fn released(name: &str) -> PathBuf {
     beside_the_build(&["release", name])
 }
 
-/// The path of `ctl` or `worker` as it is released for any x86-64 Linux.
+/// The path of `ctl` or `worker`, optimised.
 ///
 /// # Panics
 /// Where it has not been built.
-pub fn released_static(name: &str) -> PathBuf {
-    beside_the_build(&["x86_64-unknown-linux-musl", "release", name])
+pub fn optimised(name: &str) -> PathBuf {
+    beside_the_build(&["quick", name])
+}
+
+/// The path of `ctl` or `worker`, optimised, for any x86-64 Linux.
+///
+/// # Panics
+/// Where it has not been built.
+pub fn optimised_static(name: &str) -> PathBuf {
+    beside_the_build(&["x86_64-unknown-linux-musl", "quick", name])
 }
 
 fn beside_the_build(parts: &[&str]) -> PathBuf {

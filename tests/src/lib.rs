@@ -29,7 +29,7 @@ mod stack;
 mod wait;
 mod worker;
 
-pub use binaries::{binary, chaos_worker, released, released_static};
+pub use binaries::{binary, chaos_worker, optimised, optimised_static, released};
 pub use ctl::{Ctl, Output, Running};
 pub use log::Log;
 pub use network::Network;

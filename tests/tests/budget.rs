@@ -1,10 +1,9 @@
-//! What the programs may cost. The figures are those of the release, so these tests need it built;
-//! `make test` does that and then runs them.
+//! What the programs may cost, once optimised; `make test` builds that and then runs these tests.
 
 use std::path::PathBuf;
 
 use protocol::outcome::State;
-use tests::{Raw, Redis, Worker, eventually, released, released_static};
+use tests::{Raw, Redis, Worker, eventually, optimised, optimised_static};
 
 /// Resident memory in kB (units of 1024 bytes, as the kernel counts) of a worker that has done this
 /// and that and is idle.
@@ -53,25 +52,25 @@ const fn megabytes(count: u64) -> u64 {
 }
 
 #[test]
-#[ignore = "needs the release build (make test makes it)"]
-fn release_idles_within_10_megabytes() {
-    assert_at_most(idle_kb(released("worker")), megabytes(10), "an idle worker");
+#[ignore = "needs the optimised build (make test makes it)"]
+fn idles_within_10_megabytes() {
+    assert_at_most(idle_kb(optimised("worker")), megabytes(10), "an idle worker");
 }
 
 #[test]
-#[ignore = "needs the release build (make test makes it)"]
-fn release_does_not_grow() {
-    assert_at_most(growth_kb(released("worker")), 512, "growth over 2000 pings");
+#[ignore = "needs the optimised build (make test makes it)"]
+fn does_not_grow() {
+    assert_at_most(growth_kb(optimised("worker")), 512, "growth over 2000 pings");
 }
 
 #[test]
-#[ignore = "needs the static release build (make test makes it)"]
-fn static_release_idles_within_6_megabytes() {
-    assert_at_most(idle_kb(released_static("worker")), megabytes(6), "an idle static worker");
+#[ignore = "needs the optimised static build (make test makes it)"]
+fn static_idles_within_6_megabytes() {
+    assert_at_most(idle_kb(optimised_static("worker")), megabytes(6), "an idle static worker");
 }
 
 #[test]
-#[ignore = "needs the static release build (make test makes it)"]
-fn static_release_does_not_grow() {
-    assert_at_most(growth_kb(released_static("worker")), 512, "growth over 2000 pings, static");
+#[ignore = "needs the optimised static build (make test makes it)"]
+fn static_does_not_grow() {
+    assert_at_most(growth_kb(optimised_static("worker")), 512, "growth over 2000 pings, static");
 }

@@ -105,6 +105,7 @@ impl Project {
             .arg("--file")
             .arg(self.root.join("docker-compose.yml"))
             .args(args)
+            .env("PROFILE", "dev")
             .envs(self.images.iter().map(|(name, image)| (name, image)));
         Output::of(&mut command)
     }
