@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anstyle::Style;
-use protocol::{name::HostName, time::Millis};
+use protocol::{metrics::Group, name::HostName, time::Millis};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -18,9 +18,6 @@ use crate::{
     style, summary,
     table::{Cell, Table},
 };
-
-/// The groups of figures that workers keep current, in the order in which they are shown.
-const METRICS: [&str; 5] = ["cpu", "memory", "load", "disk", "network"];
 
 /// Runs a command on hosts.
 pub async fn run(command: Command, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<Exit> {
@@ -74,7 +71,7 @@ async fn cpu_usage(fleet: &mut Fleet, hosts: &[Host]) -> anyhow::Result<Vec<Opti
     for chunk in hosts.chunks(CHUNK) {
         let mut pipeline = redis::pipe();
         for host in chunk {
-            pipeline.cmd("HGET").arg(fleet.keys.metrics(&host.name, "cpu")).arg("usage");
+            pipeline.cmd("HGET").arg(fleet.keys.metrics(&host.name, Group::Cpu)).arg("usage");
         }
         all.extend(fleet.ask::<Vec<Option<String>>>(&pipeline).await?);
     }
@@ -145,7 +142,7 @@ impl Details {
     async fn read(fleet: &mut Fleet, host: &HostName) -> anyhow::Result<Self> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("HGETALL").arg(fleet.keys.facts(host)).cmd("HGETALL").arg(fleet.keys.labels(host));
-        for group in METRICS {
+        for group in Group::ALL {
             pipeline.cmd("HGETALL").arg(fleet.keys.metrics(host, group));
         }
         let mut hashes = fleet.ask::<Vec<Hash>>(&pipeline).await?.into_iter().map(texts);
@@ -153,8 +150,9 @@ impl Details {
         // The catalogue is told by `ctl action`.
         facts.remove("actions");
         facts.sort_keys();
-        let figures = METRICS.iter().zip(hashes).filter(|(_, group)| !group.is_empty());
-        let metrics = figures.map(|(name, group)| ((*name).to_owned(), Value::Object(numbers(group)))).collect();
+        let figures = Group::ALL.iter().zip(hashes).filter(|(_, figures)| !figures.is_empty());
+        let metrics =
+            figures.map(|(group, figures)| (group.name().to_owned(), Value::Object(numbers(figures)))).collect();
         Ok(Self { facts, labels, metrics })
     }
 }

@@ -130,7 +130,7 @@ impl Settings {
             timeout: read(None, timeout, cli::timeout)?,
             start_by: read(None, start_by, cli::start_by)?.unwrap_or(limits::START_BY_DEFAULT),
             retention: read(None, retention, cli::retention)?.unwrap_or(limits::RETENTION_DEFAULT),
-            trace: lookup("TRACEPARENT"),
+            trace: lookup(environment::TRACE),
             warnings,
         })
     }

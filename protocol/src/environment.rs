@@ -29,4 +29,6 @@ variables! {
     OUTPUT = "REDFLEET_OUTPUT";
     /// The operator's name as recorded in jobs (default: `USER@HOSTNAME`).
     OPERATOR = "REDFLEET_OPERATOR";
+    /// The trace that `ctl run` is a part of (W3C Trace Context); it goes into the job's manifest.
+    TRACE = "TRACEPARENT";
 }

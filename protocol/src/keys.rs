@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::{
     limits,
+    metrics::Group,
     name::{HostName, JobId, Namespace},
 };
 
@@ -71,8 +72,8 @@ impl Keys {
     }
 
     /// Hash: current figures of a metric group (`cpu`, `memory`, …). Expires [`limits::METRICS_RETENTION`] after the last sample.
-    pub fn metrics(&self, host: &HostName, group: &str) -> String {
-        self.server(host, group)
+    pub fn metrics(&self, host: &HostName, group: Group) -> String {
+        self.server(host, group.name())
     }
 
     /// Sorted set: hosts by last heartbeat (milliseconds). Capped at [`limits::HOSTS`].
@@ -145,7 +146,7 @@ mod tests {
         let job: JobId = "019a0000-0000-7000-8000-000000000000".parse().unwrap();
         let keys = Keys::new(None);
         assert_eq!(keys.commands(&host), "server:{web1}:commands");
-        assert_eq!(keys.metrics(&host, "cpu"), "server:{web1}:cpu");
+        assert_eq!(keys.metrics(&host, Group::Cpu), "server:{web1}:cpu");
         assert_eq!(keys.job_result(job, &host), "job:{019a0000-0000-7000-8000-000000000000}:result:web1");
         let keys = Keys::new(Some(&"prod".parse().unwrap()));
         assert_eq!(keys.servers(), "prod:servers");
@@ -155,7 +156,7 @@ mod tests {
             keys.facts(&host),
             keys.labels(&host),
             keys.status(&host),
-            keys.metrics(&host, "cpu"),
+            keys.metrics(&host, Group::Cpu),
             keys.servers(),
             keys.job(job),
             keys.job_hosts(job),

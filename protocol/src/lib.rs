@@ -14,6 +14,7 @@ pub mod environment;
 pub mod event;
 pub mod keys;
 pub mod limits;
+pub mod metrics;
 pub mod name;
 pub mod outcome;
 pub mod scripts;

@@ -422,7 +422,7 @@ fn expire(pipe: &mut Pipeline, key: &str, after: Duration) {
 /// Replaces each group's hash, so that a mount or interface that is gone leaves no old figures.
 fn say_metrics(pipe: &mut Pipeline, identity: &Identity, metrics: &[(Group, Figures)]) {
     for (group, figures) in metrics {
-        let key = identity.keys.metrics(&identity.host, group.name());
+        let key = identity.keys.metrics(&identity.host, *group);
         let fields: Vec<(&String, String)> = figures.iter().map(|(name, value)| (name, plain(value))).collect();
         pipe.del(&key).ignore();
         if !fields.is_empty() {

@@ -24,6 +24,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use error::MetricsError;
+pub use protocol::metrics::Group;
 
 use disk::Disk;
 use processes::Processes;
@@ -35,37 +36,6 @@ pub type Figures = serde_json::Map<String, Value>;
 
 /// How long a mount may take to say how full it is before it is called unresponsive.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// A group of figures that the sampler keeps current.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Group {
-    /// Use of the processors, in percent of all of them.
-    Cpu,
-    /// Use of memory and swap, in bytes.
-    Memory,
-    /// Load averages, tasks and uptime.
-    Load,
-    /// How full each mounted file system is.
-    Disk,
-    /// Traffic of the network interfaces, in bytes.
-    Network,
-}
-
-impl Group {
-    /// Every group.
-    pub const ALL: [Self; 5] = [Self::Cpu, Self::Memory, Self::Load, Self::Disk, Self::Network];
-
-    /// The group's name, as in keys and in the names of actions.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Memory => "memory",
-            Self::Load => "load",
-            Self::Disk => "disk",
-            Self::Network => "network",
-        }
-    }
-}
 
 /// What the list of processes is ordered by, the greatest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
