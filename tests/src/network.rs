@@ -17,7 +17,6 @@ pub struct Network {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
@@ -25,6 +24,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// The socket to which new connections lead.
+    server: PathBuf,
     lines: Vec<Line>,
     /// The answers to a request that contains this are to be held, on a line of this number or above.
     watched: Option<(Vec<u8>, usize)>,
@@ -47,17 +48,25 @@ impl Network {
     pub fn to(redis: &Redis) -> Self {
         let path = redis.directory().join("network.sock");
         let listener = UnixListener::bind(&path).expect("a socket");
-        let shared = Arc::<Shared>::default();
-        let (carrier, server) = (Arc::clone(&shared), redis.socket());
+        let state = State { server: redis.socket(), ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let carrier = Arc::clone(&shared);
         thread::spawn(move || {
             // Where there is no server, the client is hung up on.
             for client in listener.incoming().flatten() {
-                if let Ok(server) = UnixStream::connect(&server) {
+                let server = carrier.lock().server.clone();
+                if let Ok(server) = UnixStream::connect(server) {
                     carrier.carry(client, server);
                 }
             }
         });
         Self { path, shared }
+    }
+
+    /// Ends every connection; from now on they lead to this server.
+    pub fn lead_to(&self, redis: &Redis) {
+        self.shared.lock().server = redis.socket();
+        self.cut();
     }
 
     /// Where the server is found through this network.

@@ -76,6 +76,13 @@ impl RedisOptions {
         self
     }
 
+    /// Follows this server, which must listen on a TCP port, until it is told otherwise.
+    #[must_use]
+    pub fn replica_of(mut self, primary: &Redis) -> Self {
+        self.more.extend(["--replicaof", "127.0.0.1", &primary.port.to_string()].map(str::to_owned));
+        self
+    }
+
     /// Starts the server and waits until it answers.
     pub fn start(self) -> Redis {
         // Short, because a socket's path may have 107 bytes only.

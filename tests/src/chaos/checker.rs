@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use protocol::{
     event::{Event, EventKind, Stream},
     limits,
+    name::{HostName, JobId},
     outcome::{Captured, Outcome, State},
     time::Millis,
 };
@@ -19,11 +20,11 @@ use super::{
 };
 
 /// Why a cancelled command has nothing to show.
-const BEFORE_START: &str = "before it started";
+pub(super) const BEFORE_START: &str = "before it started";
 
 type Fields = HashMap<String, Vec<u8>>;
 
-/// What Redis has of a command in the end.
+/// What Redis has of a command on a host in the end.
 pub(super) struct Traces {
     state: Option<State>,
     outcome: Option<Outcome>,
@@ -32,8 +33,7 @@ pub(super) struct Traces {
 
 impl Traces {
     /// Asks for them.
-    pub(super) fn ask(redis: &mut Connection, fleet: &Fleet, command: &Command) -> RedisResult<Self> {
-        let (host, job) = (&fleet.hosts[command.host].name, command.job());
+    pub(super) fn ask(redis: &mut Connection, fleet: &Fleet, job: JobId, host: &HostName) -> RedisResult<Self> {
         let mut pipeline = redis::pipe();
         pipeline.hget(fleet.keys.job_hosts(job), host.as_str()).hgetall(fleet.keys.job_result(job, host));
         pipeline.cmd("XRANGE").arg(fleet.keys.job_events(job)).arg("-").arg("+");
@@ -48,6 +48,11 @@ impl Traces {
     /// The state in the end.
     pub(super) const fn state(&self) -> Option<State> {
         self.state
+    }
+
+    /// The outcome in the end.
+    pub(super) const fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
     }
 
     /// As lines for a history.

@@ -2,23 +2,27 @@
 
 use std::{collections::HashMap, fs, path::Path};
 
-use protocol::time::{Millis, show_moment};
+use protocol::{
+    name::HostName,
+    time::{Millis, show_moment},
+};
 
 use super::now;
 
 /// A shell script that leaves evidence: `$1` the file, `$2` lines to print, half of them before and
-/// half after a pause of `$3` seconds, `$4` the exit code, `$5` what to call itself. A line this short
-/// is appended by a single write, so lines of several programs never mix.
+/// half after a pause of `$3` seconds, `$4` the exit code, `$5` what to call itself; where it ran is what the
+/// worker says. A line this short is appended by a single write, so lines of several programs never mix.
 pub(super) const SCRIPT: &str = r#"
-read -r up _ </proc/uptime; echo "$5 start $$ $up" >>"$1"
+read -r up _ </proc/uptime; echo "$5 start $$ $up $REDFLEET_HOST" >>"$1"
 half=$(($2 / 2)); seq 1 $half; sleep "$3"; seq $((half + 1)) "$2"
-read -r up _ </proc/uptime; echo "$5 end $$ $up" >>"$1"
+read -r up _ </proc/uptime; echo "$5 end $$ $up $REDFLEET_HOST" >>"$1"
 exit "$4""#;
 
 /// One line.
 #[derive(Clone, Debug)]
 pub(super) struct Mark {
     pub(super) who: String,
+    host: String,
     pub(super) started: bool,
     pub(super) at: Millis,
     line: String,
@@ -42,8 +46,9 @@ impl Evidence {
             let mut words = line.split(' ');
             let (Some(who), Some(what)) = (words.next(), words.next()) else { continue };
             let at = booted + hundredths(words.nth(1).unwrap_or_default()) * 10;
-            evidence.by_name.entry(who.to_owned()).or_default().push(evidence.marks.len());
-            evidence.marks.push(Mark { who: who.to_owned(), started: what == "start", at, line: line.to_owned() });
+            let (who, host, line) = (who.to_owned(), words.next().unwrap_or_default().to_owned(), line.to_owned());
+            evidence.by_name.entry(who.clone()).or_default().push(evidence.marks.len());
+            evidence.marks.push(Mark { who, host, started: what == "start", at, line });
         }
         evidence
     }
@@ -53,10 +58,14 @@ impl Evidence {
         &self.marks
     }
 
-    /// How often it started and how often it came to its end.
+    /// How often it started and how often it came to its end, wherever.
     pub(super) fn count(&self, who: &str) -> (usize, usize) {
-        let starts = self.of(who).filter(|mark| mark.started).count();
-        (starts, self.of(who).count() - starts)
+        count(self.of(who))
+    }
+
+    /// The same on one host.
+    pub(super) fn count_on(&self, who: &str, host: &HostName) -> (usize, usize) {
+        count(self.of(who).filter(|mark| mark.host == host.as_str()))
     }
 
     /// Its lines, each behind its moment.
@@ -67,6 +76,11 @@ impl Evidence {
     fn of(&self, who: &str) -> impl Iterator<Item = &Mark> {
         self.by_name.get(who).into_iter().flatten().map(|at| &self.marks[*at])
     }
+}
+
+fn count<'a>(marks: impl Iterator<Item = &'a Mark>) -> (usize, usize) {
+    let (starts, ends): (Vec<_>, Vec<_>) = marks.partition(|mark| mark.started);
+    (starts.len(), ends.len())
 }
 
 /// `12.34 …` as 1234.
@@ -84,13 +98,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("evidence");
         let words = [file.to_str().unwrap(), "5", "0", "3", "me"];
-        let output =
-            std::process::Command::new("sh").args(["-c", SCRIPT, "sh"]).args(words).output().expect("sh starts");
+        let output = std::process::Command::new("sh")
+            .args(["-c", SCRIPT, "sh"])
+            .args(words)
+            .env("REDFLEET_HOST", "web1")
+            .output()
+            .expect("sh starts");
         assert_eq!(output.status.code(), Some(3));
         assert_eq!(output.stdout, b"1\n2\n3\n4\n5\n");
         let evidence = Evidence::read(&file);
         assert_eq!(evidence.count("me"), (1, 1));
         assert_eq!(evidence.count("you"), (0, 0));
+        assert_eq!(["web1", "web2"].map(|host| evidence.count_on("me", &host.parse().unwrap())), [(1, 1), (0, 0)]);
         assert!(now().abs_diff(evidence.marks()[0].at) < 10_000, "{:?}", evidence.marks());
     }
 }

@@ -14,11 +14,13 @@ mod history;
 mod leftovers;
 mod load;
 mod operator;
+mod printed;
 mod profile;
 mod proxy;
 mod report;
 mod round;
 mod run;
+mod told;
 mod watcher;
 
 pub use profile::{Bug, Profile};

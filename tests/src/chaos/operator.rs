@@ -1,5 +1,4 @@
-//! A smaller share of the load goes through the real `ctl`, as a person would use it, and what it says
-//! is held against what happened.
+//! A smaller share of the load goes through the real `ctl`, as people would use it.
 
 use std::{
     io::Read,
@@ -9,15 +8,15 @@ use std::{
 };
 
 use fastrand::Rng;
-use redis::{Connection, RedisResult};
-use serde_json::Value;
+use protocol::name::{HostName, JobId};
 
 use super::{
     command::{Work, argv},
     evidence::Evidence,
     fleet::Fleet,
     history::About,
-    profile::Profile,
+    now,
+    told::{Errand, Said, Told},
 };
 use crate::{Ctl, Log};
 
@@ -25,48 +24,91 @@ use crate::{Ctl, Log};
 /// second.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// What an operator asked, and what he was told.
-pub(super) struct Told {
-    who: String,
-    work: Work,
-    host: usize,
-    /// The exit code; none where it did not come back.
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Told {
-    /// For the counts.
-    pub(super) fn verdict(&self) -> String {
-        self.code.map_or_else(|| "never ended".into(), |code| format!("exit code {code}"))
-    }
+/// Who asks.
+struct Operator<'a> {
+    fleet: &'a Fleet,
+    name: &'a str,
+    random: Rng,
+    ctl: Ctl,
 }
 
 /// Asks one thing after another until the disturbance ends.
-pub(super) fn operate(fleet: &Fleet, seed: u64) -> Vec<Told> {
-    let mut random = Rng::with_seed(seed);
+pub(super) fn operate(fleet: &Fleet, name: &str, seed: u64) -> Vec<Told> {
     let ctl = Ctl::alone().env("REDFLEET_REDIS", &fleet.proxy.url());
+    let mut operator = Operator { fleet, name, random: Rng::with_seed(seed), ctl };
     let mut told = Vec::new();
     // `ctl` refuses to ask a host that nobody has heard of.
     thread::sleep(Duration::from_millis(500));
     while fleet.is_disturbed() {
-        let host = random.usize(..fleet.hosts.len());
-        let (lines, pause) = (random.u64(..300), Duration::from_millis(random.u64(..200)));
-        let work = Work::Exec { lines, pause, code: 0 };
-        let who = format!("ctl{}", told.len());
-        let name = fleet.hosts[host].name.as_str();
-        let mut words: Vec<String> = ["run", "--host", name, "-o", "json", "exec", "--"].map(str::to_owned).into();
-        words.extend(argv(lines, pause, 0, &who, &fleet.evidence));
-        fleet.history.note(About::Host(host), format!("an operator asks with ctl ({who})"));
-        let mut child = ctl.command(words).spawn().expect("ctl starts");
-        let (stdout, stderr) = (follow(child.stdout.take()), follow(child.stderr.take()));
-        let code = end(fleet, &mut child);
-        fleet.history.note(About::Host(host), format!("ctl ({who}) ends: {code:?}"));
-        told.push(Told { who, work, host, code, stdout: stdout.wait_closed(), stderr: stderr.wait_closed() });
-        thread::sleep(Duration::from_millis(random.u64(..200)));
+        told.push(operator.one(told.len()));
+        thread::sleep(Duration::from_millis(operator.random.u64(..200)));
     }
     told
+}
+
+/// What `ctl` says a job's programs have printed, past all proxies.
+pub(super) fn logs(fleet: &Fleet, job: JobId) -> Said {
+    run(fleet, &Ctl::alone().env("REDFLEET_REDIS", fleet.url()), &["job", "logs", &job.to_string()])
+}
+
+impl Operator<'_> {
+    fn one(&mut self, number: usize) -> Told {
+        let who = format!("{}{number}", self.name);
+        let hosts = self.draw_hosts();
+        let lines = [self.random.u64(..300), 3000, 20_000, 60_000][self.random.usize(..4)];
+        let work = Work::Exec { lines, pause: Duration::from_millis(self.random.u64(..200)), code: 0 };
+        let errand = [Errand::Run, Errand::Follow, Errand::Cancel][self.random.usize(..3)];
+        let at = now();
+        let said = self.ask(&who, errand, work, &hosts);
+        let mut told = Told { who, at, errand, work, hosts, said, job: None, then: Evidence::default() };
+        told.job = told.named_job();
+        if let (Errand::Cancel, Some(job)) = (errand, told.job) {
+            thread::sleep(Duration::from_millis(self.random.u64(..300)));
+            told.said = self.say(&told.who, &["job", "cancel", &job.to_string()]);
+            told.then = Evidence::read(&self.fleet.evidence);
+        }
+        told
+    }
+
+    /// One host, or all of them.
+    fn draw_hosts(&mut self) -> Vec<HostName> {
+        let all = self.fleet.hosts.iter().map(|host| host.name.clone());
+        if self.random.bool() {
+            all.collect()
+        } else {
+            all.skip(self.random.usize(..self.fleet.hosts.len())).take(1).collect()
+        }
+    }
+
+    fn ask(&self, who: &str, errand: Errand, work: Work, hosts: &[HostName]) -> Said {
+        let Work::Exec { lines, pause, code } = work else { unreachable!("operators run programs") };
+        let names: Vec<_> = hosts.iter().map(HostName::as_str).collect();
+        let flag = match errand {
+            Errand::Run => "--output=json",
+            Errand::Follow => "--follow",
+            Errand::Cancel => "--detach",
+        };
+        let names = names.join(",");
+        let program = argv(lines, pause, code, who, &self.fleet.evidence);
+        let words = ["run", flag, "--host", &names, "exec", "--"].into_iter().chain(program.iter().map(String::as_str));
+        self.say(who, &words.collect::<Vec<_>>())
+    }
+
+    /// Runs `ctl` to its end.
+    fn say(&self, who: &str, words: &[&str]) -> Said {
+        let note = |text: String| self.fleet.history.note(About::Everybody, text);
+        note(format!("operator: ctl {} ({who})", words[..words.len().min(4)].join(" ")));
+        let said = run(self.fleet, &self.ctl, words);
+        note(format!("operator: ctl ends: {:?} ({who})", said.code));
+        said
+    }
+}
+
+fn run(fleet: &Fleet, ctl: &Ctl, words: &[&str]) -> Said {
+    let mut child = ctl.command(words).spawn().expect("ctl starts");
+    let (stdout, stderr) = (follow(child.stdout.take()), follow(child.stderr.take()));
+    let code = end(fleet, &mut child);
+    Said { code, stdout: stdout.wait_closed(), stderr: stderr.wait_closed() }
 }
 
 fn follow(pipe: Option<impl Read + Send + 'static>) -> Log {
@@ -90,48 +132,4 @@ fn end(fleet: &Fleet, child: &mut Child) -> Option<i32> {
     }
     let _ = (child.kill(), child.wait());
     None
-}
-
-/// What operators were told must be what happened, and what Redis says in the end.
-pub(super) fn judge(
-    fleet: &Fleet,
-    told: &[Told],
-    evidence: &Evidence,
-    redis: &mut Connection,
-) -> RedisResult<Vec<String>> {
-    let mut wrong = Vec::new();
-    for Told { who, work, host, code, stdout, stderr } in told {
-        let answer: Value = serde_json::from_str(stdout).unwrap_or_default();
-        let said = &answer["hosts"][0];
-        let (starts, ends) = evidence.count(who);
-        let fits = match code {
-            Some(0) => {
-                let printed = said["stdout"].as_str().is_some_and(|text| text.as_bytes() == work.prints());
-                (starts, ends) == (1, 1) && said["state"] == "succeeded" && printed
-            }
-            // Failed, no answer, incomplete: interrupted, rejected for want of a journal, expired.
-            Some(1..=4) => starts <= 1 && said["state"] != "succeeded",
-            _ => false,
-        };
-        let name = &fleet.hosts[*host].name;
-        if !fits {
-            wrong.push(format!(
-                "{who} on {name}: ctl ended with {code:?}, but it started {starts} times and ended {ends} times; ctl \
-                 said {said}, {stderr}\n{}",
-                evidence.lines(who).join("\n")
-            ));
-        }
-        if let (Some(job), false) =
-            (answer["job"].as_str(), matches!(fleet.profile, Profile::PowerCuts | Profile::Forgetful))
-        {
-            let job = job.parse().expect("ctl prints ids");
-            let state: Option<String> =
-                redis::cmd("HGET").arg(fleet.keys.job_hosts(job)).arg(name.as_str()).query(redis)?;
-            let ended = ["queued", "delivered", "running"].iter().all(|open| said["state"] != *open);
-            if ended && state.as_deref() != said["state"].as_str() {
-                wrong.push(format!("{who}: job {job} is {state:?} on {name}, and ctl said {said}"));
-            }
-        }
-    }
-    Ok(wrong)
 }

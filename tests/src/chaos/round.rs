@@ -19,10 +19,10 @@ use super::{
     history::About,
     leftovers,
     load::{self, Load},
-    lock,
-    operator::{self, Told},
+    lock, operator,
     profile::{Bug, Profile},
     report::{Report, Violation},
+    told::{self, Told},
     watcher::{self, Asked},
 };
 
@@ -35,6 +35,9 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// How often a controller that waits looks whether it must send again.
 const SEND_AGAIN: Duration = Duration::from_secs(1);
+
+/// Who uses `ctl`, and what tells their seeds apart.
+const OPERATORS: [(&str, u64); 3] = [("ann", 4), ("bob", 6), ("cleo", 7)];
 
 pub(super) struct Round {
     pub(super) profile: Profile,
@@ -59,7 +62,8 @@ impl Round {
                 scope.spawn(|| faults::disturb_redis(fleet, self.seed ^ 3)),
                 scope.spawn(|| watcher::watch(fleet)),
             ];
-            let operator = scope.spawn(|| operator::operate(fleet, self.seed ^ 4));
+            let operators =
+                OPERATORS.map(|(name, salt)| scope.spawn(move || operator::operate(fleet, name, self.seed ^ salt)));
             let load = scope.spawn(|| load.run());
             thread::sleep(time);
             fleet.disturbed.store(false, Ordering::Relaxed);
@@ -68,13 +72,13 @@ impl Round {
                 hand.join().expect("a hand");
             }
             fleet.heal();
-            while !load.is_finished() || !operator.is_finished() {
+            while !load.is_finished() || operators.iter().any(|operator| !operator.is_finished()) {
                 // Those that are still to die at a named point may do so now.
                 fleet.start_the_dead();
                 thread::sleep(LOOK);
             }
             load.join().expect("the load");
-            operator.join().expect("the operator")
+            operators.into_iter().flat_map(|operator| operator.join().expect("an operator")).collect()
         });
         let mut judged = Judged { told, ..Judged::default() };
         if let Err(error) = judged.settle(fleet).and_then(|redis| judged.judge(fleet, redis)) {
@@ -143,7 +147,7 @@ impl Judged {
         self.commands.clone_from(&lock(&fleet.commands));
         self.evidence = Evidence::read(&fleet.evidence);
         for command in &self.commands {
-            let traces = Traces::ask(&mut redis, fleet, command)?;
+            let traces = Traces::ask(&mut redis, fleet, command.job(), &fleet.hosts[command.host].name)?;
             let wrong = checker::judge(fleet, command, &traces, &self.evidence);
             self.wrong.extend(wrong.into_iter().map(|text| (Some(command.number), text)));
             self.traces.push(traces);
@@ -154,7 +158,7 @@ impl Judged {
         let (memory_kb, memory) = leftovers::memory(fleet);
         self.memory_kb = memory_kb;
         self.wrong.extend(keys.into_iter().chain(memory).map(|text| (None, format!("left behind: {text}"))));
-        let told = operator::judge(fleet, &self.told, &self.evidence, &mut redis)?;
+        let told = told::judge(fleet, &self.told, &self.evidence, &mut redis)?;
         self.wrong.extend(told.into_iter().map(|text| (None, text)));
         Ok(())
     }
@@ -166,7 +170,7 @@ impl Judged {
             *commands.entry((command.work.action().to_owned(), state)).or_default() += 1;
         }
         for told in &self.told {
-            *commands.entry(("ctl run exec".to_owned(), told.verdict())).or_default() += 1;
+            *commands.entry((told.question().to_owned(), told.verdict())).or_default() += 1;
         }
         // One that shows what broke comes first; all the others are often mere consequences.
         let (of_commands, others): (Vec<_>, Vec<_>) = self.wrong.iter().partition(|(number, _)| number.is_some());
