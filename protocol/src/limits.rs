@@ -67,6 +67,10 @@ limits! {
     LIVE_BYTES: usize = 256 * 1024;
     /// Commands that a worker holds while they wait for their lane or exclusion key.
     WAITING: usize = 100;
+    /// Commands that a worker's journal knows, up to eight days back; at the bound it refuses what must not run twice.
+    JOURNAL_RECORDS: usize = 1_000_000;
+    /// Orders to cancel in a worker's journal, up to eight days back; what comes beyond stays in the control stream.
+    JOURNAL_CANCELLED: usize = 100_000;
     /// Entries in a host's control stream.
     CONTROL_ENTRIES: usize = 10_000;
     /// How long an offline host's inbox keeps a command, unless `--start-by` says otherwise.
