@@ -70,6 +70,10 @@ limits! {
     WAITING: usize = 5_000;
     /// Bytes of their manifests.
     WAITING_BYTES: usize = 8 * 1024 * 1024;
+    /// Commands that a worker's journal knows, up to eight days back; at the bound it refuses what must not run twice.
+    JOURNAL_RECORDS: usize = 1_000_000;
+    /// Orders to cancel in a worker's journal, up to eight days back; what comes beyond stays in the control stream.
+    JOURNAL_CANCELLED: usize = 100_000;
     /// Entries in a host's control stream.
     CONTROL_ENTRIES: usize = 10_000;
     /// How long an offline host's inbox keeps a command, unless `--start-by` says otherwise.

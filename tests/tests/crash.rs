@@ -101,9 +101,11 @@ fn a_crash_between_the_answer_and_its_acknowledgement_changes_nothing() {
 #[test]
 fn more_that_a_crash_left_than_there_are_slots_is_done_in_turn() {
     let redis = Redis::start();
+    let mut worker = Worker::on(&redis).config("slots = 1").allow_exec().start();
+    worker.wait_online();
+    worker.terminate();
     let mut raw = Raw::on(&redis);
     let key = "server:{web1}:commands";
-    let _: String = raw.ask(&["XGROUP", "CREATE", key, GROUP, "0", "MKSTREAM"]);
     let evidence = Evidence::new(&redis, "evidence");
     let pings: Vec<_> = (0..12).map(|_| raw.manifest(&["web1"], "collect-network")).collect();
     let execs: Vec<_> = (0..12).map(|_| raw.shell("web1", &evidence.script())).collect();
@@ -114,7 +116,7 @@ fn more_that_a_crash_left_than_there_are_slots_is_done_in_turn() {
     let _: redis::Value = raw.ask(&["XREADGROUP", "GROUP", GROUP, "worker", "STREAMS", key, ">"]);
     assert_eq!(raw.pending("web1"), 24);
 
-    let _worker = Worker::on(&redis).config("slots = 1").allow_exec().start();
+    let _worker = worker.options().start();
     raw.wait_all("web1", &pings);
     raw.wait_all("web1", &execs);
     assert!(pings.iter().all(|ping| raw.state("web1", ping) == Some(State::Succeeded)));

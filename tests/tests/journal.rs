@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use protocol::outcome::State;
+use protocol::{keys::Keys, outcome::State};
 use tests::{Aof, Ctl, Evidence, Gate, Raw, Redis, Worker, WorkerOptions, chaos_worker, eventually, is_alive};
 
 fn fleet() -> (Redis, Worker, Raw) {
@@ -207,6 +207,43 @@ fn a_torn_journal_never_lets_a_program_run_twice() {
         assert_eq!(evidence.count(), 1);
         refusal(&worker);
     }
+}
+
+#[test]
+fn a_lost_journal_never_lets_a_program_run_twice() {
+    let (redis, mut worker, mut raw) = fleet();
+    let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
+    let script = format!("{}; {}; {}", evidence.script(), gate.script(), evidence.script());
+    let manifest = raw.shell("web1", &script);
+    raw.send("web1", &manifest);
+    gate.reached();
+    raw.wait_state("web1", &manifest, State::Running);
+    worker.kill9();
+    // Nothing is left but the pending entry: it says that the command was taken, not how far it came.
+    let path = worker.options().directory().join("state/web1.journal");
+    fs::remove_file(&path).expect("a journal");
+    let _: u64 = raw.ask(&["HDEL", &Keys::new(None).job_hosts(manifest.job), "web1"]);
+    assert_eq!(raw.pending("web1"), 1);
+
+    let mut worker = worker.options().start();
+    let outcome = raw.outcome("web1", &manifest);
+    assert_eq!(outcome.state, State::Interrupted);
+    let reason = outcome.reason.clone().expect("a reason");
+    assert!(reason.contains("the worker before this one had taken it"), "{reason}");
+    gate.open();
+    let other = raw.shell("web1", &evidence.script());
+    assert_eq!(raw.run("web1", &other).state, State::Succeeded, "what nobody had taken before runs as usual");
+    raw.wait_settled("web1");
+    assert_eq!(evidence.count(), 2, "once each, and what was left of the first was ended");
+
+    // It is in the new journal.
+    worker.kill9();
+    redis.cli(["FLUSHALL"]);
+    let _worker = worker.options().start();
+    raw.send("web1", &manifest);
+    assert_eq!(raw.outcome("web1", &manifest), outcome);
+    raw.wait_settled("web1");
+    assert_eq!(evidence.count(), 2);
 }
 
 #[test]

@@ -62,8 +62,8 @@ const FUTURE_MARGIN: Duration = Duration::from_secs(3600);
 /// How long a cancelled job is remembered: longer than any of its commands may wait.
 const CANCELLED_FOR: Duration = limits::START_BY_MAX.saturating_add(PRUNE_EVERY);
 
-/// How many cancelled jobs are remembered beside the journal.
-const CANCELLED_MOST: usize = 100_000;
+/// How many cancelled jobs are remembered: those in the journal, and those it has no room for.
+const CANCELLED_MOST: usize = limits::JOURNAL_CANCELLED + limits::CONTROL_ENTRIES;
 
 /// How long the last outcomes may take to reach Redis when the worker stops.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
@@ -365,12 +365,12 @@ impl Dispatcher {
     }
 
     /// Ends the job's command, or sees to it that it never starts: what has not even been read is told as
-    /// cancelled, too. The order is acknowledged once it is on disk; until then it stays pending and is
-    /// read again.
+    /// cancelled, too. The order is acknowledged once it is on disk; until then it stays pending in Redis
+    /// and is read again, now and then and at every start.
     fn cancel(&mut self, entry: String, job: JobId) {
         let now = self.clock.now();
         let recorded = self.journal.cancel(job, now);
-        let unread = !self.inbox.knows(job);
+        let (unread, again) = (!self.inbox.knows(job), self.cancelled.contains_key(&job));
         if let Some(running) = self.running.get(&job) {
             running.span.in_scope(|| tracing::info!("is being cancelled"));
             running.stop.send_replace(Some(Stop::Cancelled));
@@ -384,7 +384,10 @@ impl Dispatcher {
         let writes = self.writes.clone();
         tokio::spawn(async move {
             let Some(never_began) = recorded.await else {
-                return tracing::warn!(%job, "the order to cancel cannot be recorded; it is tried again");
+                if !again {
+                    tracing::warn!(%job, "the order to cancel cannot be recorded; it is tried again");
+                }
+                return;
             };
             if unread && never_began {
                 // Where it ended long ago, its end stands: a terminal state never changes.
@@ -601,7 +604,7 @@ impl Dispatcher {
             slots: self.config.slots as u64,
             read_age_ms: millis(self.last_read.elapsed()),
             clock_ahead_ms: self.clock.local_ahead_ms(),
-            refuses: self.journal.trouble(),
+            refuses: self.journal.refusal(),
             dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         };
         self.write(Write::Status(Box::new(status)));

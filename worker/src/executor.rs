@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     actions::{Action, Failure, Invocation, Report},
     fault::{self, Bug, Point},
-    journal::{Begin, Journal},
+    journal::{Before, Begin, Journal, Start},
     live::{FLUSH_AFTER, Joiner, Live, Piece},
     log::{self, excerpt},
     metrics::{Figures, Group},
@@ -113,7 +113,8 @@ impl Task {
         let finished = self.execute().await;
         fault::point(Point::Ended);
         if fault::planted(Bug::JournalAfterStart) {
-            journal.begin(job, entry.clone(), retention, clock.now(), true).await;
+            let (entry, now) = (entry.clone(), clock.now());
+            journal.begin(Start { job, entry, retention, now, allowed: true, before: Before::Nothing }).await;
         }
         journal.finish(job, entry, retention, finished.outcome.clone()).await;
         fault::point(Point::Recorded);
@@ -123,37 +124,51 @@ impl Task {
     /// Records the start; says how the command ends if it must not start.
     async fn begin(&self) -> Option<Finished> {
         let now = self.clock.now();
-        let verdict = self.may_not_start(now);
-        let (job, entry) = (self.manifest.job, self.entry.clone());
-        let begin = self.journal.begin(job, entry, self.retention, now, verdict.is_none()).await;
+        let (verdict, before) = (self.may_not_start(now), self.before());
+        let (job, entry, allowed) = (self.manifest.job, self.entry.clone(), verdict.is_none());
+        let start = Start { job, entry, retention: self.retention, now, allowed, before };
         let bare = |state, reason: String| Some(Finished::bare(state, Some(reason), &self.clock));
-        match begin {
+        match self.journal.begin(start).await {
             Begin::Go => None,
             Begin::Known(_) if fault::planted(Bug::NoDedup) => None,
             Begin::Known(Some(outcome)) => Some(Finished { outcome, metrics: Vec::new() }),
             Begin::Known(None) => bare(State::Interrupted, "it was started before; how it ended is not known".into()),
             Begin::Cancelled => bare(State::Cancelled, BEFORE_START.into()),
             Begin::MayNot => verdict.and_then(|(state, reason)| bare(state, reason)),
-            Begin::Unavailable(reason) if self.inherited => {
-                // It may be running: what is told of it must be the end.
-                process::end_leftovers(&[job], &self.host).await;
-                let reason =
-                    format!("the worker stopped before it answered, and whether it ran is not known: {reason}");
-                bare(State::Interrupted, reason)
-            }
-            Begin::Unavailable(reason) => {
+            Begin::Lost => Some(self.nobody_knows(before, "the journal that knew more is gone").await),
+            Begin::Unavailable(reason) if before != Before::Nothing => Some(self.nobody_knows(before, &reason).await),
+            Begin::Full(reason) | Begin::Unavailable(reason) => {
                 let reason = format!("'{}' must not run twice, and {reason}", self.action.spec().name);
                 bare(State::Rejected, reason)
             }
         }
     }
 
-    /// How the command ends if the journal knows nothing of it, where it may not start.
-    fn may_not_start(&self, now: Millis) -> Option<(State, String)> {
-        if self.published == Some(State::Running) {
-            let reason = "it was running, and the journal that knew of it is gone";
-            return Some((State::Interrupted, reason.into()));
+    /// What Redis shows of the command and the worker before this one.
+    fn before(&self) -> Before {
+        match self.published {
+            Some(State::Running) => Before::Ran,
+            _ if self.inherited => Before::Taken,
+            _ => Before::Nothing,
         }
+    }
+
+    /// Ends a command that may have run, where nothing says how far it came. It may be running still:
+    /// what is told of it must be the end, and must be remembered as such.
+    async fn nobody_knows(&self, before: Before, why: &str) -> Finished {
+        let (job, entry) = (self.manifest.job, self.entry.clone());
+        process::end_leftovers(&[job], &self.host).await;
+        let known = match before {
+            Before::Ran => "it was running when the worker before this one ended",
+            _ => "the worker before this one had taken it, and whether it ran is not known",
+        };
+        let finished = Finished::bare(State::Interrupted, Some(format!("{known}: {why}")), &self.clock);
+        self.journal.finish(job, entry, self.retention, finished.outcome.clone()).await;
+        finished
+    }
+
+    /// How the command ends if it has not begun yet, where it may not start any more.
+    fn may_not_start(&self, now: Millis) -> Option<(State, String)> {
         if self.cancelled {
             return Some((State::Cancelled, BEFORE_START.into()));
         }
