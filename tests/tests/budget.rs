@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use protocol::outcome::State;
+use protocol::{control::Control, outcome::State};
 use tests::{Raw, Redis, Worker, eventually, optimised, optimised_static};
 
 /// Resident memory in kB (units of 1024 bytes, as the kernel counts) of a worker that has done this
@@ -40,6 +40,35 @@ fn growth_kb(worker: PathBuf) -> u64 {
     worker.rss_kb().saturating_sub(before)
 }
 
+/// By how many kB a worker grows while it does all this 500 times: it runs a program, drops copies of what
+/// it knows, is told to cancel what it does not know, and finds its connections broken.
+fn growth_under_all_kb(worker: PathBuf) -> u64 {
+    let redis = Redis::start();
+    let worker = Worker::on(&redis).program(worker).allow_exec().start();
+    worker.wait_online();
+    let mut raw = Raw::on(&redis);
+    let all = |raw: &mut Raw, count| {
+        for number in 0..count {
+            let (program, ping) = (raw.shell("web1", "seq 1 1000"), raw.manifest(&["web1"], "ping"));
+            for manifest in [&program, &ping, &program, &ping] {
+                raw.send("web1", manifest);
+            }
+            let unknown = raw.manifest(&["web1"], "ping").job;
+            raw.add_control("web1", &Control::Cancel(unknown).fields());
+            if number % 10 == 0 {
+                let _: u64 = raw.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            }
+            raw.wait_all("web1", &[program, ping]);
+        }
+    };
+    // The first ones fill what is filled once.
+    all(&mut raw, 100);
+    let before = worker.rss_kb();
+    all(&mut raw, 500);
+    raw.wait_settled("web1");
+    worker.rss_kb().saturating_sub(before)
+}
+
 #[track_caller]
 fn assert_at_most(figure: u64, limit: u64, what: &str) {
     println!("{what}: {figure} kB, at most {limit} kB");
@@ -61,6 +90,12 @@ fn idles_within_10_megabytes() {
 #[ignore = "needs the optimised build (make test makes it)"]
 fn does_not_grow() {
     assert_at_most(growth_kb(optimised("worker")), 512, "growth over 2000 pings");
+}
+
+#[test]
+#[ignore = "needs the optimised build (make test makes it)"]
+fn does_not_grow_whatever_it_is_given() {
+    assert_at_most(growth_under_all_kb(optimised("worker")), 512, "growth over 500 programs, copies and cancels");
 }
 
 #[test]

@@ -5,15 +5,7 @@ use protocol::{
     keys::{GROUP, Keys},
     outcome::State,
 };
-use tests::{Evidence, Gate, Raw, Redis, Worker};
-
-fn fleet() -> (Redis, Worker, Raw) {
-    let redis = Redis::start();
-    let worker = Worker::on(&redis).allow_exec().start();
-    worker.wait_online();
-    let raw = Raw::on(&redis);
-    (redis, worker, raw)
-}
+use tests::{Evidence, Gate, Raw, Redis, Worker, fleet};
 
 /// Lets a worker be given `manifests`, one after another, and die before it does anything about the
 /// last: Redis has delivered it, and a halted process does not even know.

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::net::UnixListener};
 
 use protocol::outcome::State;
-use tests::{Aof, Evidence, Gate, Raw, Redis, Worker, eventually};
+use tests::{Aof, Evidence, Gate, Raw, Redis, Worker, eventually, outlive_an_absence};
 
 /// A server that has on disk what it has answered, and a worker that is online.
 fn fleet() -> (Redis, Worker) {
@@ -42,23 +42,7 @@ fn redis_may_come_after_the_worker_and_its_absence_is_said_once() {
 #[test]
 fn what_ends_while_redis_is_away_is_told_when_it_is_back() {
     let (mut redis, worker) = fleet();
-    let mut raw = Raw::on(&redis);
-    let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
-    let manifest = raw.shell("web1", &format!("{}; {}; echo done", evidence.script(), gate.script()));
-    raw.send("web1", &manifest);
-    gate.reached();
-    raw.wait_state("web1", &manifest, State::Running);
-    redis.kill9();
-    worker.wait_log("is away");
-    gate.open();
-    worker.wait_log("succeeded in ");
-    redis.restart();
-    let mut raw = Raw::on(&redis);
-    let outcome = raw.outcome("web1", &manifest);
-    assert_eq!((outcome.state, &*outcome.stdout.kept), (State::Succeeded, &b"done\n"[..]));
-    raw.wait_settled("web1");
-    raw.ping("web1");
-    assert_eq!(evidence.count(), 1);
+    outlive_an_absence(&mut redis, &worker);
 }
 
 #[test]

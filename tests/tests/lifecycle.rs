@@ -9,15 +9,7 @@ use protocol::{
     limits,
     outcome::{Outcome, State},
 };
-use tests::{Evidence, Gate, Raw, Redis, Worker};
-
-/// A server, a worker `web1` that may run programs, and a hand on the server.
-fn fleet() -> (Redis, Worker, Raw) {
-    let redis = Redis::start();
-    let worker = Worker::on(&redis).allow_exec().start();
-    let raw = Raw::on(&redis);
-    (redis, worker, raw)
-}
+use tests::{Evidence, Gate, Raw, Redis, Worker, fleet};
 
 #[test]
 fn a_command_runs_and_succeeds() {

@@ -2,7 +2,7 @@
 //! that comes later works.
 
 use protocol::outcome::State;
-use tests::{Aof, Evidence, Gate, Raw, Redis, Worker, eventually};
+use tests::{Aof, Evidence, Gate, Raw, Redis, Worker, eventually, outlive_an_absence};
 
 const GAP: &str = "the host's streams had vanished from Redis and were made again";
 
@@ -135,18 +135,5 @@ fn after_a_restart_without_persistence_all_is_made_again() {
 #[test]
 fn what_ran_at_a_restart_without_persistence_is_told_all_the_same() {
     let (mut redis, worker) = fleet(Aof::Off);
-    let mut raw = Raw::on(&redis);
-    let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
-    let manifest = raw.shell("web1", &format!("{}; {}", evidence.script(), gate.script()));
-    raw.send("web1", &manifest);
-    gate.reached();
-    redis.kill9();
-    worker.wait_log("is away");
-    gate.open();
-    worker.wait_log("succeeded in ");
-    redis.restart();
-    let mut raw = Raw::on(&redis);
-    assert_eq!(raw.outcome("web1", &manifest).state, State::Succeeded);
-    raw.ping("web1");
-    assert_eq!(evidence.count(), 1);
+    outlive_an_absence(&mut redis, &worker);
 }

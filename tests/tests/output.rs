@@ -5,14 +5,7 @@ use protocol::{
     limits,
     outcome::{Captured, State},
 };
-use tests::{Raw, Redis, Worker};
-
-fn fleet() -> (Redis, Worker, Raw) {
-    let redis = Redis::start();
-    let worker = Worker::on(&redis).allow_exec().start();
-    let raw = Raw::on(&redis);
-    (redis, worker, raw)
-}
+use tests::fleet;
 
 /// What must be kept of `written`.
 fn cut(written: &[u8]) -> Captured {

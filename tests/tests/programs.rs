@@ -8,17 +8,10 @@ use protocol::{
     command::Manifest,
     outcome::{Outcome, State},
 };
-use tests::{Gate, Raw, Redis, Worker, eventually, is_alive, kill_groups};
+use tests::{Gate, Raw, Redis, Worker, eventually, fleet, is_alive, kill_groups};
 
 /// Long enough for a program to have begun even on a busy machine.
 const TIMEOUT_MS: u64 = 3000;
-
-fn fleet() -> (Redis, Worker, Raw) {
-    let redis = Redis::start();
-    let worker = Worker::on(&redis).allow_exec().start();
-    let raw = Raw::on(&redis);
-    (redis, worker, raw)
-}
 
 /// Runs a line of shell with one more argument of `exec`.
 fn run_with(raw: &mut Raw, script: &str, name: &str, value: Argument) -> Outcome {

@@ -1,15 +1,7 @@
 //! Redis is there but refuses: out of memory, a key of the wrong type, a password.
 
 use protocol::{keys::Keys, outcome::State};
-use tests::{Evidence, Gate, Raw, Redis, Worker, eventually};
-
-fn fleet() -> (Redis, Worker, Raw) {
-    let redis = Redis::start();
-    let worker = Worker::on(&redis).allow_exec().start();
-    worker.wait_online();
-    let raw = Raw::on(&redis);
-    (redis, worker, raw)
-}
+use tests::{Evidence, Gate, Raw, Redis, Worker, eventually, fleet};
 
 #[test]
 fn answers_that_find_no_memory_in_redis_wait_until_there_is_some() {

@@ -84,15 +84,14 @@ fn what_it_starts_is_apart_from_the_terminal() {
 }
 
 #[test]
+#[ignore = "needs `script` of util-linux"]
 fn what_it_starts_outlives_the_terminal() {
     let stack = Stack::new();
     // `script` runs its command on a terminal of its own, which is gone when it ends.
     let line = format!("{} up --host web1", binary("ctl").display());
     let mut script = Command::new("script");
     script.args(["-qec", &line, "/dev/null"]).env_clear().env("HOME", stack.ctl.home());
-    let Ok(output) = script.env("PATH", std::env::var_os("PATH").unwrap_or_default()).output() else {
-        return eprintln!("SKIPPED what_it_starts_outlives_the_terminal: `script` of util-linux is not installed");
-    };
+    let output = script.env("PATH", std::env::var_os("PATH").unwrap_or_default()).output().expect("script runs");
     assert!(output.status.success(), "{output:?}");
     stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
     assert_eq!(stack.running().len(), 2);
@@ -335,55 +334,56 @@ fn a_strange_redis_keeps_its_socket() {
     stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
 }
 
-/// Runs a script in a mount namespace of its own, where it may mount what it likes. `None` where this
-/// machine does not permit it; the test is then reported as skipped.
-fn with_mounts(stack: &Stack, script: &str) -> Option<Output> {
-    let root = nix::unistd::geteuid().is_root();
-    let flags = if root { "-m" } else { "-rm" };
-    let permitted = Command::new("unshare").args([flags, "mount", "-t", "tmpfs", "none", "/mnt"]).output();
-    if !permitted.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED {}: this machine permits no mounts", std::thread::current().name().unwrap_or_default());
-        return None;
+/// File systems and machines that are unlike this one.
+mod mounts {
+    use super::*;
+
+    /// Runs a script in a mount namespace of its own, where it may mount what it likes.
+    fn with_mounts(stack: &Stack, script: &str) -> Output {
+        let flags = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
+        let home = stack.ctl.home();
+        let mut command = Command::new("unshare");
+        command.args([flags, "sh", "-ec", script]).env_clear().env("HOME", home).env("CTL", binary("ctl"));
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        let output = command.output().expect("unshare runs");
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let code = output.status.code().expect("sh exits");
+        Output { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
-    let home = stack.ctl.home();
-    let mut command = Command::new("unshare");
-    command.args([flags, "sh", "-ec", script]).env_clear().env("HOME", home).env("CTL", binary("ctl"));
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    let output = command.output().expect("unshare runs");
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    let code = output.status.code().expect("sh exits");
-    Some(Output { code, stdout: text(&output.stdout), stderr: text(&output.stderr) })
-}
 
-#[test]
-fn a_full_directory_is_refused() {
-    let stack = Stack::new();
-    let script = r#"mkdir "$HOME/small"; mount -t tmpfs -o size=1m none "$HOME/small"; exec "$CTL" up --dir "$HOME/small/stack""#;
-    let Some(output) = with_mounts(&stack, script) else { return };
-    refused(&output, &["the file system of ", "is full", "--dir"]);
-    assert_eq!(stack.running(), [0; 0]);
-}
+    #[test]
+    #[ignore = "needs the right to mount"]
+    fn a_full_directory_is_refused() {
+        let stack = Stack::new();
+        let script = r#"mkdir "$HOME/small"; mount -t tmpfs -o size=1m none "$HOME/small"; exec "$CTL" up --dir "$HOME/small/stack""#;
+        refused(&with_mounts(&stack, script), &["the file system of ", "is full", "--dir"]);
+        assert_eq!(stack.running(), [0; 0]);
+    }
 
-#[test]
-fn a_read_only_directory_is_refused() {
-    let stack = Stack::new();
-    let script = r#"mkdir "$HOME/fixed"; mount -t tmpfs -o ro none "$HOME/fixed"
-        "$CTL" up --dir "$HOME/fixed" || "$CTL" up --dir "$HOME/fixed/stack""#;
-    let Some(output) = with_mounts(&stack, script) else { return };
-    refused(&output, &["cannot make ", "cannot write ", "the file system is read-only", "--dir"]);
-    assert_eq!(stack.running(), [0; 0]);
-}
+    #[test]
+    #[ignore = "needs the right to mount"]
+    fn a_read_only_directory_is_refused() {
+        let stack = Stack::new();
+        let script = r#"mkdir "$HOME/fixed"; mount -t tmpfs -o ro none "$HOME/fixed"
+            "$CTL" up --dir "$HOME/fixed" || "$CTL" up --dir "$HOME/fixed/stack""#;
+        refused(
+            &with_mounts(&stack, script),
+            &["cannot make ", "cannot write ", "the file system is read-only", "--dir"],
+        );
+        assert_eq!(stack.running(), [0; 0]);
+    }
 
-#[test]
-fn a_machine_without_redis_says_how_to_install_it() {
-    let stack = Stack::new();
-    let script = r#"for name in redis-server valkey-server; do
-            for place in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin; do
-                test ! -e "$place/$name" || mount --bind /dev/null "$place/$name"
+    #[test]
+    #[ignore = "needs the right to mount"]
+    fn a_machine_without_redis_says_how_to_install_it() {
+        let stack = Stack::new();
+        let script = r#"for name in redis-server valkey-server; do
+                for place in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin; do
+                    test ! -e "$place/$name" || mount --bind /dev/null "$place/$name"
+                done
             done
-        done
-        exec "$CTL" up"#;
-    let Some(output) = with_mounts(&stack, script) else { return };
-    refused(&output, &["no Redis server is installed here", "install", "--redis URL"]);
-    assert_eq!(stack.running(), [0; 0]);
+            exec "$CTL" up"#;
+        refused(&with_mounts(&stack, script), &["no Redis server is installed here", "install", "--redis URL"]);
+        assert_eq!(stack.running(), [0; 0]);
+    }
 }

@@ -79,7 +79,8 @@ pub(super) fn keys(redis: &mut Connection, fleet: &Fleet) -> RedisResult<Vec<Str
     Ok(wrong)
 }
 
-/// Workers that have grown.
+/// Workers that use too much. What a round may add to a heap that has just held large outputs does not show;
+/// for growth there is `budget`.
 pub(super) fn memory(fleet: &Fleet) -> (u64, Vec<String>) {
     let used = fleet.hosts.iter().map(|host| (host.rss_kb(), &host.name));
     let wrong = used.clone().filter(|(kb, _)| *kb > MEMORY_KB).map(|(kb, name)| format!("{name} uses {kb} kB"));

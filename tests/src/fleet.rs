@@ -1,0 +1,37 @@
+//! What many tests begin with, and what several of them go through.
+
+use protocol::outcome::State;
+
+use crate::{Evidence, Gate, Raw, Redis, Worker};
+
+/// A server, its worker `web1`, which is online and may run programs, and a hand on the server.
+pub fn fleet() -> (Redis, Worker, Raw) {
+    let redis = Redis::start();
+    let worker = Worker::on(&redis).allow_exec().start();
+    worker.wait_online();
+    let raw = Raw::on(&redis);
+    (redis, worker, raw)
+}
+
+/// A program runs when Redis dies and ends while it is away: it is told of once Redis is back, and has run
+/// once.
+#[track_caller]
+pub fn outlive_an_absence(redis: &mut Redis, worker: &Worker) {
+    let mut raw = Raw::on(redis);
+    let (evidence, mut gate) = (Evidence::new(redis, "evidence"), Gate::new(redis, "gate"));
+    let manifest = raw.shell("web1", &format!("{}; {}; echo done", evidence.script(), gate.script()));
+    raw.send("web1", &manifest);
+    gate.reached();
+    raw.wait_state("web1", &manifest, State::Running);
+    redis.kill9();
+    worker.wait_log("is away");
+    gate.open();
+    worker.wait_log("succeeded in ");
+    redis.restart();
+    let mut raw = Raw::on(redis);
+    let outcome = raw.outcome("web1", &manifest);
+    assert_eq!((outcome.state, &*outcome.stdout.kept), (State::Succeeded, &b"done\n"[..]));
+    raw.ping("web1");
+    raw.wait_settled("web1");
+    assert_eq!(evidence.count(), 1);
+}
