@@ -1,5 +1,8 @@
 //! The centre: owns all of the worker's state in one `select!` and talks in messages.
 
+mod recovery;
+mod telling;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -15,7 +18,6 @@ use protocol::{
     limits,
     name::JobId,
     outcome::{Outcome, State},
-    status::Status,
     time::Millis,
 };
 use tokio::{
@@ -32,11 +34,10 @@ use crate::{
     executor::{self, Finished, Stop, Task},
     fault::{self, Bug, Point},
     inbox::Inbox,
-    journal::{self, Found, Journal, Unpublished},
+    journal::{Found, Journal},
     log::{self, excerpt},
-    metrics::{Collector, Group},
-    process,
-    publisher::{Notice, Publisher, Write, plain},
+    metrics::Collector,
+    publisher::{Notice, Publisher, Write},
     reader::{Batch, Command, Reader},
     schedule::{Claim, Schedule},
 };
@@ -47,20 +48,11 @@ const FACTS_EVERY: Duration = Duration::from_secs(600);
 /// How often the journal forgets what is too old.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
-/// How long the first look into the journal may take before the work begins without it.
-const RECOVER_WITHIN: Duration = Duration::from_secs(10);
-
-/// How often it is looked whether another worker of this host has ended.
-const LOCK_AGAIN: Duration = Duration::from_secs(1);
-
 /// Answers that may wait for Redis before nothing more is taken.
 const MOST_UNSETTLED: usize = 64;
 
 /// How far a controller's idea of the time may be ahead.
 const FUTURE_MARGIN: Duration = Duration::from_secs(3600);
-
-/// How long a cancelled job is remembered: longer than any of its commands may wait.
-const CANCELLED_FOR: Duration = limits::START_BY_MAX.saturating_add(PRUNE_EVERY);
 
 /// How many cancelled jobs are remembered: those in the journal, and those it has no room for.
 const CANCELLED_MOST: usize = limits::JOURNAL_CANCELLED + limits::CONTROL_ENTRIES;
@@ -217,69 +209,6 @@ impl Dispatcher {
             tracing::warn!("Redis is away: what was not published stays pending and is done again or reported");
         }
         tracing::info!("stopped");
-    }
-
-    /// Learns what an earlier process left, before anything is read. Another worker of this host is waited
-    /// for, as both would answer the same commands; without a usable journal the work begins all the same.
-    async fn first_recovery(&mut self, recoveries: &mut mpsc::UnboundedReceiver<Result<Found, String>>) {
-        loop {
-            self.recover();
-            match tokio::time::timeout(RECOVER_WITHIN, recoveries.recv()).await {
-                Ok(Some(Ok(found))) => return self.resume(found),
-                Ok(Some(Err(reason))) if journal::is_locked(&reason) => sleep(LOCK_AGAIN).await,
-                _ => return,
-            }
-        }
-    }
-
-    /// Asks the journal what an earlier process left, and ends what that left running.
-    fn recover(&self) {
-        let (journal, recoveries) = (self.journal.clone(), self.recoveries.clone());
-        let (identity, now) = (Arc::clone(&self.identity), self.clock.now());
-        tokio::spawn(async move {
-            let found = journal.reconcile(now).await;
-            let unpublished = found.iter().flat_map(|found| &found.unpublished);
-            let died: Vec<JobId> = unpublished.filter(|one| one.was_running).map(|one| one.job).collect();
-            process::end_leftovers(&died, &identity.host).await;
-            let _ = recoveries.send(found);
-        });
-    }
-
-    /// Publishes what an earlier process finished or left in the middle.
-    fn resume(&mut self, found: Found) {
-        if std::mem::replace(&mut self.recovered, true) {
-            return;
-        }
-        self.cancelled.extend(found.cancelled);
-        for Unpublished { job, entry, retention, outcome, was_running } in found.unpublished {
-            if was_running {
-                tracing::warn!(%job, host = %self.identity.host, "interrupted: the worker died while it ran");
-                let (journal, entry, outcome) = (self.journal.clone(), entry.clone(), outcome.clone());
-                tokio::spawn(async move { journal.finish(job, entry, retention, outcome).await });
-            }
-            self.inbox.take(entry.clone(), Some(job));
-            self.inbox.is_journaled(&entry);
-            self.publish(entry, job, outcome, retention);
-        }
-    }
-
-    /// Sees whether a journal in trouble can be used again.
-    fn try_journal(&self) {
-        if !self.recovered {
-            self.recover();
-        } else if self.journal.trouble().is_some() {
-            self.journal.probe();
-        }
-    }
-
-    fn prune(&mut self) {
-        // By a clock that is merely local, everything might look old.
-        if !self.knows_time {
-            return;
-        }
-        let now = self.clock.now();
-        self.cancelled.retain(|_, at| at.saturating_add(millis(CANCELLED_FOR)) > now);
-        self.journal.prune(now);
     }
 
     /// Lets running commands end by themselves, then ends them.
@@ -585,58 +514,6 @@ impl Dispatcher {
             }
             Notice::Clock(clock) => (self.clock, self.knows_time) = (clock, true),
         }
-    }
-
-    fn say_status(&mut self, stopped: bool) {
-        let now = self.clock.now();
-        if self.started_at_ms == 0 {
-            self.started_at_ms = now;
-        }
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let status = Status {
-            last_seen_ms: now,
-            stopped,
-            version: VERSION.into(),
-            boot_id: boot_id.trim().into(),
-            started_at_ms: self.started_at_ms,
-            pid: std::process::id(),
-            running: self.running.len() as u64,
-            slots: self.config.slots as u64,
-            read_age_ms: millis(self.last_read.elapsed()),
-            clock_ahead_ms: self.clock.local_ahead_ms(),
-            refuses: self.journal.refusal(),
-            dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
-        };
-        self.write(Write::Status(Box::new(status)));
-    }
-
-    fn say_facts(&self) {
-        let mut facts: Vec<(String, String)> =
-            self.collector.facts().into_iter().map(|(name, value)| (name, plain(&value))).collect();
-        facts.push(("version".into(), VERSION.into()));
-        let catalogue = serde_json::to_string(&self.catalogue.specs()).expect("plain data always encodes");
-        facts.push(("actions".into(), catalogue));
-        let labels = self.config.labels.clone().into_iter().collect();
-        self.write(Write::Facts { facts, labels });
-    }
-
-    /// Reads all groups in a task of its own; a slow disk delays nothing else.
-    fn sample(&mut self) {
-        while self.sampling.try_join_next().is_some() {}
-        if !self.sampling.is_empty() {
-            return;
-        }
-        let (collector, writes) = (Arc::clone(&self.collector), self.writes.clone());
-        self.sampling.spawn(async move {
-            let mut metrics = Vec::new();
-            for group in Group::ALL {
-                match collector.collect(group).await {
-                    Ok(figures) => metrics.push((group, figures)),
-                    Err(error) => tracing::debug!("cannot sample {}: {error}", group.name()),
-                }
-            }
-            let _ = writes.send(Write::Metrics(metrics));
-        });
     }
 
     fn count(&mut self, reason: &'static str) {
