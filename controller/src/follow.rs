@@ -56,6 +56,8 @@ pub struct Follower<'a> {
     times_asked_again: u32,
     /// Hosts that are done and were not taken: kept here so that an error in between loses none.
     finished: Vec<HostName>,
+    /// Of how many of them all output has been read.
+    caught_up: usize,
     /// Hosts whose command was not in the inbox at the last look, though nothing was heard of it.
     missed: HashSet<HostName>,
 }
@@ -82,6 +84,7 @@ impl<'a> Follower<'a> {
             asks_again: true,
             times_asked_again: 0,
             finished: Vec::new(),
+            caught_up: 0,
             missed: HashSet::new(),
         }
     }
@@ -106,8 +109,13 @@ impl<'a> Follower<'a> {
     }
 
     /// Whether there is nothing more to wait for.
-    pub const fn is_done(&self) -> bool {
-        self.waiting == 0
+    pub fn is_done(&self) -> bool {
+        self.waiting == 0 && !self.is_behind()
+    }
+
+    /// Whether hosts have ended whose output may not have been read to its end.
+    fn is_behind(&self) -> bool {
+        self.keeps_output && self.caught_up < self.finished.len()
     }
 
     /// Where a host stands.
@@ -135,8 +143,13 @@ impl<'a> Follower<'a> {
         std::mem::take(&mut self.pieces)
     }
 
-    /// The hosts that are not awaited any more since the last call.
+    /// The hosts that are not awaited any more since the last call; where output is kept, only once all
+    /// of theirs has arrived.
     pub fn take_finished(&mut self) -> Vec<HostName> {
+        if self.is_behind() {
+            return Vec::new();
+        }
+        self.caught_up = 0;
         std::mem::take(&mut self.finished)
     }
 
@@ -146,6 +159,7 @@ impl<'a> Follower<'a> {
             let before = self.cursor.clone();
             self.read_events(fleet, None).await?;
             if self.cursor == before {
+                self.caught_up = self.finished.len();
                 return Ok(());
             }
         }
@@ -153,7 +167,13 @@ impl<'a> Follower<'a> {
 
     /// Waits a while for news.
     pub async fn next(&mut self, fleet: &mut Fleet) -> anyhow::Result<()> {
-        let news = if Instant::now() < self.next_look { self.listen(fleet).await } else { self.look(fleet).await };
+        let news = if self.is_behind() {
+            self.catch_up(fleet).await
+        } else if Instant::now() < self.next_look {
+            self.listen(fleet).await
+        } else {
+            self.look(fleet).await
+        };
         match news {
             Ok(()) => {
                 if self.away.take().is_some() {

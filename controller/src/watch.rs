@@ -48,16 +48,10 @@ pub async fn watch(
             printer.error(&resume(&error, job).into());
             break;
         }
-        let mut news = follower.take_finished();
         if let Some(tail) = &mut tail {
-            if !news.is_empty() {
-                // The end may be known before all of the output has been read. What fails here is in the result.
-                let _ = follower.catch_up(fleet).await;
-                news.extend(follower.take_finished());
-            }
             follower.take_output().iter().try_for_each(|piece| tail.piece(piece))?;
         }
-        for answer in news.iter().filter_map(|host| follower.answer(host)) {
+        for answer in follower.take_finished().iter().filter_map(|host| follower.answer(host)) {
             match &mut tail {
                 Some(tail) => tail.end(&answer.host, answer.outcome.as_ref())?,
                 None => report.arrived(answer)?,

@@ -169,6 +169,21 @@ fn broken_connections_lose_nothing_and_repeat_nothing() {
 }
 
 #[test]
+fn a_connection_that_breaks_after_the_end_is_known_loses_no_output() {
+    let (redis, _worker, ctl) = fleet();
+    let job = ctl.ask("web1", "seq 1 30000");
+    ctl.run(["job", "wait", "-q", &job]).expect(0);
+    let network = Network::to(&redis);
+    let through = ctl.env("REDFLEET_REDIS", &network.url());
+    network.hold("XREAD");
+    let running = through.spawn(["job", "logs", "-f", &job]);
+    network.wait_held();
+    network.cut();
+    // More than the result keeps: the rest is in the events alone.
+    assert!(running.wait().expect(0).stdout == numbers(1, 30000));
+}
+
+#[test]
 fn what_an_interrupted_program_had_printed_is_still_there() {
     let (redis, mut worker, ctl) = fleet();
     let mut gate = Gate::new(&redis, "gate");

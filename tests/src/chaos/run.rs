@@ -33,7 +33,7 @@ impl Chaos {
     /// All profiles, no bug.
     pub fn new(seed: u64, time: Duration) -> Self {
         // A minute must see every profile; what has more time gives the longest faults room too.
-        let round = Duration::from_secs(if time > Duration::from_secs(120) { 30 } else { 12 });
+        let round = Duration::from_secs(if time > Duration::from_secs(120) { 30 } else { 9 });
         Self { seed, time, profiles: Profile::ALL.into(), bug: None, round }
     }
 

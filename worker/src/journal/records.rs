@@ -219,9 +219,13 @@ impl<'a> Tables<'a> {
         })
     }
 
-    /// Records an end, whether or not there is room for a start.
+    /// Records an end, whether or not there is room for a start. An end that is known stands, as whoever
+    /// brings another one could not read it.
     pub(super) fn finish(&mut self, job: JobId, end: &Record) -> Result<(), redb::Error> {
-        self.put(job, end)
+        match self.get(job)?.map(|record| record.phase) {
+            Some(Phase::Finished { .. }) => Ok(()),
+            _ => self.put(job, end),
+        }
     }
 
     /// Remembers that the outcome is published. Of what is published the output is kept as long as

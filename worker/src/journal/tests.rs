@@ -84,6 +84,18 @@ async fn a_command_begins_once() {
 }
 
 #[tokio::test]
+async fn an_end_that_is_known_stands() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(&directory).await;
+    let told = told(&journal, outcome(State::Succeeded)).await;
+    let done = done(&journal, outcome(State::Succeeded)).await;
+    for job in [told, done] {
+        journal.finish(job, "1-1".into(), HOUR, outcome(State::Interrupted)).await;
+        assert_eq!(known(&journal, job).await.state, State::Succeeded);
+    }
+}
+
+#[tokio::test]
 async fn a_cancelled_command_never_begins() {
     let directory = tempfile::tempdir().unwrap();
     let (journal, job) = (journal(&directory).await, JobId::new());
