@@ -171,6 +171,11 @@ impl Outcome {
         }
     }
 
+    /// Whether more was printed than is kept.
+    pub fn is_cut(&self) -> bool {
+        self.stdout.cut_bytes > 0 || self.stderr.cut_bytes > 0
+    }
+
     /// How long it ran, in milliseconds, where it did.
     pub fn duration_ms(&self) -> Option<u64> {
         self.started_at_ms.map(|started| self.finished_at_ms.saturating_sub(started))

@@ -180,7 +180,8 @@ fn a_connection_that_breaks_after_the_end_is_known_loses_no_output() {
     network.wait_held();
     network.cut();
     // More than the result keeps: the rest is in the events alone.
-    assert!(running.wait().expect(0).stdout == numbers(1, 30000));
+    let output = running.wait().expect(0);
+    assert!(output.stdout == numbers(1, 30000), "{} bytes; {}", output.stdout.len(), output.stderr);
 }
 
 #[test]

@@ -196,37 +196,41 @@ impl Task {
         let (job, retention, writes) = (self.manifest.job, self.retention, self.writes.clone());
         let announcement = (self.action.spec().repeat == Repeat::Repeatable).then(|| self.announcement());
         let mut ending = Box::pin(self.end(live));
-        tokio::select! {
-            biased;
-            finished = &mut ending => return finished,
-            () = sleep(ANNOUNCE_AFTER) => {}
-        }
-        if let Some(announcement) = announcement {
-            let _ = writes.send(announcement);
-        }
         let send = |pieces: Vec<Piece>| {
             for Piece { stream, offset, data } in pieces {
                 let _ = writes.send(Write::Output { job, stream, offset, data, retention });
             }
         };
         let (mut joiner, mut flush_at) = (Joiner::default(), Instant::now());
-        let finished = loop {
-            tokio::select! {
-                biased;
-                Some(piece) = pieces.recv() => {
-                    if joiner.is_empty() {
-                        flush_at = Instant::now() + FLUSH_AFTER;
-                    }
-                    if joiner.add(piece) {
-                        send(joiner.take());
+        let finished = match timeout(ANNOUNCE_AFTER, &mut ending).await {
+            Ok(finished) if !finished.outcome.is_cut() => return finished,
+            // It printed more in this short time than its result keeps.
+            Ok(finished) => finished,
+            Err(_) => {
+                if let Some(announcement) = announcement {
+                    let _ = writes.send(announcement);
+                }
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(piece) = pieces.recv() => {
+                            if joiner.is_empty() {
+                                flush_at = Instant::now() + FLUSH_AFTER;
+                            }
+                            if joiner.add(piece) {
+                                send(joiner.take());
+                            }
+                        }
+                        () = sleep_until(flush_at), if !joiner.is_empty() => send(joiner.take()),
+                        finished = &mut ending => break finished,
                     }
                 }
-                () = sleep_until(flush_at), if !joiner.is_empty() => send(joiner.take()),
-                finished = &mut ending => break finished,
             }
         };
         while let Ok(piece) = pieces.try_recv() {
-            joiner.add(piece);
+            if joiner.add(piece) {
+                send(joiner.take());
+            }
         }
         send(joiner.take());
         finished
