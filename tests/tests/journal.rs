@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use protocol::{keys::Keys, outcome::State};
+use protocol::{control::Control, keys::Keys, outcome::State};
 use tests::{Aof, Ctl, Evidence, Gate, Raw, Redis, Worker, WorkerOptions, chaos_worker, eventually, is_alive};
 
 fn fleet() -> (Redis, Worker, Raw) {
@@ -224,6 +224,10 @@ fn a_lost_journal_never_lets_a_program_run_twice() {
     fs::remove_file(&path).expect("a journal");
     let _: u64 = raw.ask(&["HDEL", &Keys::new(None).job_hosts(manifest.job), "web1"]);
     assert_eq!(raw.pending("web1"), 1);
+    // An order to cancel it is read first: it does not make it one that never began.
+    let job = Keys::new(None).job(manifest.job);
+    let _: u64 = raw.ask(&["HSET", &job, "action", "exec"]);
+    raw.add_control("web1", &Control::Cancel(manifest.job).fields());
 
     let mut worker = worker.options().start();
     let outcome = raw.outcome("web1", &manifest);

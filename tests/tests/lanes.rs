@@ -122,6 +122,29 @@ fn a_ping_behind_many_that_wait_is_answered_before_them() {
 }
 
 #[test]
+fn what_waits_is_looked_through_in_large_steps() {
+    const MANY: u64 = 1000;
+    let (redis, _worker, mut raw) = fleet("slots = 2");
+    let mut gate = Gate::new(&redis, "gate");
+    let first = raw.shell("web1", &gate.script());
+    raw.send("web1", &first);
+    gate.reached();
+    for _ in 0..MANY {
+        let manifest = raw.shell("web1", "true");
+        raw.send("web1", &manifest);
+    }
+    eventually("all to be taken", || (raw.pending("web1") == MANY + 1).then_some(()));
+    redis.cli(["CONFIG", "RESETSTAT"]);
+    // A new connection begins with all that is pending; only then it reads on.
+    let _: u64 = raw.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    raw.ping("web1");
+    let stats = redis.cli(["INFO", "commandstats"]);
+    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xreadgroup:calls="));
+    let calls: u64 = calls.and_then(|rest| rest.split(',').next()?.parse().ok()).expect("a number");
+    assert!(calls < MANY / 10, "{calls} reads");
+}
+
+#[test]
 fn more_than_a_worker_may_hold_in_memory_waits_in_the_inbox_and_all_run_in_order() {
     const MANY: usize = 130;
     let (redis, _worker, mut raw) = fleet("slots = 4");

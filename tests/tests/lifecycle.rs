@@ -9,7 +9,7 @@ use protocol::{
     limits,
     outcome::{Outcome, State},
 };
-use tests::{Evidence, Gate, Raw, Redis, Worker, fleet};
+use tests::{Ctl, Evidence, Gate, Raw, Redis, Worker, eventually, fleet};
 
 #[test]
 fn a_command_runs_and_succeeds() {
@@ -189,4 +189,25 @@ fn an_answer_lives_as_long_as_was_asked_within_bounds() {
             assert!((0..60_000).contains(&gone), "{key}: {left} ms of {kept:?}");
         }
     }
+}
+
+#[test]
+fn all_keys_of_a_job_end_together() {
+    let redis = Redis::start();
+    let workers = ["web1", "web2"].map(|host| Worker::on(&redis).host(host).allow_exec().start());
+    workers.iter().for_each(Worker::wait_online);
+    let mut gate = Gate::new(&redis, "web1");
+    let ctl = Ctl::on(&redis);
+    // One host answers at once, one is cancelled while it runs; both print.
+    let script = format!("echo begun; [ $REDFLEET_HOST = web2 ] || {{ {}; }}", gate.script());
+    let line =
+        ["run", "-q", "--all", "--detach", "--retention", "1h", "--timeout", "10m", "exec", "--", "sh", "-c", &script];
+    let job = ctl.run(line).expect(0).stdout.trim().to_owned();
+    gate.reached();
+    eventually("web2 to answer", || ctl.standing(&job).contains(&("web2".into(), "succeeded".into())).then_some(()));
+    ctl.run(["job", "cancel", &job]).expect(0);
+    let mut raw = Raw::on(&redis);
+    let mut ends = |key: &str| -> u64 { raw.ask(&["PEXPIRETIME", &format!("job:{{{job}}}{key}")]) };
+    let all = ["", ":hosts", ":events", ":result:web1", ":result:web2"].map(&mut ends);
+    assert_eq!(all, [all[0]; 5]);
 }

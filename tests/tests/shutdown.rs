@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use protocol::{outcome::State, status::Status};
+use protocol::{control::Control, outcome::State, status::Status};
 use tests::{Evidence, Gate, Raw, Redis, Worker, eventually, is_alive};
 
 fn fleet(config: &str) -> (Redis, Worker, Raw) {
@@ -21,9 +21,8 @@ fn what_runs_may_finish_and_what_comes_later_waits_for_the_next_start() {
     raw.send("web1", &running);
     gate.reached();
     worker.term();
-    // It has stopped reading once it has one connection only, to write.
     worker.wait_log("waiting up to 30s for running commands");
-    eventually("the reader to go", || (raw.connections() == 2).then_some(()));
+    wait_control_only(&redis, &mut raw);
     let evidence = Evidence::new(&redis, "evidence");
     let late = raw.shell("web1", &evidence.script());
     raw.send("web1", &late);
@@ -40,6 +39,29 @@ fn what_runs_may_finish_and_what_comes_later_waits_for_the_next_start() {
     let _worker = worker.options().start();
     assert_eq!(raw.outcome("web1", &late).state, State::Succeeded);
     assert_eq!(evidence.count(), 1);
+}
+
+/// Waits until the reader has been told to read control only.
+fn wait_control_only(redis: &Redis, raw: &mut Raw) {
+    let told = || redis.cli(["XINFO", "STREAM", "server:{web1}:control"]).contains("entries-added\n1");
+    eventually("the reader to be woken", || told().then_some(()));
+    raw.wait_control_settled("web1");
+}
+
+#[test]
+fn what_runs_can_be_cancelled_while_the_worker_stops() {
+    let (redis, mut worker, mut raw) = fleet("");
+    let mut gate = Gate::new(&redis, "gate");
+    let running = raw.shell("web1", &gate.script());
+    raw.send("web1", &running);
+    gate.reached();
+    worker.term();
+    wait_control_only(&redis, &mut raw);
+    raw.add_control("web1", &Control::Cancel(running.job).fields());
+    assert_eq!(raw.outcome("web1", &running).state, State::Cancelled);
+    assert_eq!(worker.wait().code(), Some(0));
+    raw.wait_control_settled("web1");
+    raw.wait_settled("web1");
 }
 
 #[test]

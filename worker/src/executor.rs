@@ -35,7 +35,7 @@ use crate::{
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(20);
 
 /// How long an action may take to end after it was told to, before it is dropped.
-const END_WITHIN: Duration = process::KILL_AFTER.saturating_add(Duration::from_secs(2));
+pub(crate) const END_WITHIN: Duration = process::KILL_AFTER.saturating_add(Duration::from_secs(2));
 
 /// Why a cancelled command has nothing to show.
 pub(crate) const BEFORE_START: &str = "before it started";
@@ -290,12 +290,16 @@ fn conclude(
         Ok(report) => report,
         Err(Failure(reason)) => Report { remark: Some(reason), killed: true, ..Report::default() },
     };
+    let remarked = |reason: String| match &report.remark {
+        Some(remark) => Some(format!("{reason}; {remark}")),
+        None => Some(reason),
+    };
     let (state, reason) = match stopped {
         Some(Stop::TimedOut) => {
-            (State::TimedOut, Some(format!("longer than {}", protocol::time::show_duration(limit))))
+            (State::TimedOut, remarked(format!("longer than {}", protocol::time::show_duration(limit))))
         }
-        Some(Stop::Cancelled) => (State::Cancelled, Some("while it ran".into())),
-        Some(Stop::Shutdown) => (State::Interrupted, Some("the worker was stopped".into())),
+        Some(Stop::Cancelled) => (State::Cancelled, remarked("while it ran".into())),
+        Some(Stop::Shutdown) => (State::Interrupted, remarked("the worker was stopped".into())),
         None if report.killed => (State::Failed, report.remark),
         None => match report.exit_code {
             None | Some(0) => (State::Succeeded, report.remark),

@@ -92,7 +92,7 @@ pub async fn run(
     let started = tokio::select! {
         biased;
         started = starting.start(prepare) => started?,
-        () = stop.cancelled() => return Err(io::Error::other("it was told to end while its start hung")),
+        () = stop.cancelled() => return Err(io::Error::other("its start hung until it was told to end")),
     };
     started.follow(stop, live).await
 }
@@ -100,16 +100,34 @@ pub async fn run(
 /// A program on its way to being started, in a thread of its own: looking up a user, entering a
 /// directory and opening a program may all hang. Killed when dropped.
 #[derive(Default)]
-struct Starting(Arc<Mutex<Option<Pid>>>);
+struct Starting(Arc<Mutex<Progress>>);
+
+/// How far the thread has come.
+#[derive(Default)]
+enum Progress {
+    /// It has not forked yet.
+    #[default]
+    Preparing,
+    /// It forks: the thread's id.
+    Forking(Pid),
+    /// Its child is known, or there is none.
+    Done,
+    /// Nobody waits any more: it must not fork.
+    Abandoned,
+}
 
 impl Starting {
     async fn start(&self, prepare: impl FnOnce() -> io::Result<Program> + Send + 'static) -> io::Result<Started> {
         let (thread, runtime) = (Arc::clone(&self.0), Handle::current());
         detached::call(move || {
             let _context = runtime.enter();
-            *lock(&thread) = Some(gettid());
-            let started = prepare().and_then(|program| Started::new(&program));
-            *lock(&thread) = None;
+            let program = prepare()?;
+            match &mut *lock(&thread) {
+                Progress::Abandoned => return Err(io::Error::other("nobody waits for it")),
+                progress => *progress = Progress::Forking(gettid()),
+            }
+            let started = Started::new(&program);
+            *lock(&thread) = Progress::Done;
             started
         })
         .await?
@@ -119,8 +137,8 @@ impl Starting {
 impl Drop for Starting {
     fn drop(&mut self) {
         // The lock keeps the thread from ending, and its id from being given to another, meanwhile.
-        let thread = lock(&self.0);
-        let Some(id) = *thread else { return };
+        let mut progress = lock(&self.0);
+        let Progress::Forking(id) = *progress else { return *progress = Progress::Abandoned };
         // A child that hangs between fork and exec is known to nobody but the kernel (man 5 proc).
         let children = std::fs::read_to_string(format!("/proc/self/task/{id}/children")).unwrap_or_default();
         for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {

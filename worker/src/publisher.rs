@@ -313,10 +313,12 @@ impl Publisher {
     fn say(&self, pipe: &mut Pipeline, write: &Write) {
         let Identity { host, keys } = &*self.identity;
         match write {
-            Write::State { job, state, retention } => self.say_state(pipe, *job, *state, *retention, &[]),
-            Write::Outcome { job, outcome, metrics, retention, .. } => {
+            Write::State { job, state, retention } => self.say_state(pipe, *job, *state, *retention, "any", &[]),
+            Write::Outcome { entry, job, outcome, metrics, retention } => {
                 say_metrics(pipe, &self.identity, metrics);
-                self.say_state(pipe, *job, outcome.state, *retention, &outcome.fields());
+                // Without an entry nothing vouches for the job.
+                let jobs = if entry.is_some() { "any" } else { "known" };
+                self.say_state(pipe, *job, outcome.state, *retention, jobs, &outcome.fields());
             }
             Write::Output { job, stream, offset, data, retention } => {
                 let kind = EventKind::Output { stream: *stream, offset: *offset, data: data.clone() };
@@ -351,11 +353,19 @@ impl Publisher {
         }
     }
 
-    fn say_state(&self, pipe: &mut Pipeline, job: JobId, state: State, retention: Duration, result: &[Field]) {
+    fn say_state(
+        &self,
+        pipe: &mut Pipeline,
+        job: JobId,
+        state: State,
+        retention: Duration,
+        jobs: &str,
+        result: &[Field],
+    ) {
         let Identity { host, keys } = &*self.identity;
-        pipe.cmd("EVAL").arg(PUBLISH_STATE).arg(3);
-        pipe.arg(keys.job_hosts(job)).arg(keys.job_events(job)).arg(keys.job_result(job, host));
-        pipe.arg(host.as_str()).arg(state.as_str()).arg(retention.as_secs().max(1)).arg(limits::EVENTS);
+        pipe.cmd("EVAL").arg(PUBLISH_STATE).arg(4);
+        pipe.arg(keys.job_hosts(job)).arg(keys.job_events(job)).arg(keys.job_result(job, host)).arg(keys.job(job));
+        pipe.arg(host.as_str()).arg(state.as_str()).arg(retention.as_secs().max(1)).arg(limits::EVENTS).arg(jobs);
         for (name, value) in result {
             pipe.arg(name).arg(value);
         }
@@ -367,7 +377,8 @@ impl Publisher {
         let events = keys.job_events(job);
         let maxlen = redis::streams::StreamMaxlen::Approx(limits::EVENTS);
         pipe.xadd_maxlen(&events, maxlen, "*", &Event { host: host.clone(), kind }.fields()).ignore();
-        expire(pipe, &events, retention);
+        // Where a state was said before, that has set it already.
+        pipe.cmd("EXPIRE").arg(&events).arg(retention.as_secs().max(1)).arg("NX").ignore();
     }
 
     fn settle(&self, pipe: &mut Pipeline, write: &Write) {

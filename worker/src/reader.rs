@@ -15,14 +15,14 @@ use std::{
 use protocol::{
     clock::{FleetClock, millis},
     command::{EntryError, Envelope, Fields, Manifest},
-    connection::{Address, Backoff, is_broken},
+    connection::{Address, Backoff},
     control::Control,
     keys::GROUP,
     name::JobId,
     outcome::State,
     time::Millis,
 };
-use redis::{RedisError, Value, aio::MultiplexedConnection, cmd};
+use redis::{RedisError, Value, aio::MultiplexedConnection, cmd, pipe};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -43,6 +43,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// connection broke may be served long after. What is in hand is passed over.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
+/// Entries that are read at once where there may be many.
+const PAGE: usize = 100;
+
 /// How far the clocks of controller, old and new Redis may be apart when it is judged whether a command
 /// may be older than this process.
 const CLOCK_MARGIN: Duration = Duration::from_secs(60);
@@ -62,6 +65,8 @@ pub(crate) struct Batch {
     /// Whether the commands were pending when this process made its first read: a process before
     /// this one had them.
     pub(crate) inherited: bool,
+    /// Whether there may be more of that kind to come.
+    pub(crate) inherits: bool,
     /// Answered with the number of free slots once all of this is in hand.
     pub(crate) taken: Option<oneshot::Sender<usize>>,
 }
@@ -175,11 +180,11 @@ impl Reader {
         let control = read_control(control);
         self.hand_over(Batch { clock: Some(clock), control, ..Batch::default() }).await?;
         let mut pending_after = first_pending();
-        let mut look_again = Some(Instant::now() + BLOCK);
+        // Soon once, as a read of the connection before may still be served; then now and then.
+        let (mut look_again, mut gap) = (Instant::now() + BLOCK, BLOCK);
         loop {
             let mut forgotten = Entries::new();
-            if pending_after.is_none() && look_again.is_some_and(|at| Instant::now() >= at) {
-                look_again = Some(Instant::now() + LOOK_AGAIN);
+            if pending_after.is_none() && Instant::now() >= look_again {
                 pending_after = first_pending();
                 forgotten = self.drain_control(&mut redis, Some("0")).await?;
             }
@@ -202,18 +207,14 @@ impl Reader {
             // An empty answer means that nothing is pending behind that id any more.
             if pending_after.is_some() && take {
                 pending_after = commands.last().map(|(id, _)| id.clone());
-                self.inherits &= pending_after.is_some();
+                if pending_after.is_none() {
+                    self.inherits = false;
+                    look_again = Instant::now() + std::mem::replace(&mut gap, LOOK_AGAIN);
+                }
             }
-            let mut batch = Batch { inherited, control: read_control(control), ..Batch::default() };
-            for (entry, fields) in commands {
-                let content = Envelope::from_fields(fields);
-                let published = match &content {
-                    Ok((_, manifest)) => self.published(&mut redis, manifest, inherited).await?,
-                    Err(_) => None,
-                };
-                batch.commands.push(Command { entry, content, published });
-            }
-            self.hand_over(batch).await?;
+            let control = read_control(control);
+            let commands = self.read_commands(&mut redis, commands, inherited).await?;
+            self.hand_over(Batch { commands, control, inherited, ..Batch::default() }).await?;
         }
     }
 
@@ -229,7 +230,7 @@ impl Reader {
         let mut all = Entries::new();
         loop {
             let mut read = cmd("XREADGROUP");
-            read.arg("GROUP").arg(GROUP).arg(CONSUMER).arg("COUNT").arg(100).arg("STREAMS").arg(&key);
+            read.arg("GROUP").arg(GROUP).arg(CONSUMER).arg("COUNT").arg(PAGE).arg("STREAMS").arg(&key);
             let reply: Value = read.arg(after.as_deref().unwrap_or(">")).query_async(redis).await?;
             let entries = take_stream(&mut parse(reply), &key);
             let Some((last, _)) = entries.last() else { return Ok(all) };
@@ -243,6 +244,7 @@ impl Reader {
         let (taken, free) = oneshot::channel();
         batch.taken = Some(taken);
         batch.gap = std::mem::take(&mut self.gap);
+        batch.inherits = self.inherits;
         self.batches.send(batch).await.map_err(|_| Gone)?;
         self.free = free.await.map_err(|_| Gone)?;
         Ok(())
@@ -276,8 +278,10 @@ impl Reader {
     ) -> Result<(Entries, Entries), RedisError> {
         let Identity { host, keys } = &*self.identity;
         let (commands, control) = (keys.commands(host), keys.control(host));
+        // What is pending has been taken already.
+        let count = if pending_after.is_some() { PAGE } else { self.free.max(1) };
         let mut read = cmd("XREADGROUP");
-        read.arg("GROUP").arg(GROUP).arg(CONSUMER).arg("COUNT").arg(self.free.max(1));
+        read.arg("GROUP").arg(GROUP).arg(CONSUMER).arg("COUNT").arg(count);
         read.arg("BLOCK").arg(millis(BLOCK)).arg("STREAMS").arg(&control);
         if take {
             read.arg(&commands).arg(">").arg(pending_after.unwrap_or(">"));
@@ -289,26 +293,45 @@ impl Reader {
         Ok((take_stream(&mut streams, &commands), take_stream(&mut streams, &control)))
     }
 
-    /// The state that was published for a command, asked for only where there may be one: a process
-    /// before this one may have answered it, or this one when it came the first time.
-    async fn published(
+    /// What the entries say, and the states that were published for them.
+    async fn read_commands(
         &mut self,
         redis: &mut MultiplexedConnection,
-        manifest: &Manifest,
+        entries: Entries,
         inherited: bool,
-    ) -> Result<Option<State>, RedisError> {
+    ) -> Result<Vec<Command>, RedisError> {
+        let read = |(entry, fields)| Command { entry, content: Envelope::from_fields(fields), published: None };
+        let mut commands: Vec<Command> = entries.into_iter().map(read).collect();
+        let mut asked = Vec::new();
+        for (at, command) in commands.iter().enumerate() {
+            if let Ok((_, manifest)) = &command.content
+                && self.may_be_answered(manifest, inherited)
+            {
+                asked.push((at, manifest.job));
+            }
+        }
+        if asked.is_empty() {
+            return Ok(commands);
+        }
+        let mut pipeline = pipe();
+        // Where something else stands in the place of the states, nothing of ours does.
+        pipeline.ignore_errors();
+        for (_, job) in &asked {
+            pipeline.hget(self.identity.keys.job_hosts(*job), self.identity.host.as_str());
+        }
+        let states: Vec<Result<Option<String>, RedisError>> = pipeline.query_async(redis).await?;
+        for ((at, _), state) in asked.iter().zip(states) {
+            commands[*at].published = state.ok().flatten().and_then(|state| state.parse().ok());
+        }
+        Ok(commands)
+    }
+
+    /// Whether there may be an answer: a process before this one may have answered it, or this one when
+    /// it came the first time.
+    fn may_be_answered(&mut self, manifest: &Manifest, inherited: bool) -> bool {
         let young = self.started.map_or(0, |started| started.saturating_add(millis(CLOCK_MARGIN)));
         let issued = manifest.issued_at_ms;
-        if self.seen.add(manifest.job, issued) && !inherited && issued > young.max(self.seen.forgotten_ms) {
-            return Ok(None);
-        }
-        let key = self.identity.keys.job_hosts(manifest.job);
-        match cmd("HGET").arg(key).arg(self.identity.host.as_str()).query_async::<Option<String>>(redis).await {
-            Ok(state) => Ok(state.and_then(|state| state.parse().ok())),
-            Err(error) if is_broken(&error) => Err(error),
-            // Something else stands in the place of the states: then nothing of ours does.
-            Err(_) => Ok(None),
-        }
+        !self.seen.add(manifest.job, issued) || inherited || issued <= young.max(self.seen.forgotten_ms)
     }
 }
 

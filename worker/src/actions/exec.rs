@@ -56,6 +56,8 @@ impl Action for Exec {
             let signal = ended.status.and_then(|status| status.signal());
             let remark = match (ended.status, signal) {
                 (None, _) => Some("it could not be ended, not even by SIGKILL".to_owned()),
+                // That is how it is ended when it must be.
+                (_, Some(_)) if stop.is_cancelled() => None,
                 (_, Some(signal)) => Some(format!("ended by signal {signal}")),
                 _ if ended.left_behind => Some("ended processes that it left behind".to_owned()),
                 _ => None,

@@ -57,6 +57,9 @@ const FUTURE_MARGIN: Duration = Duration::from_secs(3600);
 /// How many cancelled jobs are remembered: those in the journal, and those it has no room for.
 const CANCELLED_MOST: usize = limits::JOURNAL_CANCELLED + limits::CONTROL_ENTRIES;
 
+/// How long the last outcomes may take to reach the journal when the worker stops.
+const RECORD_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long the last outcomes may take to reach Redis when the worker stops.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 
@@ -82,6 +85,8 @@ pub(crate) struct Dispatcher {
     last_read: Instant,
     /// Nothing more is started.
     stopping: bool,
+    /// Whether there may be commands that a process before this one had taken and that were not read yet.
+    inherits: bool,
     /// Whether it is known what an earlier process left.
     recovered: bool,
     /// Whether the clock is Redis'.
@@ -136,6 +141,7 @@ impl Dispatcher {
             starved: false,
             last_read: Instant::now(),
             stopping: false,
+            inherits: true,
             recovered: false,
             knows_time: false,
             recoveries: mpsc::unbounded_channel().0,
@@ -199,10 +205,9 @@ impl Dispatcher {
             }
         }
 
+        self.drain(&mut batches).await;
         // What the reader had taken but not handed over stays pending and is read after the next start.
         reader.abort();
-        drop(batches);
-        self.drain().await;
         self.say_status(true);
         drop(self.writes);
         if tokio::time::timeout(FLUSH_WITHIN, publisher).await.is_err() {
@@ -211,23 +216,32 @@ impl Dispatcher {
         tracing::info!("stopped");
     }
 
-    /// Lets running commands end by themselves, then ends them.
-    async fn drain(&mut self) {
+    /// Lets running commands end by themselves, then ends them. They can be cancelled meanwhile.
+    async fn drain(&mut self, batches: &mut mpsc::Receiver<Batch>) {
         // What waits stays pending in Redis; it is read again at the next start.
         self.stopping = true;
         if !self.executors.is_empty() {
+            // The reader, which may be waiting for commands, learns that there is no room any more.
+            self.write(Write::Wake);
             tracing::info!(running = self.running.len(), "waiting up to {:?} for running commands", self.config.grace);
         }
         let grace = sleep(self.config.grace);
         tokio::pin!(grace);
+        let give_up = sleep(self.config.grace + executor::END_WITHIN + RECORD_WITHIN);
+        tokio::pin!(give_up);
         let mut told = false;
         let mut heartbeat = Box::pin(sleep(jittered(limits::HEARTBEAT)));
         while !self.executors.is_empty() {
             tokio::select! {
+                Some(batch) = batches.recv() => self.take(batch),
                 Some(done) = self.executors.join_next() => self.finished(done),
                 () = &mut heartbeat => {
                     self.say_status(false);
                     heartbeat = Box::pin(sleep(jittered(limits::HEARTBEAT)));
+                }
+                () = &mut give_up => {
+                    tracing::error!("{} commands do not end: the disk of the journal may hang", self.running.len());
+                    break;
                 }
                 () = &mut grace, if !told => {
                     told = true;
@@ -258,8 +272,12 @@ impl Dispatcher {
         }
         for command in batch.commands {
             fault::point(Point::Taken);
-            self.accept(command, batch.inherited);
+            // A worker that stops leaves it pending, for the next one.
+            if !self.stopping {
+                self.accept(command, batch.inherited);
+            }
         }
+        self.inherits = batch.inherits;
         self.start_what_may();
         self.announce_waiting();
         let room = self.room();
@@ -281,6 +299,9 @@ impl Dispatcher {
 
     /// How many more commands may be taken. Answers that Redis does not take must not pile up here.
     fn room(&self) -> usize {
+        if self.stopping {
+            return 0;
+        }
         let unsettled = self.inbox.len().saturating_sub(self.running.len() + self.schedule.waits());
         if unsettled < MOST_UNSETTLED { self.schedule.room() } else { 0 }
     }
@@ -299,7 +320,9 @@ impl Dispatcher {
     fn cancel(&mut self, entry: String, job: JobId) {
         let now = self.clock.now();
         let recorded = self.journal.cancel(job, now);
-        let (unread, again) = (!self.inbox.knows(job), self.cancelled.contains_key(&job));
+        // What a process before this one had taken may have begun: it is judged when it is read.
+        let unread = !self.inherits && !self.inbox.knows(job);
+        let again = self.cancelled.contains_key(&job);
         if let Some(running) = self.running.get(&job) {
             running.span.in_scope(|| tracing::info!("is being cancelled"));
             running.stop.send_replace(Some(Stop::Cancelled));
