@@ -6,7 +6,7 @@ use anyhow::Context;
 use protocol::{
     action::ActionSpec,
     clock::FleetClock,
-    connection::Address,
+    connection::{Address, is_broken},
     keys::Keys,
     name::{HostName, Namespace},
     status::Status,
@@ -182,6 +182,17 @@ fn text(bytes: &[u8]) -> String {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
 const fn score_millis(score: f64) -> Millis {
     score as Millis
+}
+
+/// Whether an error is one that time may heal.
+pub fn passes(error: &RedisError) -> bool {
+    let healing = [
+        ServerErrorKind::BusyLoading,
+        ServerErrorKind::TryAgain,
+        ServerErrorKind::MasterDown,
+        ServerErrorKind::ClusterDown,
+    ];
+    is_broken(error) || matches!(error.kind(), ErrorKind::Server(kind) if healing.contains(&kind))
 }
 
 fn explain(error: &RedisError, address: &Address) -> Advice {
