@@ -139,11 +139,14 @@ impl Job {
         let Manifest { retention_ms, timeout_ms, start_by_ms, issued_at_ms, .. } = self.manifest;
         let waits = start_by_ms.saturating_sub(issued_at_ms);
         let key = fleet.keys.job(self.id());
-        pipeline.cmd("HSET").arg(&key);
+        // One transaction, so that a `ctl` that dies here leaves no hash that stays for ever; over this key
+        // alone, as no other needs to be in the same slot of a cluster.
+        pipeline.cmd("MULTI").cmd("HSET").arg(&key);
         for (name, value) in self.fields() {
             pipeline.arg(name).arg(value);
         }
         pipeline.cmd("PEXPIRE").arg(&key).arg(retention_ms.saturating_add(waits).saturating_add(timeout_ms));
+        pipeline.cmd("EXEC");
         let jobs = fleet.keys.jobs();
         pipeline.cmd("ZADD").arg(&jobs).arg(issued_at_ms).arg(self.id().to_string());
         pipeline.cmd("ZREMRANGEBYRANK").arg(&jobs).arg(0).arg(format!("-{}", limits::JOBS + 1));
@@ -251,8 +254,9 @@ impl Unsent {
             0 if self.unclear => format!("the commands may have been sent all the same: ctl job show {id}"),
             0 => "nothing was sent".into(),
             _ if self.unclear => format!("at least {asked} of {hosts} hosts have been asked: ctl job show {id}"),
+            // A transaction that was refused at its beginning leaves its commands to run singly.
             _ if !self.recorded => {
-                format!("{asked} of {hosts} hosts have been asked, but there is no record of job {id}")
+                format!("{asked} of {hosts} hosts have been asked, but there may be no record of job {id}")
             }
             _ => format!("{asked} of {hosts} hosts have been asked all the same: ctl job wait {id}"),
         })

@@ -13,7 +13,8 @@ use protocol::{
     time::Millis,
 };
 use redis::{
-    ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, aio::MultiplexedConnection, from_redis_value,
+    ErrorKind, FromRedisValue, Pipeline, RedisError, ServerError, ServerErrorKind, aio::MultiplexedConnection,
+    from_redis_value,
 };
 
 use crate::error::Advice;
@@ -196,8 +197,10 @@ pub fn passes(error: &RedisError) -> bool {
 }
 
 fn explain(error: &RedisError, address: &Address) -> Advice {
-    // A failed pipeline lists the errors of its commands: the first says it.
-    let first = error.clone().into_server_errors().and_then(|errors| errors.first().map(|(_, error)| error.clone()));
+    // A failed pipeline lists the errors of its commands: the first says it, but not that of a transaction.
+    let errors = error.clone().into_server_errors();
+    let telling = |(_, error): &&(usize, ServerError)| error.kind() != Some(ServerErrorKind::ExecAbort);
+    let first = errors.and_then(|errors| errors.iter().find(telling).map(|(_, error)| error.clone()));
     let error = &first.map_or_else(|| error.clone(), RedisError::from);
     let detail = error.detail().unwrap_or_default();
     match error.code() {
