@@ -11,7 +11,7 @@ use protocol::{
     action::Arguments,
     clock::millis,
     command::{Envelope, Manifest},
-    connection::{Backoff, is_broken},
+    connection::Backoff,
     limits,
     name::{HostName, JobId},
     targets::Targets,
@@ -21,7 +21,7 @@ use redis::{Pipeline, RedisError};
 
 use crate::{
     error::Advice,
-    fleet::{BLOCK, CHUNK, Fleet},
+    fleet::{BLOCK, CHUNK, Fleet, passes},
     printer::Printer,
 };
 
@@ -139,22 +139,25 @@ impl Job {
         let Manifest { retention_ms, timeout_ms, start_by_ms, issued_at_ms, .. } = self.manifest;
         let waits = start_by_ms.saturating_sub(issued_at_ms);
         let key = fleet.keys.job(self.id());
-        pipeline.cmd("HSET").arg(&key);
+        // One transaction, so that a `ctl` that dies here leaves no hash that stays for ever; over this key
+        // alone, as no other needs to be in the same slot of a cluster.
+        pipeline.cmd("MULTI").cmd("HSET").arg(&key);
         for (name, value) in self.fields() {
             pipeline.arg(name).arg(value);
         }
         pipeline.cmd("PEXPIRE").arg(&key).arg(retention_ms.saturating_add(waits).saturating_add(timeout_ms));
+        pipeline.cmd("EXEC");
         let jobs = fleet.keys.jobs();
         pipeline.cmd("ZADD").arg(&jobs).arg(issued_at_ms).arg(self.id().to_string());
         pipeline.cmd("ZREMRANGEBYRANK").arg(&jobs).arg(0).arg(format!("-{}", limits::JOBS + 1));
     }
 }
 
-/// How long a dispatch is tried again where its reply was lost.
+/// How long a dispatch is tried again where its reply was lost, or Redis cannot take it for the moment.
 const DISPATCH_WITHIN: Duration = Duration::from_secs(30);
 
-/// Makes a job of the request and sends it. Where the reply is lost it is sent again under the same
-/// ids: a worker that got it before knows it.
+/// Makes a job of the request and sends it. Where the reply is lost, or the error is one that passes, it
+/// is sent again under the same ids: a worker that got it before knows it.
 ///
 /// # Errors
 /// Says what Redis said, and how many hosts have been asked all the same.
@@ -163,19 +166,20 @@ pub async fn dispatch(fleet: &mut Fleet, request: Request, printer: &Printer) ->
     let everyone: Vec<HostName> = job.targets.hosts().cloned().collect();
     let begun = Instant::now();
     let mut backoff: Option<Backoff> = None;
+    let mut earlier: Option<Unsent> = None;
     loop {
-        match send(fleet, &job, &everyone).await {
-            Ok(()) => return Ok(job),
-            Err(Unsent { error, .. }) if is_broken(&error) && begun.elapsed() < DISPATCH_WITHIN => {
-                if backoff.is_none() {
-                    printer.note(&format!("{}; asking again under the same id …", fleet.explain(&error)));
-                }
-                tokio::time::sleep(backoff.get_or_insert(Backoff::new(BLOCK)).delay()).await;
-                // Where that fails too, the next attempt fails with the dead connection.
-                let _ = fleet.reconnect().await;
-            }
-            Err(unsent) => return Err(unsent.explain(fleet, &job).into()),
+        let Err(unsent) = send(fleet, &job, &everyone).await else { return Ok(job) };
+        let unsent = unsent.after(earlier.take());
+        if !passes(&unsent.error) || begun.elapsed() >= DISPATCH_WITHIN {
+            return Err(unsent.explain(fleet, &job).into());
         }
+        if backoff.is_none() {
+            printer.note(&format!("{}; asking again under the same id …", fleet.explain(&unsent.error)));
+        }
+        earlier = Some(unsent);
+        tokio::time::sleep(backoff.get_or_insert(Backoff::new(BLOCK)).delay()).await;
+        // Where that fails too, the next attempt fails with the dead connection.
+        let _ = fleet.reconnect().await;
     }
 }
 
@@ -201,10 +205,10 @@ pub async fn send(fleet: &mut Fleet, job: &Job, hosts: &[HostName]) -> Result<()
                 pipeline.arg(name).arg(value);
             }
         }
-        let replies: Vec<redis::Value> = fleet.query(&pipeline).await.map_err(|error| {
-            let (asked, sent) = (entries.len(), pipeline.len() - before);
-            Unsent { error, asked, before, sent }
-        })?;
+        let replies: Vec<redis::Value> = fleet
+            .query(&pipeline)
+            .await
+            .map_err(|error| Unsent::new(error, entries.len(), before, pipeline.len() - before))?;
         let ids = replies.into_iter().skip(before).map(redis::from_redis_value::<String>);
         entries.extend(chunk.iter().zip(ids).filter_map(|((host, _), id)| Some(((*host).clone(), id.ok()?))));
         before = 0;
@@ -214,38 +218,48 @@ pub async fn send(fleet: &mut Fleet, job: &Job, hosts: &[HostName]) -> Result<()
     Ok(())
 }
 
-/// A job of which not all went out: `asked` hosts surely got it before the part of `sent` commands,
-/// behind `before` others, that failed.
+/// A job of which not all went out.
 pub struct Unsent {
     /// What Redis said.
     pub error: RedisError,
+    /// How many hosts surely got it.
     asked: usize,
-    before: usize,
-    sent: usize,
+    /// More may have got it than are known.
+    unclear: bool,
+    /// The job itself was written.
+    recorded: bool,
 }
 
 impl Unsent {
-    fn explain(&self, fleet: &Fleet, job: &Job) -> Advice {
-        failure(fleet, job, &self.error, self.asked, self.before, self.sent)
+    /// `asked` hosts got it before the part of `sent` commands, behind `before` others, that failed.
+    fn new(error: RedisError, asked: usize, before: usize, sent: usize) -> Self {
+        let Some(errors) = error.clone().into_server_errors() else {
+            // Nobody knows whether Redis saw this part.
+            return Self { error, asked, unclear: true, recorded: true };
+        };
+        let failed = errors.iter().filter(|(index, _)| *index >= before).count();
+        Self { error, asked: asked + sent - failed, unclear: false, recorded: errors.len() == failed }
     }
-}
 
-/// What became of a job of which not all went out: `asked` hosts surely got it before this part of
-/// `sent` commands behind `before` others.
-fn failure(fleet: &Fleet, job: &Job, error: &RedisError, asked: usize, before: usize, sent: usize) -> Advice {
-    let advice = fleet.explain(error);
-    let (hosts, id) = (job.targets.len(), job.id());
-    let Some(errors) = error.clone().into_server_errors() else {
-        // Nobody knows whether Redis saw this part.
-        return advice.hint(format!("at least {asked} of {hosts} hosts have been asked: ctl job show {id}"));
-    };
-    let asked = asked + sent - errors.iter().filter(|(index, _)| *index >= before).count();
-    match asked {
-        0 => advice.hint("nothing was sent"),
-        _ if errors.iter().any(|(index, _)| *index < before) => {
-            advice.hint(format!("{asked} of {hosts} hosts have been asked, but there is no record of job {id}"))
-        }
-        _ => advice.hint(format!("{asked} of {hosts} hosts have been asked all the same: ctl job wait {id}")),
+    /// With what is known of the attempts before this one: what they reached, this one's error does not undo.
+    fn after(self, earlier: Option<Self>) -> Self {
+        let Some(earlier) = earlier else { return self };
+        let unclear = self.unclear || earlier.unclear || earlier.asked > 0;
+        Self { asked: self.asked.max(earlier.asked), unclear, ..self }
+    }
+
+    fn explain(&self, fleet: &Fleet, job: &Job) -> Advice {
+        let (asked, hosts, id) = (self.asked, job.targets.len(), job.id());
+        fleet.explain(&self.error).hint(match asked {
+            0 if self.unclear => format!("the commands may have been sent all the same: ctl job show {id}"),
+            0 => "nothing was sent".into(),
+            _ if self.unclear => format!("at least {asked} of {hosts} hosts have been asked: ctl job show {id}"),
+            // A transaction that was refused at its beginning leaves its commands to run singly.
+            _ if !self.recorded => {
+                format!("{asked} of {hosts} hosts have been asked, but there may be no record of job {id}")
+            }
+            _ => format!("{asked} of {hosts} hosts have been asked all the same: ctl job wait {id}"),
+        })
     }
 }
 

@@ -6,14 +6,15 @@ use anyhow::Context;
 use protocol::{
     action::ActionSpec,
     clock::FleetClock,
-    connection::Address,
+    connection::{Address, is_broken},
     keys::Keys,
     name::{HostName, Namespace},
     status::Status,
     time::Millis,
 };
 use redis::{
-    ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, aio::MultiplexedConnection, from_redis_value,
+    ErrorKind, FromRedisValue, Pipeline, RedisError, ServerError, ServerErrorKind, aio::MultiplexedConnection,
+    from_redis_value,
 };
 
 use crate::error::Advice;
@@ -184,9 +185,22 @@ const fn score_millis(score: f64) -> Millis {
     score as Millis
 }
 
+/// Whether an error is one that time may heal.
+pub fn passes(error: &RedisError) -> bool {
+    let healing = [
+        ServerErrorKind::BusyLoading,
+        ServerErrorKind::TryAgain,
+        ServerErrorKind::MasterDown,
+        ServerErrorKind::ClusterDown,
+    ];
+    is_broken(error) || matches!(error.kind(), ErrorKind::Server(kind) if healing.contains(&kind))
+}
+
 fn explain(error: &RedisError, address: &Address) -> Advice {
-    // A failed pipeline lists the errors of its commands: the first says it.
-    let first = error.clone().into_server_errors().and_then(|errors| errors.first().map(|(_, error)| error.clone()));
+    // A failed pipeline lists the errors of its commands: the first says it, but not that of a transaction.
+    let errors = error.clone().into_server_errors();
+    let telling = |(_, error): &&(usize, ServerError)| error.kind() != Some(ServerErrorKind::ExecAbort);
+    let first = errors.and_then(|errors| errors.iter().find(telling).map(|(_, error)| error.clone()));
     let error = &first.map_or_else(|| error.clone(), RedisError::from);
     let detail = error.detail().unwrap_or_default();
     match error.code() {

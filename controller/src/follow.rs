@@ -11,20 +11,20 @@ use std::{
 
 use protocol::{
     clock::{FleetClock, millis},
-    connection::{Backoff, is_broken},
+    connection::Backoff,
     event::{Event, EventKind},
     name::HostName,
     outcome::{Outcome, State},
     status::Status,
     time::Millis,
 };
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::RedisError;
 
 pub use crate::verdict::Answer;
 use crate::{
     absence::{self, Absent},
     dispatch::{self, Job},
-    fleet::{BLOCK, CHUNK, Fleet, RawHash, fields, text_fields},
+    fleet::{BLOCK, CHUNK, Fleet, RawHash, fields, passes, text_fields},
     printer::Printer,
     tail::Piece,
     verdict::{self, Progress, Verdict},
@@ -387,15 +387,4 @@ impl<'a> Follower<'a> {
             _ => Ok(()),
         }
     }
-}
-
-/// Whether an error is one that time may heal.
-fn passes(error: &RedisError) -> bool {
-    let healing = [
-        ServerErrorKind::BusyLoading,
-        ServerErrorKind::TryAgain,
-        ServerErrorKind::MasterDown,
-        ServerErrorKind::ClusterDown,
-    ];
-    is_broken(error) || matches!(error.kind(), ErrorKind::Server(kind) if healing.contains(&kind))
 }

@@ -188,6 +188,47 @@ fn a_dispatch_whose_receipt_was_lost_runs_once() {
 }
 
 #[test]
+fn a_dispatch_that_is_refused_after_its_receipt_was_lost_is_not_said_to_be_unsent() {
+    let (redis, _worker, ctl) = fleet(Aof::EverySecond);
+    let network = Network::to(&redis);
+    network.hold("XADD");
+    let evidence = Evidence::new(&redis, "evidence");
+    let running = run(&ctl.clone().env("REDFLEET_REDIS", &network.url()), &evidence.script());
+    network.wait_held();
+    Raw::on(&redis).wait_settled("web1");
+    let job = redis.cli(["ZRANGE", "jobs", "0", "-1"]);
+    redis.cli(["CONFIG", "SET", "maxmemory", "1"]);
+    network.cut();
+    let output = running.wait().expect(1);
+    assert!(output.stderr.contains("is full"), "{output}");
+    assert!(!output.stderr.contains("nothing was sent"), "{output}");
+    assert!(output.stderr.contains(&format!("may have been sent all the same: ctl job show {job}")), "{output}");
+    redis.cli(["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(ctl.standing(&job), [("web1".into(), "succeeded".into())]);
+    assert_eq!(evidence.count(), 1);
+}
+
+#[test]
+fn a_dispatch_that_redis_cannot_take_for_the_moment_is_tried_again() {
+    let (redis, _worker, ctl) = fleet(Aof::EverySecond);
+    let evidence = Evidence::new(&redis, "evidence");
+    let network = Network::to(&redis);
+    // `ctl` has looked at the host and is about to ask it.
+    network.hold("HGETALL");
+    let ctl = ctl.env("REDFLEET_REDIS", &network.url());
+    let running = run(&ctl, &format!("{}; echo done", evidence.script()));
+    network.wait_held();
+    // A replica whose master is away says MASTERDOWN, as in a failover.
+    redis.cli(["CONFIG", "SET", "replica-read-only", "no", "replica-serve-stale-data", "no"]);
+    redis.cli(["REPLICAOF", "127.0.0.1", "1"]);
+    network.release();
+    running.wait_stderr("asking again under the same id");
+    assert_eq!(evidence.count(), 0);
+    redis.cli(["REPLICAOF", "NO", "ONE"]);
+    answered(&redis, running, &evidence);
+}
+
+#[test]
 fn a_controller_that_died_in_its_dispatch_may_be_replaced() {
     let (redis, _worker, ctl) = fleet(Aof::EverySecond);
     let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
