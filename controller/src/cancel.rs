@@ -59,7 +59,8 @@ pub async fn cancel(fleet: &mut Fleet, job: &Job, only: &[HostName], printer: &P
                 printer.trouble(&format!("{}: ended before it could be cancelled: {}", answer.host, standing(&answer)));
             }
             _ => {
-                exit = Exit::Incomplete;
+                // A failure is worth more words than a silence, as everywhere.
+                exit = if exit == Exit::Failed { exit } else { Exit::Incomplete };
                 printer.trouble(&format!("{}: has not answered yet", answer.host));
             }
         }
