@@ -6,8 +6,13 @@ use crate::{Evidence, Gate, Raw, Redis, Worker};
 
 /// A server, its worker `web1`, which is online and may run programs, and a hand on the server.
 pub fn fleet() -> (Redis, Worker, Raw) {
+    fleet_with("")
+}
+
+/// The same, with lines of TOML for the worker's settings.
+pub fn fleet_with(config: &str) -> (Redis, Worker, Raw) {
     let redis = Redis::start();
-    let worker = Worker::on(&redis).allow_exec().start();
+    let worker = Worker::on(&redis).config(config).allow_exec().start();
     worker.wait_online();
     let raw = Raw::on(&redis);
     (redis, worker, raw)

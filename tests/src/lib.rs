@@ -32,7 +32,7 @@ mod worker;
 
 pub use binaries::{binary, chaos_worker, optimised, optimised_static, released};
 pub use ctl::{Ctl, Output, Running};
-pub use fleet::{fleet, outlive_an_absence};
+pub use fleet::{fleet, fleet_with, outlive_an_absence};
 pub use log::Log;
 pub use network::Network;
 pub use process::{descendants, is_alive, kill_groups};

@@ -8,15 +8,7 @@ use std::{
 };
 
 use protocol::{control::Control, keys::Keys, outcome::State};
-use tests::{Aof, Ctl, Evidence, Gate, Raw, Redis, Worker, WorkerOptions, chaos_worker, eventually, is_alive};
-
-fn fleet() -> (Redis, Worker, Raw) {
-    let redis = Redis::start();
-    let worker = Worker::on(&redis).allow_exec().start();
-    worker.wait_online();
-    let raw = Raw::on(&redis);
-    (redis, worker, raw)
-}
+use tests::{Aof, Ctl, Evidence, Gate, Raw, Redis, Worker, WorkerOptions, chaos_worker, eventually, fleet, is_alive};
 
 /// Waits until the worker says that it refuses what must not run twice, and why; returns that.
 #[track_caller]

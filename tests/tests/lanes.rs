@@ -8,15 +8,7 @@ use protocol::{
     control::Control,
     outcome::{Outcome, State},
 };
-use tests::{Ctl, Evidence, Gate, Raw, Redis, Worker, eventually};
-
-fn fleet(config: &str) -> (Redis, Worker, Raw) {
-    let redis = Redis::start();
-    let worker = Worker::on(&redis).config(config).allow_exec().start();
-    worker.wait_online();
-    let raw = Raw::on(&redis);
-    (redis, worker, raw)
-}
+use tests::{Ctl, Evidence, Gate, Raw, eventually, fleet_with};
 
 fn locked(lock: &str, mut manifest: Manifest) -> Manifest {
     manifest.arguments.insert("lock".into(), Argument::Text(lock.into()));
@@ -34,7 +26,7 @@ fn send_all(raw: &mut Raw, gates: &[Gate]) -> Vec<Manifest> {
 
 #[test]
 fn while_all_other_slots_are_busy_ping_is_answered() {
-    let (redis, _worker, mut raw) = fleet("slots = 3");
+    let (redis, _worker, mut raw) = fleet_with("slots = 3");
     let mut gates: Vec<_> = (0..4).map(|number| Gate::new(&redis, &format!("gate{number}"))).collect();
     let manifests = send_all(&mut raw, &gates);
     gates[..2].iter_mut().for_each(Gate::reached);
@@ -58,7 +50,7 @@ fn while_all_other_slots_are_busy_ping_is_answered() {
 
 #[test]
 fn with_no_lane_reserved_all_slots_are_used() {
-    let (redis, _worker, mut raw) = fleet("slots = 3\nreserved = 0");
+    let (redis, _worker, mut raw) = fleet_with("slots = 3\nreserved = 0");
     let mut gates: Vec<_> = (0..3).map(|number| Gate::new(&redis, &format!("gate{number}"))).collect();
     let manifests = send_all(&mut raw, &gates);
     gates.iter_mut().for_each(Gate::reached);
@@ -68,7 +60,7 @@ fn with_no_lane_reserved_all_slots_are_used() {
 
 #[test]
 fn programs_with_the_same_lock_run_one_after_another_and_others_pass() {
-    let (redis, _worker, mut raw) = fleet("slots = 8");
+    let (redis, _worker, mut raw) = fleet_with("slots = 8");
     let order = redis.directory().join("order");
     let mut gates: Vec<_> = (0..4).map(|number| Gate::new(&redis, &format!("gate{number}"))).collect();
     let mut app = Vec::new();
@@ -102,7 +94,7 @@ fn programs_with_the_same_lock_run_one_after_another_and_others_pass() {
 fn a_ping_behind_many_that_wait_is_answered_before_them() {
     // Behind a lock, and behind the lane for programs.
     for (config, lock) in [("slots = 4", Some("app")), ("slots = 2", None)] {
-        let (redis, _worker, mut raw) = fleet(config);
+        let (redis, _worker, mut raw) = fleet_with(config);
         let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
         let with = |manifest| if let Some(lock) = lock { locked(lock, manifest) } else { manifest };
         let first = with(raw.shell("web1", &gate.script()));
@@ -124,7 +116,7 @@ fn a_ping_behind_many_that_wait_is_answered_before_them() {
 #[test]
 fn what_waits_is_looked_through_in_large_steps() {
     const MANY: u64 = 1000;
-    let (redis, _worker, mut raw) = fleet("slots = 2");
+    let (redis, _worker, mut raw) = fleet_with("slots = 2");
     let mut gate = Gate::new(&redis, "gate");
     let first = raw.shell("web1", &gate.script());
     raw.send("web1", &first);
@@ -147,7 +139,7 @@ fn what_waits_is_looked_through_in_large_steps() {
 #[test]
 fn more_than_a_worker_may_hold_in_memory_waits_in_the_inbox_and_all_run_in_order() {
     const MANY: usize = 130;
-    let (redis, _worker, mut raw) = fleet("slots = 4");
+    let (redis, _worker, mut raw) = fleet_with("slots = 4");
     let (order, mut gate) = (redis.directory().join("order"), Gate::new(&redis, "gate"));
     let first = locked("app", raw.shell("web1", &gate.script()));
     raw.send("web1", &first);
@@ -177,7 +169,7 @@ fn more_than_a_worker_may_hold_in_memory_waits_in_the_inbox_and_all_run_in_order
 fn what_gets_its_turn_too_late_expires_and_never_starts() {
     // Behind a lock, behind the lane for programs, and not even read.
     for (config, lock) in [("slots = 4", Some("app")), ("slots = 2", None), ("slots = 1", None)] {
-        let (redis, _worker, mut raw) = fleet(config);
+        let (redis, _worker, mut raw) = fleet_with(config);
         let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
         let with = |manifest| if let Some(lock) = lock { locked(lock, manifest) } else { manifest };
         let first = with(raw.shell("web1", &gate.script()));
@@ -205,7 +197,7 @@ fn what_gets_its_turn_too_late_expires_and_never_starts() {
 
 #[test]
 fn what_waited_in_a_worker_that_died_runs_once_in_the_next_one() {
-    let (redis, mut worker, mut raw) = fleet("slots = 4");
+    let (redis, mut worker, mut raw) = fleet_with("slots = 4");
     let mut gate = Gate::new(&redis, "gate");
     let first = locked("app", raw.shell("web1", &gate.script()));
     raw.send("web1", &first);

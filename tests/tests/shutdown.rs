@@ -3,19 +3,11 @@
 use std::fs;
 
 use protocol::{control::Control, outcome::State, status::Status};
-use tests::{Evidence, Gate, Raw, Redis, Worker, eventually, is_alive};
-
-fn fleet(config: &str) -> (Redis, Worker, Raw) {
-    let redis = Redis::start();
-    let worker = Worker::on(&redis).config(config).allow_exec().start();
-    worker.wait_online();
-    let raw = Raw::on(&redis);
-    (redis, worker, raw)
-}
+use tests::{Evidence, Gate, Raw, Redis, Worker, eventually, fleet, fleet_with, is_alive};
 
 #[test]
 fn what_runs_may_finish_and_what_comes_later_waits_for_the_next_start() {
-    let (redis, mut worker, mut raw) = fleet("");
+    let (redis, mut worker, mut raw) = fleet();
     let mut gate = Gate::new(&redis, "gate");
     let running = raw.shell("web1", &format!("{}; echo done", gate.script()));
     raw.send("web1", &running);
@@ -50,7 +42,7 @@ fn wait_control_only(redis: &Redis, raw: &mut Raw) {
 
 #[test]
 fn what_runs_can_be_cancelled_while_the_worker_stops() {
-    let (redis, mut worker, mut raw) = fleet("");
+    let (redis, mut worker, mut raw) = fleet();
     let mut gate = Gate::new(&redis, "gate");
     let running = raw.shell("web1", &gate.script());
     raw.send("web1", &running);
@@ -66,7 +58,7 @@ fn what_runs_can_be_cancelled_while_the_worker_stops() {
 
 #[test]
 fn after_the_grace_period_the_whole_group_is_ended() {
-    let (redis, mut worker, mut raw) = fleet("grace = '100ms'");
+    let (redis, mut worker, mut raw) = fleet_with("grace = '100ms'");
     let mut gate = Gate::new(&redis, "gate");
     let (pid, evidence) = (redis.directory().join("pid"), Evidence::new(&redis, "evidence"));
     let script =
@@ -91,7 +83,7 @@ fn after_the_grace_period_the_whole_group_is_ended() {
 
 #[test]
 fn a_worker_that_lets_its_commands_finish_still_says_that_it_lives() {
-    let (redis, mut worker, mut raw) = fleet("");
+    let (redis, mut worker, mut raw) = fleet();
     let mut gate = Gate::new(&redis, "gate");
     let manifest = raw.shell("web1", &gate.script());
     raw.send("web1", &manifest);
@@ -107,7 +99,7 @@ fn a_worker_that_lets_its_commands_finish_still_says_that_it_lives() {
 
 #[test]
 fn asked_twice_it_ends_at_once_with_all_it_runs_and_the_next_one_tells_what_was_interrupted() {
-    let (redis, mut worker, mut raw) = fleet("");
+    let (redis, mut worker, mut raw) = fleet();
     let (mut gate, pid) = (Gate::new(&redis, "gate"), redis.directory().join("pid"));
     let manifest = raw.shell("web1", &format!("sleep 1000 & echo $! > {}; {}", pid.display(), gate.script()));
     raw.send("web1", &manifest);
@@ -125,7 +117,7 @@ fn asked_twice_it_ends_at_once_with_all_it_runs_and_the_next_one_tells_what_was_
 
 #[test]
 fn with_redis_away_it_ends_all_the_same() {
-    let (mut redis, mut worker, _) = fleet("");
+    let (mut redis, mut worker, _) = fleet();
     redis.kill9();
     worker.wait_log("is away");
     assert_eq!(worker.terminate().code(), Some(0));
