@@ -29,7 +29,7 @@ pub(crate) enum Bug {
     NoDedup,
     /// Never read what is pending.
     IgnorePending,
-    /// Trim the inbox to its newest entry.
+    /// Trim the inbox, whatever is in it.
     TrimLive,
 }
 

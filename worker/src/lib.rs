@@ -5,10 +5,10 @@
 //! One current-thread runtime, tasks that own their state, messages between them, no locks:
 //!
 //! - the [`reader`] owns the blocking connection. It hands what it read to the dispatcher and is
-//!   told how many slots are free, so that it never takes more than can be started;
-//! - the [`dispatcher`] owns everything that is decided: which entries are in hand, what runs, what
-//!   was dropped, the clock and the timers;
-//! - the [`schedule`] says which command may start next;
+//!   told how many slots are free, so that while none is free it takes nothing;
+//! - the [`dispatcher`] owns everything that is decided: what runs, what was dropped, the clock and the
+//!   timers;
+//! - the [`inbox`] says which entries are in hand, the [`schedule`] which command may start next;
 //! - an [`executor`] runs one command and ends with its outcome;
 //! - the [`journal`] has a thread of its own: it knows what must never start again;
 //! - the [`publisher`] owns the writing connection. Outcomes wait in it while Redis is away.
