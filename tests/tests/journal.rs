@@ -7,7 +7,12 @@ use std::{
     process::Command,
 };
 
-use protocol::{control::Control, keys::Keys, outcome::State};
+use protocol::{
+    command::Manifest,
+    control::Control,
+    keys::Keys,
+    outcome::{Outcome, State},
+};
 use tests::{Aof, Ctl, Evidence, Gate, Raw, Redis, Worker, WorkerOptions, chaos_worker, eventually, fleet, is_alive};
 
 /// Waits until the worker says that it refuses what must not run twice, and why; returns that.
@@ -40,6 +45,15 @@ fn recovers(redis: &Redis, worker: &Worker) {
     let (ctl, evidence) = (Ctl::on(redis), Evidence::new(redis, "recovered"));
     ctl.run(["run", "--host", "web1", "exec", "--", "sh", "-c", &evidence.script()]).expect(0);
     assert_eq!(evidence.count(), 1);
+}
+
+/// A copy of a command that Redis has forgotten is answered as before.
+#[track_caller]
+fn tells_again(redis: &Redis, raw: &mut Raw, manifest: &Manifest, outcome: &Outcome) {
+    redis.cli(["FLUSHALL"]);
+    raw.send("web1", manifest);
+    assert_eq!(raw.outcome("web1", manifest), *outcome);
+    raw.wait_settled("web1");
 }
 
 #[test]
@@ -136,10 +150,7 @@ fn a_finished_command_that_comes_again_never_runs_again() {
             worker.kill9();
             worker = worker.options().start();
         }
-        redis.cli(["FLUSHALL"]);
-        raw.send("web1", &manifest);
-        assert_eq!(raw.outcome("web1", &manifest), outcome);
-        raw.wait_settled("web1");
+        tells_again(&redis, &mut raw, &manifest, &outcome);
         assert_eq!(raw.states(&manifest), [State::Failed]);
     }
     assert_eq!(evidence.count(), 1);
@@ -157,10 +168,7 @@ fn an_interrupted_command_that_comes_again_stays_interrupted() {
     let _worker = worker.options().start();
     let outcome = raw.outcome("web1", &manifest);
     assert_eq!(outcome.state, State::Interrupted);
-    redis.cli(["FLUSHALL"]);
-    raw.send("web1", &manifest);
-    assert_eq!(raw.outcome("web1", &manifest), outcome);
-    raw.wait_settled("web1");
+    tells_again(&redis, &mut raw, &manifest, &outcome);
     assert_eq!(evidence.count(), 1);
 }
 
@@ -234,11 +242,8 @@ fn a_lost_journal_never_lets_a_program_run_twice() {
 
     // It is in the new journal.
     worker.kill9();
-    redis.cli(["FLUSHALL"]);
     let _worker = worker.options().start();
-    raw.send("web1", &manifest);
-    assert_eq!(raw.outcome("web1", &manifest), outcome);
-    raw.wait_settled("web1");
+    tells_again(&redis, &mut raw, &manifest, &outcome);
     assert_eq!(evidence.count(), 2);
 }
 
