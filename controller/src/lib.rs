@@ -1,102 +1,85 @@
-//! The controller: the binary `ctl`, which puts commands into hosts' inboxes and prints what they answer.
+//! The controller: the program `ctl`, and [`client`], the library that it stands on.
 //!
-//! What is typed (`cli`) is resolved once with environment and file into settings; each command then
-//! sees only those, a printer that decides how things are told, and a connection to the fleet. The way
-//! of a job: `select` its hosts, read its `arguments`, `dispatch` it, `follow` it, `report` on it.
+//! Dependencies point down only: this file runs `commands`. These pass the parsed command line (`cli`) to the fleet
+//! ([`client`]) and print the results (`output`).
 
 #![expect(unreachable_pub, reason = "modules are private, so that the compiler finds what is never used")]
 
-mod absence;
-mod action;
-mod answer_json;
-mod arguments;
-mod cancel;
+pub mod client;
+
 mod cli;
-mod complete;
-mod dispatch;
-mod doctor;
-mod documents;
-mod down;
-mod error;
-pub mod exit;
-mod figures;
-mod fleet;
-mod follow;
-mod headline;
-mod help;
-mod host;
-mod job;
-mod moments;
-mod printer;
-mod redis_info;
-mod report;
-mod run;
-mod select;
-mod settings;
-mod style;
-mod summary;
-mod table;
-mod tail;
-mod up;
-mod verdict;
-mod watch;
+mod commands;
+mod output;
 
-use clap::{CommandFactory, FromArgMatches};
-use cli::{Cli, Command};
-use exit::Exit;
-use fleet::Fleet;
-use printer::Printer;
-use settings::{Format, Settings};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
-/// Runs what was typed.
-pub fn main() -> Exit {
-    complete::serve();
-    let parsed = Cli::command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = match parsed {
+use anstream::ColorChoice;
+use clap::CommandFactory;
+use clap_complete::CompleteEnv;
+use cli::{
+    grammar::{Cli, Command},
+    parse,
+    settings::Settings,
+};
+use output::{Exit, Format, Printer, explain::explain};
+
+/// Runs the command line. An error becomes an exit code here. Once a job has been sent, its results decide instead.
+#[doc(hidden)]
+pub fn main() -> ExitCode {
+    // If a shell asks for completions, this does not return.
+    CompleteEnv::with_factory(Cli::command).complete();
+    let cli = match parse::parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Success };
-            // Where neither stream can be written, the exit code still tells.
-            drop(error.print());
-            return exit;
+            let printed = error.print().and_then(|()| io::stdout().flush());
+            if error.use_stderr() {
+                explain_usage(&std::env::args().skip(1).collect::<Vec<_>>());
+            }
+            return match printed {
+                _ if error.use_stderr() => Exit::Usage,
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    // Where neither stream can be written, the exit code remains.
+                    drop(writeln!(io::stderr(), "error: cannot write to standard output: {error}"));
+                    Exit::NotSent
+                }
+                _ => Exit::Success,
+            }
+            .into();
         }
     };
-    let settings = match Settings::resolve(cli.global) {
-        Ok(settings) => settings,
-        Err(error) => {
-            Printer::new(Format::Table, false, anstream::ColorChoice::Auto).error(&error);
-            return Exit::NotAsked;
+
+    let is_exec = matches!(cli.command, Command::Exec(_) | Command::Sh(_));
+    let sends = is_exec || matches!(cli.command, Command::Run(_));
+    let failed = if is_exec { Exit::NoCode } else { Exit::NotSent };
+    let mut printer = Printer::new(Format::Table, false, ColorChoice::Auto);
+    let ended = Settings::resolve(cli.global).and_then(|settings| {
+        printer = Printer::new(settings.format, settings.quiet, settings.colour);
+        for warning in &settings.warnings {
+            printer.warn(warning);
         }
-    };
-    let printer = Printer::new(settings.format, settings.quiet, settings.colour);
-    for warning in &settings.warnings {
-        printer.warn(warning);
-    }
-    run_to_end(cli.command, &settings, &printer).unwrap_or_else(|error| {
+        commands::run(cli.command, &settings, &printer)
+    });
+    ended.unwrap_or_else(|error| {
         printer.stop_progress();
-        printer.error(&error);
-        Exit::NotAsked
+        let advice = explain(&error);
+        printer.error(&advice);
+        if sends && commands::is_unsent(&error) {
+            commands::remember_unsent(&advice.to_string());
+        }
+        failed.into()
     })
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn run_to_end(command: Command, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    // Commands that need no Redis come first.
-    match command {
-        Command::Up(options) => up::run(options, settings, printer).await,
-        Command::Down(options) => down::run(options, printer),
-        Command::Completions(options) => complete::print(options.shell, printer),
-        Command::Man(options) => documents::man(&options.dir, printer),
-        Command::Reference => documents::print_reference(printer),
-        command => {
-            let mut fleet = Fleet::connect(settings.redis()?, settings.namespace.as_ref()).await?;
-            match command {
-                Command::Run(options) => run::run(options, &mut fleet, settings, printer).await,
-                Command::Job(command) => job::run(command, &mut fleet, printer).await,
-                Command::Host(command) => host::run(command, &mut fleet, printer).await,
-                Command::Action(command) => action::run(command, &mut fleet, printer).await,
-                _ => doctor::run(&mut fleet, printer).await,
-            }
-        }
+/// After wrong usage: what was probably meant.
+fn explain_usage(words: &[String]) {
+    if let Some(meant) = parse::meant(words) {
+        Printer::new(Format::Table, false, ColorChoice::Auto).hint(&format!("did you mean: {meant}"));
+    }
+    let command = words.iter().find(|word| !word.starts_with('-'));
+    if command.is_some_and(|word| word == "exec" || word == "sh") || words.iter().any(|word| word == "run") {
+        commands::remember_unsent("wrong usage");
     }
 }

@@ -1,9 +1,9 @@
-//! What an action is called, which parameters it takes and whether it may run again.
+//! Descriptions of actions: name, parameters, and whether an action may run again.
 //!
 //! Workers publish their catalogue of [`ActionSpec`]s in their facts; `ctl` checks and completes
 //! arguments against it before anything is sent, and the worker checks them again.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ pub enum Argument {
     Map(BTreeMap<String, String>),
 }
 
-/// Whether an action may run again when nobody knows whether it ran.
+/// Whether an action may run again when it is not known whether it ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Repeat {
@@ -53,6 +53,13 @@ pub struct ActionSpec {
     /// How long it may run where the command does not say, in milliseconds.
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
+    /// Whether the host's configuration allows it.
+    #[serde(default = "yes")]
+    pub allowed: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 fn default_timeout_ms() -> u64 {
@@ -60,7 +67,7 @@ fn default_timeout_ms() -> u64 {
 }
 
 /// A parameter of an action.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parameter {
     /// Name as typed before the `=`.
     pub name: String,
@@ -78,13 +85,17 @@ pub struct Parameter {
     /// Whether it takes the words behind `--`.
     #[serde(default)]
     pub trailing: bool,
+    /// Whether its values are secret: see [`crate::secret`].
+    #[serde(default)]
+    pub secret: bool,
 }
 
 /// What a parameter accepts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Kind {
     /// Any text.
+    #[default]
     Text,
     /// A whole number within bounds.
     Integer {
@@ -102,6 +113,8 @@ pub enum Kind {
     },
     /// A duration such as `30s`, carried as text.
     Duration,
+    /// An absolute path, carried as text.
+    Path,
     /// Several texts.
     List,
     /// Texts by name, typed as `NAME.KEY=VALUE`.
@@ -115,37 +128,20 @@ pub enum Kind {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ArgumentError {
     /// There is no such parameter.
-    #[error("{action} has no parameter '{name}' (it takes {known})")]
-    Unknown {
-        /// The action.
-        action: String,
-        /// What was given.
-        name: String,
-        /// What it takes.
-        known: String,
-    },
+    ///
+    /// The action, what was given, and what the action takes.
+    #[error("{0} has no parameter '{1}' (it takes {2})")]
+    Unknown(String, String, String),
     /// A required one is missing.
-    #[error("{action} needs {name}: {summary}")]
-    Missing {
-        /// The action.
-        action: String,
-        /// The parameter, as it is typed.
-        name: String,
-        /// Its meaning.
-        summary: String,
-    },
+    ///
+    /// The action, the parameter as it is typed, and its meaning.
+    #[error("{0} needs {1}: {2}")]
+    Missing(String, String, String),
     /// The value does not fit.
-    #[error("{action}: {name} must be {expected}, not {given}")]
-    Value {
-        /// The action.
-        action: String,
-        /// The parameter.
-        name: String,
-        /// What it accepts.
-        expected: String,
-        /// What was given.
-        given: String,
-    },
+    ///
+    /// The action, the parameter, what it accepts, and what was given.
+    #[error("{0}: {1} must be {2}, not {3}")]
+    Value(String, String, Kind, String),
 }
 
 impl ActionSpec {
@@ -157,6 +153,7 @@ impl ActionSpec {
             repeat: Repeat::Repeatable,
             parameters: Vec::new(),
             timeout_ms: default_timeout_ms(),
+            allowed: true,
         }
     }
 
@@ -181,11 +178,8 @@ impl ActionSpec {
             if let Some(default) = &parameter.default {
                 arguments.insert(parameter.name.clone(), default.clone());
             } else if parameter.required {
-                return Err(ArgumentError::Missing {
-                    action: self.name.clone(),
-                    name: parameter.usage(),
-                    summary: parameter.summary.clone(),
-                });
+                let summary = parameter.summary.clone();
+                return Err(ArgumentError::Missing(self.name.clone(), parameter.usage(), summary));
             }
         }
         Ok(arguments)
@@ -195,14 +189,14 @@ impl ActionSpec {
     pub fn unknown(&self, name: &str) -> ArgumentError {
         let known: Vec<_> = self.parameters.iter().map(Parameter::usage).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        ArgumentError::Unknown { action: self.name.clone(), name: name.chars().take(80).collect(), known }
+        ArgumentError::Unknown(self.name.clone(), name.chars().take(80).collect(), known)
     }
 }
 
 impl Parameter {
     /// A parameter that may be left out.
     pub fn optional(name: &str, kind: Kind, summary: &str) -> Self {
-        Self { name: name.into(), summary: summary.into(), kind, required: false, default: None, trailing: false }
+        Self { name: name.into(), summary: summary.into(), kind, ..Self::default() }
     }
 
     /// How it is typed: `top=N`, `env.KEY=VALUE`, `-- ARGV…`.
@@ -216,6 +210,7 @@ impl Parameter {
             Kind::Boolean => format!("{name}=true|false"),
             Kind::Choice { values } => format!("{name}={}", values.join("|")),
             Kind::Duration => format!("{name}=DURATION"),
+            Kind::Path => format!("{name}=/PATH"),
             Kind::Map => format!("{name}.KEY=VALUE"),
             Kind::Text | Kind::List | Kind::Unknown => format!("{name}=TEXT"),
         }
@@ -231,19 +226,16 @@ impl Parameter {
             (Kind::Integer { min, max }, Argument::Integer(number)) => (min..=max).contains(&number),
             (Kind::Choice { values }, Argument::Text(text)) => values.contains(text),
             (Kind::Duration, Argument::Text(text)) => time::read_duration(text).is_ok(),
+            (Kind::Path, Argument::Text(text)) => text.starts_with('/'),
             _ => false,
         };
-        // A required list that is empty is as good as missing.
+        // A required list that is empty counts as missing.
         let empty = self.required && matches!(argument, Argument::List(list) if list.is_empty());
         if fits && !empty {
             return Ok(());
         }
-        Err(ArgumentError::Value {
-            action: action.to_owned(),
-            name: self.name.clone(),
-            expected: self.kind.to_string(),
-            given: argument.to_string(),
-        })
+        let given = if self.secret { "what was given".into() } else { argument.to_string() };
+        Err(ArgumentError::Value(action.to_owned(), self.name.clone(), self.kind.clone(), given))
     }
 
     /// Turns the text behind `NAME=` into a typed argument.
@@ -270,6 +262,7 @@ impl fmt::Display for Kind {
             Self::Boolean => out.write_str("true or false"),
             Self::Choice { values } => write!(out, "one of {}", values.join(", ")),
             Self::Duration => out.write_str("a duration such as 30s or 5m"),
+            Self::Path => out.write_str("an absolute path"),
             Self::List => out.write_str("one or more words"),
             Self::Map => out.write_str("values by name"),
             Self::Unknown => out.write_str("of a kind this version does not know"),
@@ -286,33 +279,6 @@ impl fmt::Display for Argument {
             Self::List(list) => write!(out, "{list:?}"),
             Self::Map(map) => write!(out, "{map:?}"),
         }
-    }
-}
-
-impl Argument {
-    /// The text, where it is one.
-    pub fn text(&self) -> Option<&str> {
-        if let Self::Text(text) = self { Some(text) } else { None }
-    }
-
-    /// The number, where it is one.
-    pub fn integer(&self) -> Option<i64> {
-        if let Self::Integer(number) = self { Some(*number) } else { None }
-    }
-
-    /// The list, where it is one.
-    pub fn list(&self) -> Option<&[String]> {
-        if let Self::List(list) = self { Some(list) } else { None }
-    }
-
-    /// The map, where it is one.
-    pub fn map(&self) -> Option<&BTreeMap<String, String>> {
-        if let Self::Map(map) = self { Some(map) } else { None }
-    }
-
-    /// The duration, where it is one.
-    pub fn duration(&self) -> Option<Duration> {
-        self.text().and_then(|text| time::read_duration(text).ok())
     }
 }
 

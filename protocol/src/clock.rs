@@ -2,7 +2,7 @@
 //!
 //! Deadlines are set on one machine and judged on another. Comparing wall clocks would make every
 //! badly set clock a wrong verdict; instead each process asks Redis (`TIME`) and counts on from the
-//! answer. A step of the local wall clock changes nothing.
+//! reply. A step of the local wall clock changes nothing.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ impl FleetClock {
         Self { moment: seconds.saturating_mul(1000).saturating_add(micros / 1000), at: Instant::now() }
     }
 
-    /// From the local clock, until Redis has been asked.
+    /// From the local clock, until Redis' clock has been read.
     pub fn local() -> Self {
         Self { moment: local_millis(), at: Instant::now() }
     }

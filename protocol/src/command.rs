@@ -4,164 +4,166 @@
 //! |---|---|
 //! | `version` | the wire version in decimal |
 //! | `manifest` | the [`Manifest`]: `MessagePack` with named fields, the same bytes for all of a job's hosts |
-//! | `signature` | over exactly the manifest's bytes; empty while commands are unsigned |
+//! | `signature` | over exactly the manifest's bytes; absent while commands are unsigned |
 //! | `proof` | this host's [`Proof`] of being a target, `MessagePack` with named fields |
+//! | `secrets` | the values that the manifest only has digests of, see [`crate::secret`]; absent where there are none |
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     WIRE_VERSION,
     action::Arguments,
     limits,
-    name::{HostName, JobId},
+    name::{HostName, JobId, Namespace},
+    secret::Digest,
+    signed::{self, Document, DocumentError, Fields, Signed},
     targets::{Proof, TargetRoot},
     time::Millis,
 };
 
-/// What is asked. Unknown fields are ignored, so that new controllers can add some.
+/// The content of a command. Unknown fields are ignored, so that newer controllers can add some.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The job, the same for all its hosts.
     pub job: JobId,
-    /// The action's name; a worker that does not know it answers `rejected`.
+    /// The action's name; a worker that does not know it reports `rejected`.
     pub action: String,
-    /// The action's arguments.
+    /// The action's arguments, without those that are secret.
     #[serde(default)]
     pub arguments: Arguments,
-    /// Who asks, as the controller claims.
+    /// Digests of the secret arguments, by parameter name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Digest>,
+    /// The operator, as the controller claims.
     pub operator: String,
-    /// When it was asked.
+    /// When the command was issued.
     pub issued_at_ms: Millis,
-    /// After this moment it must not start any more.
+    /// The command must not start after this moment.
     pub start_by_ms: Millis,
     /// How long it may run, in milliseconds.
     pub timeout_ms: u64,
     /// How long its results are kept, in milliseconds.
     pub retention_ms: u64,
-    /// For which hosts it is meant.
+    /// How many bytes of each output stream its result keeps, where not [`limits::OUTPUT_BYTES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_output: Option<u64>,
+    /// The hosts that the command is meant for.
     pub targets: TargetRoot,
+    /// The namespace of the hosts: hosts of other fleets may have the same names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
     /// W3C trace context (`traceparent`), where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
 }
 
-/// A command as it travels, with the exact bytes that were (or will be) signed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Envelope {
-    /// The encoded [`Manifest`].
-    pub manifest: Vec<u8>,
-    /// The signature over [`Self::manifest`]; empty while commands are unsigned.
-    pub signature: Vec<u8>,
-    /// The host's proof.
+impl Manifest {
+    /// How many bytes of each output stream its result keeps, within the bound.
+    pub fn kept_output(&self) -> usize {
+        let wanted = self.keep_output.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        wanted.unwrap_or(limits::OUTPUT_BYTES).min(limits::OUTPUT_BYTES_MAX)
+    }
+}
+
+impl Document for Manifest {
+    const FIELD: &'static str = "manifest";
+    const MAX_BYTES: usize = limits::MANIFEST_BYTES;
+}
+
+/// A document that is meant for certain hosts.
+pub trait Addressed: Document {
+    /// The hosts that the document is meant for.
+    fn targets(&self) -> &TargetRoot;
+}
+
+impl Addressed for Manifest {
+    fn targets(&self) -> &TargetRoot {
+        &self.targets
+    }
+}
+
+/// A document on its way to one of its hosts.
+#[derive(Clone, Debug)]
+pub struct Envelope<T> {
+    /// The same for all its hosts.
+    pub signed: Signed<T>,
+    /// The proof that the host is one of them.
     pub proof: Proof,
 }
 
-/// Why a stream entry is not a command. Such an entry names no job that could be answered, so it is
-/// dropped and counted under [`EntryError::reason`].
+/// Why a stream entry cannot be used. Such an entry names no job that a worker could report on, so it is dropped and
+/// counted under [`EntryError::reason`].
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
-    /// A field is missing.
-    #[error("the entry has no field '{0}'")]
-    Missing(&'static str),
-    /// A field is larger than its limit.
-    #[error("the field '{0}' has {1} bytes")]
-    Oversize(&'static str, usize),
-    /// Written by a controller whose wire version this worker cannot read.
+    /// A field is missing, too large or malformed.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The entry has a wire version that this program cannot read.
     #[error("wire version '{0}' is not {WIRE_VERSION}")]
     Version(String),
-    /// Not the encoding that the version promises.
-    #[error("the field '{0}' is malformed: {1}")]
-    Malformed(&'static str, String),
+    /// A control entry of a kind that this program does not know.
+    #[error("unknown kind of control entry")]
+    Kind,
+    /// The document is meant for other hosts.
+    #[error("it is not meant for this host")]
+    NotForThisHost,
 }
 
 impl EntryError {
     /// The name of the drop counter in the host's status: `dropped_` and this.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Missing(_) | Self::Malformed(..) => "malformed",
-            Self::Oversize(..) => "oversize",
+            Self::Document(DocumentError::Oversize(..)) => "oversize",
+            Self::Document(_) | Self::Kind => "malformed",
             Self::Version(_) => "unknown_version",
+            Self::NotForThisHost => "not_for_this_host",
         }
     }
 
     /// All reasons.
-    pub const REASONS: [&'static str; 3] = ["malformed", "oversize", "unknown_version"];
+    pub const REASONS: [&'static str; 4] = ["malformed", "oversize", "unknown_version", "not_for_this_host"];
 }
 
-impl Manifest {
-    /// The bytes that travel and are signed.
-    pub fn encode(&self) -> Vec<u8> {
-        encode(self)
-    }
-
-    /// Reads what [`Self::encode`] wrote; bytes behind it are refused.
-    ///
-    /// # Errors
-    /// [`EntryError::Oversize`] before anything is decoded, [`EntryError::Malformed`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
-        decode("manifest", bytes, limits::MANIFEST_BYTES)
-    }
-}
-
-/// A stream entry's fields.
-pub type Fields = HashMap<String, Vec<u8>>;
-
-impl Envelope {
+impl<T: Addressed> Envelope<T> {
     /// The stream entry's fields and values.
-    pub fn fields(&self) -> [(&'static str, Vec<u8>); 4] {
-        [
-            ("version", WIRE_VERSION.to_string().into_bytes()),
-            ("manifest", self.manifest.clone()),
-            ("signature", self.signature.clone()),
-            ("proof", encode(&self.proof)),
-        ]
+    pub fn fields(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let mut fields = vec![("version", WIRE_VERSION.to_string().into_bytes())];
+        fields.extend(self.signed.fields());
+        fields.push(("proof", signed::encode(&self.proof)));
+        fields
     }
 
-    /// Reads a stream entry: sizes first, then the version, then the encoding.
+    /// Takes an envelope out of a stream entry: sizes first, then the version. Nothing but the proof is
+    /// decoded.
     ///
     /// # Errors
-    /// See [`EntryError`].
-    pub fn from_fields(mut fields: Fields) -> Result<(Self, Manifest), EntryError> {
-        let version = take(&mut fields, "version", 16)?;
-        if version != WIRE_VERSION.to_string().as_bytes() {
-            return Err(EntryError::Version(String::from_utf8_lossy(&version).into_owned()));
+    /// Every [`EntryError`] but [`EntryError::NotForThisHost`].
+    pub fn take(fields: &mut Fields) -> Result<Self, EntryError> {
+        let version = signed::take(fields, "version", 16)?;
+        match (Signed::take(fields), signed::take(fields, "proof", limits::PROOF_BYTES)) {
+            (Err(oversize @ DocumentError::Oversize(..)), _) | (_, Err(oversize @ DocumentError::Oversize(..))) => {
+                Err(oversize.into())
+            }
+            // An entry of another version may lack these fields.
+            _ if version != WIRE_VERSION.to_string().as_bytes() => {
+                Err(EntryError::Version(String::from_utf8_lossy(&version).into_owned()))
+            }
+            (signed, proof) => {
+                Ok(Self { signed: signed?, proof: signed::decode("proof", &proof?, limits::PROOF_BYTES)? })
+            }
         }
-        let manifest = take(&mut fields, "manifest", limits::MANIFEST_BYTES)?;
-        let signature = take(&mut fields, "signature", limits::SIGNATURE_BYTES)?;
-        let proof = take(&mut fields, "proof", limits::PROOF_BYTES)?;
-        let proof = decode("proof", &proof, limits::PROOF_BYTES)?;
-        let decoded = Manifest::decode(&manifest)?;
-        Ok((Self { manifest, signature, proof }, decoded))
     }
 
-    /// Whether this command is meant for `host`.
-    pub fn is_for(&self, manifest: &Manifest, host: &HostName) -> bool {
-        manifest.targets.includes(host, &self.proof)
+    /// Decodes the document, which must be meant for `host`.
+    ///
+    /// # Errors
+    /// The document is malformed, or meant for other hosts.
+    pub fn open(&self, host: &HostName) -> Result<T, EntryError> {
+        let document = self.signed.open()?;
+        if document.targets().includes(host, &self.proof) { Ok(document) } else { Err(EntryError::NotForThisHost) }
     }
-}
-
-fn take(fields: &mut Fields, name: &'static str, limit: usize) -> Result<Vec<u8>, EntryError> {
-    let value = fields.remove(name).ok_or(EntryError::Missing(name))?;
-    if value.len() > limit { Err(EntryError::Oversize(name, value.len())) } else { Ok(value) }
-}
-
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    rmp_serde::to_vec_named(value).expect("plain data always encodes")
-}
-
-fn decode<T: DeserializeOwned>(name: &'static str, bytes: &[u8], limit: usize) -> Result<T, EntryError> {
-    if bytes.len() > limit {
-        return Err(EntryError::Oversize(name, bytes.len()));
-    }
-    let malformed = |reason: String| EntryError::Malformed(name, reason);
-    let mut decoder = rmp_serde::Deserializer::new(std::io::Cursor::new(bytes));
-    // Far above what the types need, far below what could exhaust the stack.
-    decoder.set_max_depth(16);
-    let value = T::deserialize(&mut decoder).map_err(|error| malformed(error.to_string()))?;
-    let rest = bytes.len() as u64 - decoder.get_ref().position();
-    if rest > 0 { Err(malformed(format!("{rest} bytes behind the end"))) } else { Ok(value) }
 }
 
 #[cfg(test)]
@@ -169,19 +171,27 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{action::Argument, targets::Targets};
+    use crate::{
+        action::Argument,
+        control::CancelOrder,
+        outcome::{Outcome, State, Statement},
+        targets::Targets,
+    };
 
     fn manifest(targets: &Targets) -> Manifest {
         Manifest {
             job: "019a0000-0000-7000-8000-000000000000".parse().unwrap(),
             action: "exec".into(),
             arguments: Arguments::from([("argv".into(), Argument::List(vec!["uname".into(), "-a".into()]))]),
+            secrets: BTreeMap::new(),
             operator: "ann@desk".into(),
             issued_at_ms: 1_790_000_000_000,
             start_by_ms: 1_790_000_300_000,
             timeout_ms: 60_000,
             retention_ms: 604_800_000,
+            keep_output: None,
             targets: targets.root(),
+            namespace: None,
             trace: None,
         }
     }
@@ -189,24 +199,28 @@ mod tests {
     fn entry() -> Fields {
         let targets = Targets::new(["web1".parse().unwrap()]);
         let (_, proof) = targets.proofs().next().unwrap();
-        let envelope = Envelope { manifest: manifest(&targets).encode(), signature: vec![], proof };
+        let envelope = Envelope { signed: Signed::unsigned(&manifest(&targets)), proof };
         envelope.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    #[test]
-    fn an_entry_reads_back() {
-        let (envelope, decoded) = Envelope::from_fields(entry()).unwrap();
-        assert_eq!(decoded.action, "exec");
-        assert!(envelope.is_for(&decoded, &"web1".parse().unwrap()));
-        assert!(!envelope.is_for(&decoded, &"web2".parse().unwrap()));
+    fn read(mut fields: Fields) -> Result<Manifest, EntryError> {
+        Envelope::take(&mut fields)?.open(&"web1".parse().unwrap())
     }
 
-    /// The bytes of wire version 1, frozen: what was written then must be read for ever.
+    #[test]
+    fn an_entry_reads_back_on_its_host_only() {
+        assert_eq!(read(entry()).unwrap().action, "exec");
+        let envelope = Envelope::<Manifest>::take(&mut entry()).unwrap();
+        assert_eq!(envelope.open(&"web2".parse().unwrap()).unwrap_err().reason(), "not_for_this_host");
+    }
+
+    /// The bytes of wire version 1, frozen: every later version must read them.
     #[test]
     fn wire_1_fixture_is_read() {
-        let bytes = include_bytes!("../fixtures/manifest-v1.msgpack");
+        let bytes = include_bytes!("../fixtures/manifest-v1.msgpack").to_vec();
         let targets = Targets::new(["web1".parse().unwrap()]);
-        assert_eq!(Manifest::decode(bytes).unwrap(), manifest(&targets));
+        let fixture = Signed::<Manifest>::of_bytes(bytes, Vec::new());
+        assert_eq!(fixture.open().unwrap(), manifest(&targets));
     }
 
     #[test]
@@ -218,8 +232,27 @@ mod tests {
             mood: &'static str,
         }
         let manifest = manifest(&Targets::new(["web1".parse().unwrap()]));
-        let bytes = encode(&Newer { manifest: manifest.clone(), mood: "calm" });
-        assert_eq!(Manifest::decode(&bytes).unwrap(), manifest);
+        let bytes = signed::encode(&Newer { manifest: manifest.clone(), mood: "calm" });
+        assert_eq!(Signed::<Manifest>::of_bytes(bytes, Vec::new()).open().unwrap(), manifest);
+    }
+
+    fn opens<T: Document>(bytes: &[u8]) -> bool {
+        Signed::<T>::of_bytes(bytes.to_vec(), Vec::new()).open().is_ok()
+    }
+
+    /// A signature must not be valid for another kind of document.
+    #[test]
+    fn no_document_opens_as_another() {
+        let targets = Targets::new(["web1".parse().unwrap()]);
+        let manifest = manifest(&targets);
+        let (job, host) = (manifest.job, "web1".parse().unwrap());
+        let order = CancelOrder { job, targets: targets.root(), operator: "ann".into(), issued_at_ms: 0 };
+        let outcome = Outcome::bare(State::Succeeded, None, 0).fields(job, &host);
+        let (_, statement) = outcome.into_iter().find(|(name, _)| *name == Statement::FIELD).unwrap();
+        let all = [signed::encode(&manifest), signed::encode(&order), statement];
+        assert_eq!(all.each_ref().map(|bytes| opens::<Manifest>(bytes)), [true, false, false]);
+        assert_eq!(all.each_ref().map(|bytes| opens::<CancelOrder>(bytes)), [false, true, false]);
+        assert_eq!(all.each_ref().map(|bytes| opens::<Statement>(bytes)), [false, false, true]);
     }
 
     #[test]
@@ -227,7 +260,7 @@ mod tests {
         let reason = |change: &dyn Fn(&mut Fields)| {
             let mut fields = entry();
             change(&mut fields);
-            Envelope::from_fields(fields).unwrap_err().reason()
+            read(fields).unwrap_err().reason()
         };
         assert_eq!(reason(&|fields| drop(fields.remove("proof"))), "malformed");
         assert_eq!(reason(&|fields| drop(fields.insert("version".into(), b"2".to_vec()))), "unknown_version");
@@ -238,12 +271,12 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_never_panics(bytes: Vec<u8>, at: usize, flip: u8) {
-            let _ = Manifest::decode(&bytes);
+            let _ = signed::decode::<Manifest>("manifest", &bytes, limits::MANIFEST_BYTES);
             let mut fields = entry();
             let manifest = fields.get_mut("manifest").unwrap();
             let at = at % manifest.len();
             manifest[at] ^= flip;
-            let _ = Envelope::from_fields(fields);
+            let _ = read(fields);
         }
     }
 }

@@ -1,20 +1,22 @@
 //! Connections to Redis, with the settings that this project needs and the client does not default to.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, fs, io, path::Path, str::FromStr, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError,
-    aio::MultiplexedConnection, io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError,
+    RedisFuture, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    io::tcp::TcpSettings,
 };
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long an answer may take. Generous: a Redis that rewrites its AOF on a slow disk stalls for seconds.
+/// How long a reply may take. A Redis that rewrites its AOF on a slow disk stalls for seconds.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where a Redis server is. Shows itself without its password.
-#[derive(Clone)]
+/// The address of a Redis server. It is displayed without its password.
+#[derive(Clone, Debug)]
 pub struct Address {
     info: ConnectionInfo,
     shown: String,
@@ -27,8 +29,8 @@ pub enum AddressError {
     #[error("rediss:// is not supported yet: use redis:// or unix://")]
     Tls,
     /// Anything else.
-    #[error("'{0}' is not a Redis URL: write redis://[:PASSWORD@]HOST[:PORT][/DB] or unix:///PATH ({1})")]
-    Malformed(String, String),
+    #[error("'{0}' is not a Redis URL{reason}: write redis://HOST[:PORT][/DB] or unix:///PATH", reason = .1.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default())]
+    Malformed(String, Option<String>),
 }
 
 impl FromStr for Address {
@@ -39,13 +41,13 @@ impl FromStr for Address {
             return Err(AddressError::Tls);
         }
         let shown = without_password(text);
-        let malformed = |reason: String| AddressError::Malformed(shown.clone(), reason);
-        let info = text.into_connection_info().map_err(|error| malformed(error.to_string()))?;
+        let malformed = |reason| AddressError::Malformed(shown.clone(), reason);
+        let info = text.into_connection_info().map_err(|_| malformed(None))?;
         if let ConnectionAddr::Unix(path) = info.addr() {
             // struct sockaddr_un has room for 108 bytes with the closing zero (man 7 unix).
             let length = path.as_os_str().len();
             if length == 0 || length > 107 {
-                return Err(malformed(format!("a socket's path has 1 to 107 bytes, this has {length}")));
+                return Err(malformed(Some(format!("a socket's path has 1 to 107 bytes, this one {length}"))));
             }
         }
         let redis = info.redis_settings().clone().set_skip_set_lib_name();
@@ -54,12 +56,27 @@ impl FromStr for Address {
     }
 }
 
-/// `scheme://user:secret@host` with the secret replaced.
+/// `scheme://user:secret@host` with the secret replaced, also where the text is no URL.
 fn without_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let Some((login, host)) = rest.rsplit_once('@') else { return hide_query(text) };
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), text),
+    };
+    let Some((login, host)) = rest.rsplit_once('@') else {
+        // What stands in the place of the port may be a password whose host was forgotten.
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        return match authority.rsplit_once(':') {
+            Some((host, port)) if !port.bytes().all(|byte| byte.is_ascii_digit() || byte == b']') => {
+                format!("{scheme}{host}:***")
+            }
+            _ => hide_query(text),
+        };
+    };
     let user = login.split_once(':').map_or(login, |(user, _)| user);
-    hide_query(&format!("{scheme}://{user}:***@{host}"))
+    if scheme.is_empty() {
+        return format!("***@{host}");
+    }
+    hide_query(&format!("{scheme}{user}:***@{host}"))
 }
 
 /// Unix URLs may carry `?pass=`.
@@ -73,38 +90,129 @@ impl fmt::Display for Address {
     }
 }
 
-impl fmt::Debug for Address {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.shown)
+impl Address {
+    /// Whether the URL has a password.
+    pub fn has_password(&self) -> bool {
+        self.info.redis_settings().password().is_some()
+    }
+
+    /// The address with the password in the first line of a file, whatever the URL says.
+    ///
+    /// # Errors
+    /// The file cannot be read, or its first line is empty.
+    pub fn with_password_file(self, path: &Path) -> io::Result<Self> {
+        let text = fs::read_to_string(path)?;
+        let password = text.lines().next().filter(|line| !line.is_empty());
+        let password = password.ok_or_else(|| io::Error::other("its first line is empty"))?;
+        let redis = self.info.redis_settings().clone().set_password(password);
+        Ok(Self { info: self.info.set_redis_settings(redis), ..self })
+    }
+
+    /// The socket's path, if the address is that of a Unix socket.
+    pub fn socket(&self) -> Option<&std::path::Path> {
+        if let ConnectionAddr::Unix(path) = self.target() { Some(path) } else { None }
+    }
+
+    /// Where to connect to.
+    pub(crate) fn target(&self) -> &ConnectionAddr {
+        self.info.addr()
+    }
+
+    /// A connection for commands that reply at once.
+    pub async fn connect(&self) -> Result<Connection, RedisError> {
+        self.connect_blocking(Duration::ZERO).await
+    }
+
+    /// A separate connection for commands that block up to `longest`: no other command may wait behind them.
+    pub async fn connect_blocking(&self, longest: Duration) -> Result<Connection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(longest + RESPONSE_TIMEOUT));
+        let connection = Client::open(self.info.clone())?.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Connection(connection))
     }
 }
 
-impl Address {
-    /// The socket's path, where it is a Unix socket.
-    pub fn socket(&self) -> Option<&std::path::Path> {
-        if let ConnectionAddr::Unix(path) = self.info.addr() { Some(path) } else { None }
+/// A connection to Redis, whatever runs there. No other code names a connection type of the client library.
+#[derive(Clone)]
+pub struct Connection(MultiplexedConnection);
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.0.req_packed_command(command)
     }
 
-    /// A connection for commands that answer at once.
-    pub async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
-        self.open(RESPONSE_TIMEOUT).await
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.0.req_packed_commands(pipeline, offset, count)
     }
 
-    /// A connection of its own for commands that block up to `longest`: nothing else may wait behind them.
-    pub async fn connect_blocking(&self, longest: Duration) -> Result<MultiplexedConnection, RedisError> {
-        self.open(longest + RESPONSE_TIMEOUT).await
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
     }
+}
 
-    async fn open(&self, response: Duration) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(response));
-        Client::open(self.info.clone())?.get_multiplexed_async_connection_with_config(&config).await
+/// The result of a transaction: its commands' replies, or why none of them was executed. A command that fails when it
+/// is executed does not undo the others.
+pub type Transacted = Result<Vec<Value>, RedisError>;
+
+impl Connection {
+    /// Sends transactions, each on the keys of one slot, and returns the result of each. They are executed in this
+    /// order, but not as a whole: the connection may break between two of them. One server needs a single round trip.
+    ///
+    /// # Errors
+    /// The connection broke: which of them were executed is not known.
+    pub async fn transact(&mut self, transactions: &[Pipeline]) -> Result<Vec<Transacted>, RedisError> {
+        let mut all = redis::pipe();
+        all.ignore_errors();
+        for transaction in transactions {
+            // A single command is atomic by itself.
+            let several = transaction.len() > 1;
+            if several {
+                all.cmd("MULTI");
+            }
+            for command in transaction.cmd_iter() {
+                all.add_command(command.clone());
+            }
+            if several {
+                all.cmd("EXEC");
+            }
+        }
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+
+        let mut replies = all.query_async::<Vec<Result<Value, RedisError>>>(self).await?.into_iter();
+        let of = |transaction: &Pipeline| {
+            let several = transaction.len() > 1;
+            let count = transaction.len() + if several { 2 } else { 0 };
+            let replies: Vec<_> = replies.by_ref().take(count).collect();
+            if several { executed(replies) } else { replies.into_iter().collect() }
+        };
+        Ok(transactions.iter().map(of).collect())
+    }
+}
+
+/// Reads the replies to `MULTI`, the queued commands and `EXEC`.
+fn executed(mut replies: Vec<Result<Value, RedisError>>) -> Transacted {
+    let last = replies.pop();
+    // The refusal of a command is more specific than the abort of the transaction that follows from it.
+    if let Some(refused) = replies.into_iter().find_map(Result::err) {
+        return Err(refused);
+    }
+    match last {
+        Some(Ok(Value::Array(values))) => values.into_iter().map(Value::extract_error).collect(),
+        Some(Err(error)) => Err(error),
+        _ => Err((redis::ErrorKind::UnexpectedReturnType, "EXEC replied something else").into()),
     }
 }
 
 /// Waiting times between attempts: doubling from 50 ms to `longest`, each drawn from its upper half,
-/// so that ten thousand workers do not come back in the same moment.
+/// so that ten thousand workers do not reconnect at the same moment.
 #[derive(Debug)]
 pub struct Backoff {
     next: Duration,
@@ -126,13 +234,13 @@ impl Backoff {
         delay.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// After a success.
+    /// Starts again at 50 ms, after a success.
     pub const fn reset(&mut self) {
         self.next = Self::FIRST;
     }
 }
 
-/// Whether the connection is of no more use after this error.
+/// Whether this error leaves the connection unusable.
 pub fn is_broken(error: &RedisError) -> bool {
     error.is_unrecoverable_error() || error.is_io_error() || error.is_timeout() || error.is_connection_dropped()
 }
@@ -143,13 +251,28 @@ mod tests {
 
     #[test]
     fn addresses_hide_their_password() {
-        let shown = |text: &str| text.parse::<Address>().unwrap().to_string();
+        let shown = |text: &str| {
+            let address: Address = text.parse().unwrap();
+            assert!(!format!("{address:?}").contains("sec"), "{address:?}");
+            address.to_string()
+        };
         assert_eq!(shown("redis://:secret@h:1/2"), "redis://:***@h:1/2");
         assert_eq!(shown("redis://ann:sec@ret@h"), "redis://ann:***@h");
         assert_eq!(shown("unix:///run/r.sock?pass=secret"), "unix:///run/r.sock?***");
         assert_eq!(shown("redis://h"), "redis://h");
-        let error = "redis://:secret@h:port".parse::<Address>().unwrap_err().to_string();
-        assert!(!error.contains("secret"), "{error}");
+        for malformed in [
+            "redis://:secret@h:port",
+            "redis://h:secret",
+            "redis://:secret",
+            ":secret@h",
+            "ann:secret@h",
+            "redis:/:secret@h",
+            "redis//ann:sec@ret@h",
+            "h:secret",
+        ] {
+            let error = malformed.parse::<Address>().unwrap_err().to_string();
+            assert!(!error.contains("sec") && error.contains("***"), "{error}");
+        }
     }
 
     #[test]

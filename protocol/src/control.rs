@@ -1,33 +1,125 @@
 //! What a host's control stream carries. It is read even when every slot is busy.
 
-use crate::{command::Fields, name::JobId};
+use redis::{Cmd, streams::StreamMaxlen};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    command::{Addressed, EntryError, Envelope},
+    keys::Keys,
+    limits,
+    name::{HostName, JobId},
+    signed::{self, Document, Fields},
+    targets::TargetRoot,
+    time::Millis,
+};
+
+/// An order to end a job's command, or never to start it. Unknown fields are refused: a manifest, whose fields
+/// include these, must not open as an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelOrder {
+    /// The job.
+    pub job: JobId,
+    /// The hosts that the order is meant for.
+    pub targets: TargetRoot,
+    /// The operator, as the controller claims.
+    pub operator: String,
+    /// When the order was issued.
+    pub issued_at_ms: Millis,
+}
+
+impl Document for CancelOrder {
+    const FIELD: &'static str = "order";
+    const MAX_BYTES: usize = limits::ORDER_BYTES;
+}
+
+impl Addressed for CancelOrder {
+    fn targets(&self) -> &TargetRoot {
+        &self.targets
+    }
+}
 
 /// An entry of a host's control stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Control {
-    /// From the worker to itself: a slot is free again, read the inbox too. The blocked reader can
-    /// be woken by nothing else, and a second connection per worker would cost Redis more.
+    /// From the worker to itself: a slot is free again, so the inbox is read too. Nothing else can wake the blocked
+    /// reader, and a second connection per worker would cost Redis more.
     Wake,
-    /// End this job's command, or never start it.
-    Cancel(JobId),
+    /// See [`CancelOrder`].
+    Cancel(Envelope<CancelOrder>),
 }
 
 impl Control {
     /// The stream entry's fields and values.
-    pub fn fields(&self) -> Vec<(&'static str, String)> {
-        match self {
-            Self::Wake => vec![("kind", "wake".into())],
-            Self::Cancel(job) => vec![("kind", "cancel".into()), ("job", job.to_string())],
-        }
+    pub fn fields(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let (kind, rest) = match self {
+            Self::Wake => ("wake", Vec::new()),
+            Self::Cancel(order) => ("cancel", order.fields()),
+        };
+        [("kind", kind.into())].into_iter().chain(rest).collect()
     }
 
-    /// Reads a stream entry; `None` where it is malformed or of an unknown kind.
-    pub fn from_fields(fields: &Fields) -> Option<Self> {
-        let text = |name: &str| fields.get(name).and_then(|value| std::str::from_utf8(value).ok());
-        match text("kind")? {
-            "wake" => Some(Self::Wake),
-            "cancel" => text("job")?.parse().ok().map(Self::Cancel),
-            _ => None,
+    /// Adds the entry to a host's control stream.
+    pub fn write(&self, keys: &Keys, host: &HostName) -> Cmd {
+        Cmd::xadd_maxlen(keys.control(host), StreamMaxlen::Approx(limits::CONTROL_ENTRIES), "*", &self.fields())
+    }
+
+    /// Reads a stream entry.
+    ///
+    /// # Errors
+    /// It is malformed, or of a kind or version that this program does not know.
+    pub fn from_fields(mut fields: Fields) -> Result<Self, EntryError> {
+        match signed::take(&mut fields, "kind", 16)?.as_slice() {
+            b"wake" => Ok(Self::Wake),
+            b"cancel" => Envelope::take(&mut fields).map(Self::Cancel),
+            _ => Err(EntryError::Kind),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{signed::Signed, targets::Targets};
+
+    #[test]
+    fn an_order_is_for_its_hosts_only() {
+        let targets = Targets::new(["web1".parse().unwrap()]);
+        let (_, proof) = targets.proofs().next().unwrap();
+        let order = CancelOrder {
+            job: JobId::new(),
+            targets: targets.root(),
+            operator: "ann@desk".into(),
+            issued_at_ms: 1_790_000_000_000,
+        };
+        let envelope = Envelope { signed: Signed::unsigned(&order), proof };
+        let fields = Control::Cancel(envelope).fields();
+        let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let Control::Cancel(read) = Control::from_fields(fields).unwrap() else { panic!() };
+        let [web1, web2] = ["web1", "web2"].map(|name| name.parse::<HostName>().unwrap());
+        assert_eq!(read.open(&web1).unwrap(), order);
+        assert!(matches!(read.open(&web2), Err(EntryError::NotForThisHost)));
+    }
+
+    /// The bytes of wire version 1, frozen: every later version must read them.
+    #[test]
+    fn wire_1_fixture_is_read() {
+        let order = CancelOrder {
+            job: "019a0000-0000-7000-8000-000000000000".parse().unwrap(),
+            targets: Targets::new(["web1".parse().unwrap()]).root(),
+            operator: "ann@desk".into(),
+            issued_at_ms: 1_790_000_000_000,
+        };
+        let bytes = include_bytes!("../fixtures/order-v1.msgpack").to_vec();
+        assert_eq!(Signed::<CancelOrder>::of_bytes(bytes, Vec::new()).open().unwrap(), order);
+    }
+
+    #[test]
+    fn strange_entries_are_refused() {
+        let entry = |kind: &str| Control::from_fields(Fields::from([("kind".to_owned(), kind.into())]));
+        assert!(matches!(entry("wake"), Ok(Control::Wake)));
+        assert_eq!(entry("dance").unwrap_err().reason(), "malformed");
+        assert_eq!(entry("cancel").unwrap_err().reason(), "malformed");
+        assert_eq!(Control::from_fields(Fields::new()).unwrap_err().reason(), "malformed");
     }
 }

@@ -11,14 +11,18 @@ macro_rules! variables {
 }
 
 variables! {
-    /// URL of the Redis server: `redis://[:PASSWORD@]HOST[:PORT][/DB]` or `unix:///PATH`.
+    /// URL of the Redis server: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]` or `unix:///PATH`.
     REDIS = "REDFLEET_REDIS";
+    /// File whose first line is the password for the Redis server, so that the URL needs none.
+    REDIS_PASSWORD_FILE = "REDFLEET_REDIS_PASSWORD_FILE";
     /// Prefix of all keys, so that several fleets can share a Redis.
     NAMESPACE = "REDFLEET_NAMESPACE";
     /// Settings file (TOML) of `ctl` or `worker`.
     CONFIG = "REDFLEET_CONFIG";
     /// State directory of `ctl up`.
     DIR = "REDFLEET_DIR";
+    /// The worker's directory for what must outlive it (its journal).
+    STATE_DIR = "REDFLEET_STATE_DIR";
     /// The worker's host name in the fleet.
     HOST = "REDFLEET_HOST";
     /// What the worker logs: `error`, `warn`, `info`, `debug` or `trace`.
@@ -32,3 +36,7 @@ variables! {
     /// The trace that `ctl run` is a part of (W3C Trace Context); it goes into the job's manifest.
     TRACE = "TRACEPARENT";
 }
+
+/// The warning where a password was typed on the command line.
+pub const PASSWORD_SEEN: &str = "other users of this machine can see the password in --redis (`ps`): put it into a file \
+                                 (--redis-password-file FILE), or the URL into REDFLEET_REDIS or the settings file";

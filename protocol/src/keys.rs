@@ -7,27 +7,20 @@ use std::time::Duration;
 
 use crate::{
     limits,
-    metrics::Group,
+    metrics::MetricGroup,
     name::{HostName, JobId, Namespace},
 };
 
-/// What keeps a key from growing or staying for ever.
+/// What keeps a key from growing or staying for ever: a time to live, or a cap that every writer applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retention {
     /// It must carry a time to live; this is the longest.
     Expires(Duration),
-    /// A hard cap, applied by every writer.
-    Capped(Cap),
-}
-
-/// What a key without a time to live may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cap {
-    /// A sorted set: so many members.
+    /// A sorted set of so many members at most.
     Members(usize),
-    /// A stream: so many entries.
+    /// A stream of so many entries at most.
     Entries(usize),
-    /// A stream: entries up to this age.
+    /// A stream of entries up to this age.
     Age(Duration),
 }
 
@@ -38,7 +31,12 @@ pub struct Keys {
 }
 
 /// The consumer group of every host's streams.
-pub const GROUP: &str = "worker";
+pub const CONSUMER_GROUP: &str = "worker";
+
+/// The field beside a host's state that holds what its command waits for. No host has a colon in its name.
+pub fn waits_for_field(host: &HostName) -> String {
+    format!("{host}:waits_for")
+}
 
 impl Keys {
     /// Keys within `namespace` (`prod:server:…`), or bare ones.
@@ -46,12 +44,14 @@ impl Keys {
         Self { prefix: namespace.map(|name| format!("{name}:")).unwrap_or_default() }
     }
 
-    /// Stream, group [`GROUP`]: the durable inbox of a host. Capped by age: `MINID` at the longest start-by.
+    /// Stream, group [`CONSUMER_GROUP`]: the durable inbox of a host. Capped by age: `MINID` at the longest start-by and wait.
+    /// Expires [`limits::HOST_RETENTION`] after the last command and the last sign of life.
     pub fn commands(&self, host: &HostName) -> String {
         self.server(host, "commands")
     }
 
-    /// Stream, group [`GROUP`]: cancel and other control. Capped by `MAXLEN`.
+    /// Stream, group [`CONSUMER_GROUP`]: cancel and other control. Capped by `MAXLEN`. Expires like
+    /// the inbox.
     pub fn control(&self, host: &HostName) -> String {
         self.server(host, "control")
     }
@@ -72,8 +72,14 @@ impl Keys {
     }
 
     /// Hash: current figures of a metric group (`cpu`, `memory`, …). Expires [`limits::METRICS_RETENTION`] after the last sample.
-    pub fn metrics(&self, host: &HostName, group: Group) -> String {
+    pub fn metrics(&self, host: &HostName, group: MetricGroup) -> String {
         self.server(host, group.name())
+    }
+
+    /// All keys of a host.
+    pub fn of_host(&self, host: &HostName) -> Vec<String> {
+        let own = [Self::commands, Self::control, Self::facts, Self::labels, Self::status].map(|key| key(self, host));
+        own.into_iter().chain(MetricGroup::ALL.map(|group| self.metrics(host, group))).collect()
     }
 
     /// Sorted set: hosts by last heartbeat (milliseconds). Capped at [`limits::HOSTS`].
@@ -81,7 +87,7 @@ impl Keys {
         format!("{}servers", self.prefix)
     }
 
-    /// Hash: what was asked. Expires with the job's retention, counted from its last possible moment.
+    /// Hash: the job's record. Expires with the job's retention, counted from the last moment at which the job can end.
     pub fn job(&self, job: JobId) -> String {
         format!("{}job:{{{job}}}", self.prefix)
     }
@@ -91,14 +97,25 @@ impl Keys {
         format!("{}:hosts", self.job(job))
     }
 
+    /// Hash, host → when it was ordered to cancel (RFC 3339). Expires with the job's retention.
+    pub fn job_cancels(&self, job: JobId) -> String {
+        format!("{}:cancels", self.job(job))
+    }
+
     /// Hash: a host's outcome. Expires with the job's retention.
     pub fn job_result(&self, job: JobId, host: &HostName) -> String {
         format!("{}:result:{host}", self.job(job))
     }
 
-    /// Stream: state changes and live output. Expires with the job's retention, capped at [`limits::EVENTS`].
+    /// Stream: state changes and progress. Expires with the job's retention, capped at [`limits::EVENTS`].
     pub fn job_events(&self, job: JobId) -> String {
         format!("{}:events", self.job(job))
+    }
+
+    /// Stream: a host's live output. The id of an entry is its place in it, in bytes. Expires with the job's retention,
+    /// capped at [`limits::LIVE_BYTES`], with [`limits::LIVE_LAG_BYTES`] more while the command runs.
+    pub fn job_output(&self, job: JobId, host: &HostName) -> String {
+        format!("{}:output:{host}", self.job(job))
     }
 
     /// Sorted set: recent jobs by creation time (milliseconds). Capped at [`limits::JOBS`].
@@ -115,19 +132,19 @@ impl Keys {
     pub fn retention(&self, key: &str) -> Option<Retention> {
         let key = key.strip_prefix(&self.prefix)?;
         match key {
-            "servers" => return Some(Retention::Capped(Cap::Members(limits::HOSTS))),
-            "jobs" => return Some(Retention::Capped(Cap::Members(limits::JOBS))),
+            "servers" => return Some(Retention::Members(limits::HOSTS)),
+            "jobs" => return Some(Retention::Members(limits::JOBS)),
             _ => {}
         }
         if let Some((_, part)) = key.strip_prefix("server:{").and_then(|rest| rest.split_once("}:")) {
             return Some(match part {
-                "commands" => Retention::Capped(Cap::Age(limits::START_BY_MAX)),
-                "control" => Retention::Capped(Cap::Entries(limits::CONTROL_ENTRIES)),
+                "commands" => Retention::Age(limits::START_BY_MAX + limits::QUEUE_MAX),
+                "control" => Retention::Entries(limits::CONTROL_ENTRIES),
                 "facts" | "labels" | "status" => Retention::Expires(limits::HOST_RETENTION),
                 _ => Retention::Expires(limits::METRICS_RETENTION),
             });
         }
-        let longest = limits::RETENTION_MAX + limits::START_BY_MAX + limits::TIMEOUT_MAX;
+        let longest = limits::RETENTION_MAX + limits::START_BY_MAX + limits::QUEUE_MAX + limits::TIMEOUT_MAX;
         key.starts_with("job:{").then_some(Retention::Expires(longest))
     }
 
@@ -146,7 +163,7 @@ mod tests {
         let job: JobId = "019a0000-0000-7000-8000-000000000000".parse().unwrap();
         let keys = Keys::new(None);
         assert_eq!(keys.commands(&host), "server:{web1}:commands");
-        assert_eq!(keys.metrics(&host, Group::Cpu), "server:{web1}:cpu");
+        assert_eq!(keys.metrics(&host, MetricGroup::Cpu), "server:{web1}:cpu");
         assert_eq!(keys.job_result(job, &host), "job:{019a0000-0000-7000-8000-000000000000}:result:web1");
         let keys = Keys::new(Some(&"prod".parse().unwrap()));
         assert_eq!(keys.servers(), "prod:servers");
@@ -156,12 +173,14 @@ mod tests {
             keys.facts(&host),
             keys.labels(&host),
             keys.status(&host),
-            keys.metrics(&host, Group::Cpu),
+            keys.metrics(&host, MetricGroup::Cpu),
             keys.servers(),
             keys.job(job),
             keys.job_hosts(job),
+            keys.job_cancels(job),
             keys.job_result(job, &host),
             keys.job_events(job),
+            keys.job_output(job, &host),
             keys.jobs(),
         ] {
             assert!(keys.retention(&key).is_some(), "{key}");

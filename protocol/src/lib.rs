@@ -1,26 +1,32 @@
 //! What Redfleet's controllers and workers agree on, and nothing else: names, Redis keys, the
 //! command envelope, actions and their parameters, outcomes, events, limits and the connection.
 //!
-//! A command's way through these modules: [`command::Manifest`] says what is asked,
-//! [`targets::Targets`] says of whom, [`command::Envelope`] is the stream entry that carries both,
-//! [`outcome::Outcome`] is the answer and [`event::Event`] what is heard on the way.
+//! A command's way through these modules: a [`command::Manifest`] describes the command and commits to its
+//! [`targets::Targets`]. A [`job::JobRecord`] is the job as Redis keeps it, a [`command::Envelope`] is the command on
+//! its way to a host. [`event::Event`]s report progress, an [`outcome::Outcome`] reports the end. Manifests, orders to
+//! cancel and outcomes are [`signed::Signed`] documents.
 
 pub mod action;
 pub mod clock;
 pub mod command;
 pub mod connection;
 pub mod control;
+pub mod diagnosis;
 pub mod environment;
 pub mod event;
+pub mod job;
 pub mod keys;
 pub mod limits;
 pub mod metrics;
 pub mod name;
 pub mod outcome;
 pub mod scripts;
+pub mod secret;
+pub mod signed;
 pub mod status;
 pub mod targets;
 pub mod time;
+pub mod trust;
 
 /// Version of the wire format: the stream entries that controllers write and workers read.
 ///

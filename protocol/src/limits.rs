@@ -2,16 +2,6 @@
 
 use std::time::Duration;
 
-/// A limit as the reference documentation shows it.
-pub struct Limit {
-    /// Its name in this module.
-    pub name: &'static str,
-    /// What it bounds.
-    pub summary: &'static str,
-    /// Its value with the unit.
-    pub value: String,
-}
-
 /// How a limit's value reads in the documentation.
 trait Shown {
     fn shown(&self) -> String;
@@ -19,6 +9,10 @@ trait Shown {
 
 impl Shown for usize {
     fn shown(&self) -> String {
+        const MIB: usize = 1024 * 1024;
+        if *self >= MIB && self.is_multiple_of(MIB) {
+            return format!("{} MiB", self / MIB);
+        }
         if *self >= 1024 && self.is_multiple_of(1024) { format!("{} KiB", self / 1024) } else { self.to_string() }
     }
 }
@@ -33,13 +27,9 @@ macro_rules! limits {
     ($($(#[doc = $doc:literal])+ $name:ident: $type:ty = $value:expr;)+) => {
         $($(#[doc = $doc])+ pub const $name: $type = $value;)+
 
-        /// All limits, in the order of this file.
-        pub fn all() -> Vec<Limit> {
-            vec![$(Limit {
-                name: stringify!($name),
-                summary: concat!($($doc),+).trim(),
-                value: Shown::shown(&$name),
-            }),+]
+        /// Names of all limits, their values with units, and what they bound, in the order of this file.
+        pub fn all() -> Vec<(&'static str, String, &'static str)> {
+            vec![$((stringify!($name), $name.shown(), concat!($($doc),+).trim())),+]
         }
     };
 }
@@ -47,14 +37,29 @@ macro_rules! limits {
 limits! {
     /// Bytes of a command's manifest; a larger entry is dropped and counted as `oversize`.
     MANIFEST_BYTES: usize = 128 * 1024;
-    /// Bytes of a command's signature.
+    /// Bytes of a command's secret arguments, which travel beside the manifest.
+    SECRETS_BYTES: usize = 64 * 1024;
+    /// Bytes of standard input that a program is given: text, which travels as a secret argument.
+    INPUT_BYTES: usize = 60 * 1024;
+    /// Bytes of an order to cancel.
+    ORDER_BYTES: usize = 4 * 1024;
+    /// Bytes of what a host states about the end of a command, without output and data.
+    STATEMENT_BYTES: usize = 16 * 1024;
+    /// Bytes of a signature.
     SIGNATURE_BYTES: usize = 16 * 1024;
+    /// Bytes of a trust file.
+    TRUST_BYTES: usize = 256 * 1024;
+    /// Bytes of a revocation list.
+    REVOKED_BYTES: usize = 1024 * 1024;
     /// Bytes of a command's target proof.
     PROOF_BYTES: usize = 2 * 1024;
     /// Hosts that one job may name.
     TARGETS: usize = 100_000;
-    /// Bytes kept of each of a command's output streams; head and tail are kept, the middle is cut.
+    /// Bytes that a result keeps of each output stream, unless `--keep-output` says otherwise; head and tail are kept,
+    /// the middle is cut.
     OUTPUT_BYTES: usize = 64 * 1024;
+    /// The most that `--keep-output` can ask for.
+    OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
     /// Bytes of an outcome's structured data; larger data is replaced by an error.
     DATA_BYTES: usize = 256 * 1024;
     /// Entries in a job's event stream.
@@ -63,8 +68,14 @@ limits! {
     JOBS: usize = 10_000;
     /// Hosts in the index of hosts.
     HOSTS: usize = 100_000;
-    /// Bytes of a command's live output, per stream; what comes later is in the result only.
-    LIVE_BYTES: usize = 256 * 1024;
+    /// Bytes of a command's live output that Redis keeps for readers who come late: the beginning and the newest, half
+    /// of it each.
+    LIVE_BYTES: usize = 1024 * 1024;
+    /// How far a reader may lag behind the live output of a running command; and how much of it waits in the worker
+    /// while Redis is slow or away. What is more is missing.
+    LIVE_LAG_BYTES: usize = 4 * 1024 * 1024;
+    /// Bytes of output that wait in a worker for Redis before it takes and starts no more commands.
+    UNPUBLISHED_BYTES: usize = 64 * 1024 * 1024;
     /// Commands that a worker holds while they wait for their lane or exclusion key. Only beyond that
     /// is anything behind them, a `ping` too, held up.
     WAITING: usize = 5_000;
@@ -72,14 +83,20 @@ limits! {
     WAITING_BYTES: usize = 8 * 1024 * 1024;
     /// Commands that a worker's journal knows, up to eight days back; at the bound it refuses what must not run twice.
     JOURNAL_RECORDS: usize = 1_000_000;
-    /// Orders to cancel in a worker's journal, up to eight days back; what comes beyond stays in the control stream.
-    JOURNAL_CANCELLED: usize = 100_000;
+    /// Orders to cancel in a worker's journal, up to eight days back. As many as a control stream holds are remembered
+    /// beyond that and stay there; more are dropped and counted as `cancel_forgotten`.
+    JOURNAL_CANCELLED: usize = 4_000;
     /// Entries in a host's control stream.
     CONTROL_ENTRIES: usize = 10_000;
-    /// How long an offline host's inbox keeps a command, unless `--start-by` says otherwise.
+    /// How long a command may lie in a host's inbox until its worker takes it, unless `--start-by` says otherwise.
     START_BY_DEFAULT: Duration = Duration::from_secs(5 * 60);
+    /// How long a command that a worker has taken may wait there for its lock or slot. Its start-by does not count then.
+    QUEUE_MAX: Duration = Duration::from_secs(12 * 3600);
     /// The longest start-by; older entries are trimmed, as they could not start any more.
     START_BY_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+    /// How long a worker's journal keeps a record: longer than any command may wait, with a margin for clocks and long
+    /// runs.
+    JOURNAL_KEEP: Duration = START_BY_MAX.saturating_add(Duration::from_secs(24 * 3600));
     /// How long a command may run where neither `--timeout` nor the action says otherwise.
     TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
     /// The longest timeout.

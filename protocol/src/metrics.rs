@@ -1,32 +1,35 @@
-//! The groups of figures that workers keep current in Redis.
+//! The metric groups that workers keep current in Redis.
 
-/// A group of figures, kept in one hash per host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Group {
-    /// Use of the processors, in percent of all of them.
-    Cpu,
-    /// Use of memory and swap, in bytes.
-    Memory,
-    /// Load averages, tasks and uptime.
-    Load,
-    /// How full each mounted file system is.
-    Disk,
-    /// Traffic of the network interfaces, in bytes.
-    Network,
+/// Defines [`MetricGroup`] from one row for each group: variant, name, summary.
+macro_rules! metric_groups {
+    ($($group:ident: $name:literal, $summary:literal;)+) => {
+        /// A group of figures. Redis holds one hash for each group and host.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum MetricGroup {
+            $(#[doc = $summary] $group,)+
+        }
+
+        impl MetricGroup {
+            /// Every group, in display order.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$group),+];
+
+            /// The group's name, as in keys and in the names of actions.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$group => $name,)+ }
+            }
+
+            /// The help line of the action `collect-NAME`.
+            pub const fn summary(self) -> &'static str {
+                match self { $(Self::$group => $summary,)+ }
+            }
+        }
+    };
 }
 
-impl Group {
-    /// Every group, in the order in which they are shown.
-    pub const ALL: [Self; 5] = [Self::Cpu, Self::Memory, Self::Load, Self::Disk, Self::Network];
-
-    /// The group's name, as in keys and in the names of actions.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Memory => "memory",
-            Self::Load => "load",
-            Self::Disk => "disk",
-            Self::Network => "network",
-        }
-    }
+metric_groups! {
+    Cpu: "cpu", "CPU use in percent, by two readings";
+    Memory: "memory", "Memory and swap";
+    Load: "load", "Load averages, tasks, uptime";
+    Disk: "disk", "Space and inodes of every mounted disk";
+    Network: "network", "Traffic of every network interface";
 }

@@ -38,7 +38,7 @@ macro_rules! name {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[serde(try_from = "String")]
         pub struct $type(Box<str>);
 
         impl $type {
@@ -65,12 +65,6 @@ macro_rules! name {
             }
         }
 
-        impl From<$type> for String {
-            fn from(name: $type) -> Self {
-                name.0.into()
-            }
-        }
-
         impl fmt::Display for $type {
             fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.pad(&self.0)
@@ -89,11 +83,15 @@ name! {
     Namespace
 }
 
+/// Digits in the short form of a job id.
+const SHORT: usize = 8;
+
 /// A job's id: a `UUIDv7`, so that ids sort by the time they were made (RFC 9562 §5.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(Uuid);
 
+#[expect(clippy::new_without_default, reason = "each is new: there is no usual one")]
 impl JobId {
     /// A new id, later than all that this process made before.
     pub fn new() -> Self {
@@ -105,15 +103,22 @@ impl JobId {
         self.0.as_bytes()
     }
 
+    /// The id's last eight digits. They are random, while its first ones are the time: enough to tell the jobs of a
+    /// fleet apart, and short enough to be typed.
+    pub fn short(&self) -> String {
+        let id = self.to_string();
+        id[id.len() - SHORT..].to_owned()
+    }
+
+    /// Whether the id, or its [short form](Self::short), begins like this.
+    pub fn begins(&self, typed: &str) -> bool {
+        let id = self.to_string();
+        !typed.is_empty() && (id.starts_with(typed) || id[id.len() - SHORT..].starts_with(typed))
+    }
+
     /// Reads what [`Self::as_bytes`] gave.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Uuid::from_slice(bytes).ok().map(Self)
-    }
-}
-
-impl Default for JobId {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -142,6 +147,18 @@ mod tests {
         }
         for bad in ["", "-x", "a b", "a}b", "a{b", "é", "a/b", "a:b", &"x".repeat(254)] {
             assert!(bad.parse::<HostName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_job_id_is_known_by_the_beginning_of_either_form() {
+        let id: JobId = "019a0000-0000-7000-8000-0123456789ab".parse().unwrap();
+        assert_eq!(id.short(), "456789ab");
+        for typed in ["456789ab", "4567", "019a", "019a0000-0000-7", &id.to_string()] {
+            assert!(id.begins(typed), "{typed}");
+        }
+        for typed in ["", "89ab", "456789abc", "9a00"] {
+            assert!(!id.begins(typed), "{typed}");
         }
     }
 

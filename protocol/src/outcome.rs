@@ -7,16 +7,19 @@
 //!    └──▶ expired                                    (the start-by deadline passed before it began)
 //! ```
 //!
-//! Only the worker that owns a host writes that host's state. A controller derives `queued` and
-//! `expired` from their absence and the deadline; a late truth wins over such a guess.
+//! Only the worker that owns a host writes that host's state. A controller derives `queued` and `expired` from the
+//! absence of a published state and from the deadline. A state that is published later replaces the derived one.
 
-use std::{collections::HashMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IntoDeserializer};
 use serde_json::{Map, Value};
 
 use crate::{
     limits,
+    name::{HostName, JobId},
+    secret::{Digest, digest},
+    signed::{Document, DocumentError, Fields, Signed},
     time::{self, Millis},
 };
 
@@ -30,13 +33,13 @@ pub enum State {
     Delivered,
     /// Started.
     Running,
-    /// Ended as it should.
+    /// Ended with success.
     Succeeded,
-    /// Ended otherwise.
+    /// Ended without success.
     Failed,
     /// Ended by its timeout.
     TimedOut,
-    /// Ended, or never started, because somebody cancelled it.
+    /// Ended, or never started, because it was cancelled.
     Cancelled,
     /// The worker died midway and the action must not run twice: how far it came is not known.
     Interrupted,
@@ -47,20 +50,6 @@ pub enum State {
 }
 
 impl State {
-    /// All states.
-    pub const ALL: [Self; 10] = [
-        Self::Queued,
-        Self::Delivered,
-        Self::Running,
-        Self::Succeeded,
-        Self::Failed,
-        Self::TimedOut,
-        Self::Cancelled,
-        Self::Interrupted,
-        Self::Rejected,
-        Self::Expired,
-    ];
-
     /// The word in Redis and in output.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -77,7 +66,7 @@ impl State {
         }
     }
 
-    /// Whether it never changes again.
+    /// Whether the state is final.
     pub const fn is_terminal(self) -> bool {
         !matches!(self, Self::Queued | Self::Delivered | Self::Running)
     }
@@ -90,15 +79,15 @@ impl fmt::Display for State {
 }
 
 impl FromStr for State {
-    type Err = String;
+    type Err = serde::de::value::Error;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| format!("unknown state '{text}'"))
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(text.into_deserializer())
     }
 }
 
-/// What is kept of an output stream: all of it, or its head and tail with a line between that says
-/// how much was cut.
+/// The kept part of an output stream: all of it, or its head and tail with a line between them that states how much
+/// was cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Captured {
     /// The kept bytes, with the line about the cut where there was one.
@@ -111,21 +100,37 @@ pub struct Captured {
 }
 
 impl Captured {
-    /// What is kept of the stream behind its first `offset` bytes, with the line about the cut where it
-    /// falls into that.
+    /// How many of the bytes that the program wrote are kept.
+    pub const fn kept_bytes(&self) -> u64 {
+        self.written_bytes.saturating_sub(self.cut_bytes)
+    }
+
+    /// How many bytes of the stream behind its first `offset` bytes are not kept.
+    pub const fn missing_after(&self, offset: u64) -> u64 {
+        // The head and the tail of a cut stream are equally long.
+        let head = self.kept_bytes() / 2;
+        let tail_begins = self.written_bytes.saturating_sub(self.kept_bytes() - head);
+        match offset {
+            _ if self.cut_bytes == 0 => 0,
+            _ if offset < head => self.cut_bytes,
+            _ => tail_begins.saturating_sub(offset),
+        }
+    }
+
+    /// The kept part of the stream behind its first `offset` bytes, with the line about the cut if the cut lies in it.
     pub fn after(&self, offset: u64) -> Vec<u8> {
         let position = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(self.kept.len());
-        // Of a cut stream the head is half of the limit, and the tail is what was written last.
-        let head = (limits::OUTPUT_BYTES / 2) as u64;
-        let tail = (limits::OUTPUT_BYTES - limits::OUTPUT_BYTES / 2) as u64;
+        // The head and the tail of a cut stream are equally long.
+        let head = self.kept_bytes() / 2;
+        let tail = self.kept_bytes() - head;
         if self.cut_bytes == 0 || offset < head {
             return self.kept[position(offset)..].to_vec();
         }
         let tail_begins = self.written_bytes.saturating_sub(tail);
         let tail = &self.kept[self.kept.len() - position(tail)..];
-        match tail_begins.checked_sub(offset).filter(|missing| *missing > 0) {
-            Some(missing) => [cut_line(missing).as_bytes(), tail].concat(),
-            None => tail[position(offset - tail_begins).min(tail.len())..].to_vec(),
+        match self.missing_after(offset) {
+            missing @ 1.. => [cut_line(missing).as_bytes(), tail].concat(),
+            0 => tail[position(offset - tail_begins).min(tail.len())..].to_vec(),
         }
     }
 }
@@ -135,16 +140,17 @@ pub fn cut_line(bytes: u64) -> String {
     format!("\n[... {bytes} bytes cut ...]\n")
 }
 
-/// How a command ended.
+/// How a command ended. Signed statements contain it. Journals store its fields by position: they must not change, and
+/// a new field comes last with `#[serde(default)]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// A terminal state.
     pub state: State,
-    /// Why, where the state alone does not say it.
+    /// The reason, where the state alone does not explain it.
     pub reason: Option<String>,
     /// The program's exit code, where a program ran and exited by itself.
     pub exit_code: Option<i32>,
-    /// When it started; absent where it never did.
+    /// When it started; absent if it never started.
     pub started_at_ms: Option<Millis>,
     /// When it ended.
     pub finished_at_ms: Millis,
@@ -154,10 +160,13 @@ pub struct Outcome {
     pub stderr: Captured,
     /// Structured data: the figures of a collect. Absent where there are none.
     pub data: Option<Map<String, Value>>,
+    /// The signal that ended the program, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
 }
 
 impl Outcome {
-    /// An outcome without output: of a command that never started, or has nothing to tell.
+    /// An outcome without output, for a command that never started or has nothing to report.
     pub fn bare(state: State, reason: Option<String>, finished_at_ms: Millis) -> Self {
         Self {
             state,
@@ -168,82 +177,166 @@ impl Outcome {
             stdout: Captured::default(),
             stderr: Captured::default(),
             data: None,
+            signal: None,
         }
     }
 
-    /// Whether more was printed than is kept.
+    /// Whether a part of the output was cut.
     pub fn is_cut(&self) -> bool {
         self.stdout.cut_bytes > 0 || self.stderr.cut_bytes > 0
     }
 
-    /// How long it ran, in milliseconds, where it did.
+    /// How long the command ran, in milliseconds; `None` if it never started.
     pub fn duration_ms(&self) -> Option<u64> {
         self.started_at_ms.map(|started| self.finished_at_ms.saturating_sub(started))
     }
 
-    /// The result hash's fields: plain text with units in their names. Absent ones are left out.
-    pub fn fields(&self) -> Vec<(&'static str, Vec<u8>)> {
+    /// The result hash's fields: plain text for people, with units in the names, and the [`Statement`] for
+    /// programs. Absent values are left out.
+    pub fn fields(&self, job: JobId, host: &HostName) -> Vec<(&'static str, Vec<u8>)> {
+        let moment = |moment| time::show_moment(moment).into_bytes();
         let mut fields: Vec<(&'static str, Vec<u8>)> = vec![("status", self.state.as_str().into())];
         let mut add = |name, value: Option<Vec<u8>>| fields.extend(value.map(|value| (name, value)));
         add("reason", self.reason.clone().map(String::into_bytes));
         add("exit_code", self.exit_code.map(|code| code.to_string().into_bytes()));
-        add("started_at", self.started_at_ms.map(|moment| time::show_moment(moment).into_bytes()));
-        add("finished_at", Some(time::show_moment(self.finished_at_ms).into_bytes()));
+        add("signal", self.signal.map(|signal| signal.to_string().into_bytes()));
+        add("started_at", self.started_at_ms.map(moment));
+        add("finished_at", Some(moment(self.finished_at_ms)));
         for (captured, kept, written, cut) in [
             (&self.stdout, "stdout", "stdout_bytes", "stdout_cut_bytes"),
             (&self.stderr, "stderr", "stderr_bytes", "stderr_cut_bytes"),
         ] {
-            if captured.written_bytes > 0 {
-                add(kept, Some(captured.kept.clone()));
-                add(written, Some(captured.written_bytes.to_string().into_bytes()));
-            }
-            if captured.cut_bytes > 0 {
-                add(cut, Some(captured.cut_bytes.to_string().into_bytes()));
-            }
+            let count = |bytes: u64| (bytes > 0).then(|| bytes.to_string().into_bytes());
+            add(kept, (captured.written_bytes > 0).then(|| captured.kept.clone()));
+            add(written, count(captured.written_bytes));
+            add(cut, count(captured.cut_bytes));
         }
-        add("data", self.data.as_ref().map(|data| Value::Object(data.clone()).to_string().into_bytes()));
+        add("data", self.data.as_ref().map(|data| serde_json::json!(data).to_string().into_bytes()));
+
+        let bulky = fields.iter().filter(|(name, _)| BULKY.contains(name));
+        let digests = bulky.map(|(name, value)| ((*name).to_owned(), digest(value))).collect();
+        let counts = |captured: &Captured| Captured { kept: Vec::new(), ..*captured };
+        let (stdout, stderr, reason) = (counts(&self.stdout), counts(&self.stderr), self.reason.clone());
+        let outcome = Self { stdout, stderr, reason, data: None, ..*self };
+        let statement = Statement { job, host: host.clone(), outcome, digests };
+        fields.extend(Signed::unsigned(&statement).fields());
         fields
     }
 
-    /// Reads a result hash; `None` where it is absent or holds no known state.
-    pub fn from_fields(fields: &HashMap<String, Vec<u8>>) -> Option<Self> {
-        let text = |name: &str| fields.get(name).and_then(|value| std::str::from_utf8(value).ok());
-        let number = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let captured = |kept: &str, written: &str, cut: &str| Captured {
-            kept: fields.get(kept).cloned().unwrap_or_default(),
-            written_bytes: number(written),
-            cut_bytes: number(cut),
+    /// Reads a result hash. Only the [`Statement`] and the plain fields that it has digests of are used.
+    ///
+    /// # Errors
+    /// The statement is absent or malformed, is about another command, or does not cover the output.
+    pub fn from_fields(mut fields: Fields, job: JobId, host: &HostName) -> Result<Self, OutcomeError> {
+        let statement = Signed::<Statement>::take(&mut fields)?.open()?;
+        if statement.job != job || statement.host != *host {
+            return Err(OutcomeError::Foreign);
+        }
+        let mut take = |name: &'static str| match statement.digests.get(name) {
+            None => Ok(None),
+            Some(wanted) => match fields.remove(name) {
+                Some(bytes) if digest(&bytes) == *wanted => Ok(Some(bytes)),
+                _ => Err(OutcomeError::Altered(name)),
+            },
         };
-        Some(Self {
-            state: text("status")?.parse().ok()?,
-            reason: text("reason").map(str::to_owned),
-            exit_code: text("exit_code").and_then(|text| text.parse().ok()),
-            started_at_ms: text("started_at").and_then(time::read_moment),
-            finished_at_ms: text("finished_at").and_then(time::read_moment)?,
-            stdout: captured("stdout", "stdout_bytes", "stdout_cut_bytes"),
-            stderr: captured("stderr", "stderr_bytes", "stderr_cut_bytes"),
-            data: text("data").and_then(|text| serde_json::from_str(text).ok()),
-        })
+        let mut outcome = statement.outcome;
+        outcome.stdout.kept = take("stdout")?.unwrap_or_default();
+        outcome.stderr.kept = take("stderr")?.unwrap_or_default();
+        let data = take("data")?.map(|data| serde_json::from_slice(&data)).transpose();
+        outcome.data = data.map_err(|_| OutcomeError::Altered("data"))?;
+        Ok(outcome)
     }
+}
+
+/// Fields of a result hash that may be large: the statement has digests of them.
+const BULKY: [&str; 3] = ["stdout", "stderr", "data"];
+
+/// A host's statement about the end of a command: the document that its signature covers. It names job and host, so
+/// that it cannot be moved to another command.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Statement {
+    job: JobId,
+    host: HostName,
+    /// The outcome without output and data.
+    outcome: Outcome,
+    /// Digests of the fields that hold output and data, by field name.
+    digests: BTreeMap<String, Digest>,
+}
+
+impl Document for Statement {
+    const FIELD: &'static str = "statement";
+    const MAX_BYTES: usize = limits::STATEMENT_BYTES;
+}
+
+/// Why a result hash cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum OutcomeError {
+    /// The statement is absent or malformed.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The statement is about another job or host.
+    #[error("the statement is about another command")]
+    Foreign,
+    /// A field is not the one that the statement has a digest of.
+    #[error("the field '{0}' was altered")]
+    Altered(&'static str),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_outcome_reads_back_from_its_hash() {
-        let outcome = Outcome {
+    fn outcome() -> Outcome {
+        Outcome {
             exit_code: Some(3),
             reason: Some("exit code 3".into()),
             started_at_ms: Some(1_790_000_000_001),
             stdout: Captured { kept: vec![0xff, b'x'], written_bytes: 2, cut_bytes: 0 },
             data: Some(Map::from_iter([("usage".to_owned(), Value::from(7.5))])),
             ..Outcome::bare(State::Failed, None, 1_790_000_000_042)
-        };
-        let fields = outcome.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        assert_eq!(Outcome::from_fields(&fields), Some(outcome));
-        assert_eq!(Outcome::from_fields(&HashMap::new()), None);
+        }
+    }
+
+    fn fields(outcome: &Outcome, job: JobId) -> Fields {
+        let host = "web1".parse().unwrap();
+        outcome.fields(job, &host).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    #[test]
+    fn an_outcome_reads_back_from_its_hash() {
+        let (job, web1, web2) = (JobId::new(), "web1".parse().unwrap(), "web2".parse().unwrap());
+        for outcome in [outcome(), Outcome::bare(State::Succeeded, None, 1_790_000_000_042)] {
+            let fields = fields(&outcome, job);
+            assert_eq!(Outcome::from_fields(fields.clone(), job, &web1).unwrap(), outcome);
+            let read = |job, host| Outcome::from_fields(fields.clone(), job, host);
+            assert!(matches!(read(job, &web2), Err(OutcomeError::Foreign)));
+            assert!(matches!(read(JobId::new(), &web1), Err(OutcomeError::Foreign)));
+        }
+        assert!(matches!(Outcome::from_fields(Fields::new(), job, &web1), Err(OutcomeError::Document(_))));
+    }
+
+    /// The bytes of wire version 1, frozen: every later version must read them.
+    #[test]
+    fn wire_1_fixture_is_read() {
+        let job = "019a0000-0000-7000-8000-000000000000".parse().unwrap();
+        let mut fields = fields(&outcome(), job);
+        fields.insert("statement".into(), include_bytes!("../fixtures/statement-v1.msgpack").to_vec());
+        assert_eq!(Outcome::from_fields(fields, job, &"web1".parse().unwrap()).unwrap(), outcome());
+    }
+
+    #[test]
+    fn what_the_statement_does_not_cover_is_not_believed() {
+        let (job, host) = (JobId::new(), "web1".parse().unwrap());
+        for name in ["stdout", "data"] {
+            let mut fields = fields(&outcome(), job);
+            fields.insert(name.into(), b"{}".to_vec());
+            let error = Outcome::from_fields(fields, job, &host).unwrap_err();
+            assert!(matches!(error, OutcomeError::Altered(altered) if altered == name));
+        }
+        // The plain fields are for people; programs use the statement.
+        let mut fields = fields(&outcome(), job);
+        fields.insert("status".into(), b"succeeded".to_vec());
+        assert_eq!(Outcome::from_fields(fields, job, &host).unwrap().state, State::Failed);
     }
 
     #[test]
@@ -265,9 +358,21 @@ mod tests {
 
     #[test]
     fn states_read_as_written() {
-        for state in State::ALL {
+        for state in [
+            State::Queued,
+            State::Delivered,
+            State::Running,
+            State::Succeeded,
+            State::Failed,
+            State::TimedOut,
+            State::Cancelled,
+            State::Interrupted,
+            State::Rejected,
+            State::Expired,
+        ] {
             assert_eq!(state.as_str().parse(), Ok(state));
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
+        assert!("done".parse::<State>().is_err());
     }
 }

@@ -1,21 +1,68 @@
-//! The scripts that run inside Redis. Each touches the keys of one job only.
+//! The scripts that run inside Redis. Each touches the keys of one job or of one host only.
 
-/// Publishes a host's state, and with a terminal one its result, unless a terminal state is there: that
-/// never changes again, whatever arrives late or twice.
+/// Adds a piece to a host's live output, and drops what is neither of its beginning nor among its newest. Without data
+/// it only drops.
+///
+/// ```text
+/// KEYS[1] → job:{ID}:output:HOST   KEYS[2] → job:{ID}
+/// ARGV[1] → stream   ARGV[2] → offset   ARGV[3] → data
+/// ARGV[4] → how many bytes of the beginning are kept   ARGV[5] → how many of the newest
+/// ARGV[6] → seconds until the key expires, where the job itself is gone
+/// ```
+///
+/// The id of an entry counts the bytes of all entries so far, each with 64 bytes for itself. So the ids
+/// alone tell which entries to drop. A piece that comes twice stands there twice: its offset tells.
+pub const APPEND_OUTPUT: &str = "\
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local place = last and tonumber(string.match(last[1], '^%d+')) or 0
+local function id(place) return string.format('%.0f-0', place) end
+if #ARGV[3] > 0 then
+  place = place + #ARGV[3] + 64
+  redis.call('XADD', KEYS[1], id(place), 'stream', ARGV[1], 'offset', ARGV[2], 'data', ARGV[3])
+end
+if place > ARGV[4] + ARGV[5] then
+  local from, to = id(ARGV[4] + 1), id(place - ARGV[5])
+  repeat
+    local old = redis.call('XRANGE', KEYS[1], from, to, 'COUNT', 64)
+    for at, entry in ipairs(old) do old[at] = entry[1] end
+    if #old > 0 then redis.call('XDEL', KEYS[1], unpack(old)) end
+  until #old < 64
+end
+local ends = redis.call('PEXPIRETIME', KEYS[2])
+if ends > 0 then redis.call('PEXPIREAT', KEYS[1], ends) else redis.call('EXPIRE', KEYS[1], ARGV[6]) end
+";
+
+/// Deletes the entries of an inbox below the first pending one: all of them are handled. Entry by entry that takes
+/// Redis ten times as long. Where nothing is pending, or the user may not do that, it does nothing.
+///
+/// ```text
+/// KEYS[1] → server:{HOST}:commands
+/// ARGV[1] → consumer group
+/// ```
+pub const TRIM_HANDLED: &str = "\
+local first = redis.pcall('XPENDING', KEYS[1], ARGV[1])[2]
+if first then redis.pcall('XTRIM', KEYS[1], 'MINID', first) end
+";
+
+/// Publishes a host's state, and with a terminal state its result. Where a terminal state is published already, it
+/// stays, whatever arrives late or twice.
 ///
 /// ```text
 /// KEYS[1] → job:{ID}:hosts   KEYS[2] → job:{ID}:events   KEYS[3] → job:{ID}:result:HOST   KEYS[4] → job:{ID}
 /// ARGV[1] → host   ARGV[2] → state   ARGV[3] → seconds until the keys expire, where the job itself is gone
 /// ARGV[4] → most events   ARGV[5] → `known`: nothing is written where the job itself is gone; else `any`
-/// ARGV[6…] → the result's fields and values
+/// ARGV[6] → what a delivered command waits for; empty: nothing is known
+/// ARGV[7…] → the result's fields and values
 /// Returns 1, or 0 where nothing was written, or an error where something else stands in a key's place;
 ///         what can be written is written all the same
 /// ```
 ///
-/// All keys of a job expire when the job itself does, so that none speaks where another is silent.
+/// What a command waits for stands beside its state, in the field `HOST:waits_for`, until its next state.
 ///
-/// The first write is one that Redis denies when it is full: it denies nothing to a script that has
-/// written already. The event's fields are those of [`crate::event::Event`].
+/// All keys of a job expire when the job's own key does, so that none of them outlives another.
+///
+/// The first write is one that Redis denies when its memory is full: once a script has written, Redis denies it no
+/// other write. The event's fields are those of [`crate::event::Event`].
 pub const PUBLISH_STATE: &str = "\
 local ends = redis.call('PEXPIRETIME', KEYS[4])
 if ends == -2 and ARGV[5] == 'known' then
@@ -29,16 +76,25 @@ local foreign = type(before) == 'table'
 if before and not foreign and before ~= 'delivered' and (before ~= 'running' or ARGV[2] == 'delivered') then
   return 0
 end
-if #ARGV > 5 then
+if #ARGV > 6 then
   if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('DEL', KEYS[3]) end
-  redis.call('HSET', KEYS[3], unpack(ARGV, 6))
+  redis.call('HSET', KEYS[3], unpack(ARGV, 7))
   expire(KEYS[3])
 end
 if not foreign then
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+  if ARGV[6] ~= '' then
+    redis.call('HSET', KEYS[1], ARGV[1] .. ':waits_for', ARGV[6])
+  elseif before then
+    redis.call('HDEL', KEYS[1], ARGV[1] .. ':waits_for')
+  end
   expire(KEYS[1])
 end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'host', ARGV[1], 'state', ARGV[2])
+local event = {'host', ARGV[1], 'state', ARGV[2]}
+if ARGV[6] ~= '' then
+  event[5], event[6] = 'waits_for', ARGV[6]
+end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', unpack(event))
 expire(KEYS[2])
 return foreign and before or 1
 ";

@@ -8,12 +8,12 @@ use crate::{
     time::{self, Millis},
 };
 
-/// What a worker says about itself with each heartbeat.
+/// What a worker publishes about itself with each heartbeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// When it said so, by the fleet's clock.
+    /// The time of the heartbeat, by the fleet's clock.
     pub last_seen_ms: Millis,
-    /// Set when it stopped in order; a worker that died leaves it unset.
+    /// Set when the worker stopped in order; a worker that died leaves it unset.
     pub stopped: bool,
     /// The worker's release and wire version.
     pub version: String,
@@ -27,11 +27,11 @@ pub struct Status {
     pub running: u64,
     /// Commands that may run at once.
     pub slots: u64,
-    /// Age of the inbox reader's last completed read, in milliseconds: it reads, not only is connected.
+    /// Age of the inbox reader's last completed read, in milliseconds. A connection alone does not renew it.
     pub read_age_ms: u64,
     /// How far the host's wall clock is ahead of the fleet's, in milliseconds.
     pub clock_ahead_ms: i64,
-    /// Why `once` actions are refused, where they are.
+    /// Why the worker refuses `once` actions; `None` where it does not.
     pub refuses: Option<String>,
     /// Entries dropped since start, by reason.
     pub dropped: Vec<(String, u64)>,
@@ -64,7 +64,7 @@ impl Status {
         fields
     }
 
-    /// Reads a status hash; `None` where the host was never heard of.
+    /// Reads a status hash; `None` where the host has never reported.
     pub fn from_fields(fields: &HashMap<String, String>) -> Option<Self> {
         let text = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
         let number = |name: &str| text(name).parse().unwrap_or(0);
@@ -109,7 +109,7 @@ mod tests {
         assert!(status.is_online(status.last_seen_ms + 14_000));
         assert!(!status.is_online(status.last_seen_ms + 15_000));
         assert!(!Status { stopped: true, ..status.clone() }.is_online(status.last_seen_ms));
-        // A clock that ran backwards does not make a host dead.
+        // A clock that ran backwards does not make a host offline.
         assert!(status.is_online(status.last_seen_ms - 1));
     }
 }

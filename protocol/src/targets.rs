@@ -30,15 +30,15 @@ pub struct Proof {
 }
 
 /// A job's hosts, sorted, each once.
+#[derive(Clone, Debug)]
 pub struct Targets {
-    tree: MemoryBackedTree<Sha256, Leaf>,
+    tree: MemoryBackedTree<Sha256, HostName>,
 }
 
-struct Leaf(HostName);
-
-impl AsRef<[u8]> for Leaf {
+/// The leaf of a host.
+impl AsRef<[u8]> for HostName {
     fn as_ref(&self) -> &[u8] {
-        self.0.as_str().as_bytes()
+        self.as_str().as_bytes()
     }
 }
 
@@ -48,7 +48,7 @@ impl Targets {
         let hosts: std::collections::BTreeSet<_> = hosts.into_iter().collect();
         let mut tree = MemoryBackedTree::new();
         for host in hosts {
-            tree.push(Leaf(host));
+            tree.push(host);
         }
         Self { tree }
     }
@@ -61,15 +61,15 @@ impl Targets {
 
     /// Each host with its proof, in order.
     pub fn proofs(&self) -> impl Iterator<Item = (&HostName, Proof)> {
-        self.tree.items().iter().enumerate().map(|(index, leaf)| {
+        self.hosts().enumerate().map(|(index, host)| {
             let path = self.tree.prove_inclusion(index).as_bytes().to_vec();
-            (&leaf.0, Proof { index: index as u64, path })
+            (host, Proof { index: index as u64, path })
         })
     }
 
     /// The hosts, in order.
     pub fn hosts(&self) -> impl Iterator<Item = &HostName> {
-        self.tree.items().iter().map(|leaf| &leaf.0)
+        self.tree.items().iter()
     }
 
     /// Number of hosts.
@@ -92,7 +92,7 @@ impl TargetRoot {
             return false;
         }
         let Ok(path) = InclusionProof::<Sha256>::try_from_bytes(proof.path.clone()) else { return false };
-        RootHash::new(root.into(), self.count).verify_inclusion(&host.as_str(), proof.index, &path).is_ok()
+        RootHash::new(root.into(), self.count).verify_inclusion(host, proof.index, &path).is_ok()
     }
 }
 

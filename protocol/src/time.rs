@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp, fmt::friendly};
+use jiff::{Span, SpanRelativeTo, Timestamp, fmt::friendly::SpanPrinter};
 
 /// A moment in milliseconds since the Unix epoch, by the fleet's clock (see [`crate::clock`]).
 pub type Millis = u64;
@@ -20,27 +20,18 @@ pub fn read_moment(text: &str) -> Option<Millis> {
 
 /// Compact units, the largest first: `1h 30m`, `250ms`.
 pub fn show_duration(duration: Duration) -> String {
-    let printer = friendly::SpanPrinter::new();
-    SignedDuration::try_from(duration).map_or_else(|_| "forever".into(), |signed| printer.duration_to_string(&signed))
+    SpanPrinter::new().unsigned_duration_to_string(&duration)
 }
 
 /// Reads `90s`, `1h 30m`, `250ms`, `7d`; a bare number is refused, because its unit would be a guess.
 ///
 /// # Errors
-/// Says what was wrong and shows examples.
+/// The text is not a duration; the error states why and shows examples.
 pub fn read_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is not a duration: write a number and a unit, such as 30s, 5m, 2h or 7d");
-    // jiff leaves days to calendars, in which not every day has 24 hours; a waiting time has no calendar.
-    let (days, rest) = match text.split_once('d') {
-        Some((days, rest)) => (days.trim().parse::<u64>().map_err(|_| wrong())?, rest.trim()),
-        None => (0, text.trim()),
-    };
-    let days = Duration::from_secs(days.checked_mul(24 * 3600).ok_or_else(wrong)?);
-    if rest.is_empty() && text.contains('d') {
-        return Ok(days);
-    }
-    let rest: SignedDuration = rest.parse().map_err(|_| wrong())?;
-    Duration::try_from(rest).ok().and_then(|rest| days.checked_add(rest)).ok_or_else(wrong)
+    // A waiting time has no calendar, in which not every day has 24 hours.
+    let relative = SpanRelativeTo::days_are_24_hours();
+    let duration = text.trim().parse::<Span>().and_then(|span| span.to_duration(relative)?.try_into());
+    duration.map_err(|_| format!("'{text}' is not a duration: write a number and a unit, such as 30s, 5m, 2h or 7d"))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! How long a command takes from the question to the answer, beside the least that Redis itself needs
+//! How long a command takes from its dispatch to its outcome, compared with the least that Redis itself needs
 //! for that, in the same run: `make bench`.
 //!
 //! The floor is a bare loop on the same Redis: XADD → a blocked XREADGROUP wakes → HSET, XADD, XACK,
-//! XDEL → a blocked XREAD wakes. Floor and ours alternate in small blocks, so that a machine whose speed
-//! drifts drifts for both. Quote the ratios; the times are this machine's mood.
+//! XDEL → a blocked XREAD wakes. Floor and ours alternate in small blocks, so that a drift of the machine's speed
+//! affects both. Quote the ratios: the times depend on the machine.
 
 use std::{
     fs::File,
@@ -64,18 +64,18 @@ fn main() {
     floor.wait().expect("it has been started");
 }
 
-/// What is measured.
+/// What a row of the table measures.
 enum Kind {
-    /// A command of ours and its arguments.
+    /// A command of Redfleet's and its arguments.
     Ours(&'static str, &'static [&'static str]),
-    /// A ping while an `exec` is on its way: it must not wait for the other's syncs.
+    /// A ping while an `exec` is running: it must not wait for the syncs of the `exec`.
     Beside,
 }
 
 struct Bench {
     raw: Raw,
     connection: Connection,
-    /// The last answer of the floor that was read.
+    /// The id of the floor's last reply that was read.
     last: String,
 }
 
@@ -88,7 +88,7 @@ impl Bench {
     fn floor(&mut self, runs: bool) -> Duration {
         let begun = Instant::now();
         let runs = if runs { "1" } else { "0" };
-        let (_, answer): (String, Value) = pipe()
+        let (_, reply): (String, Value) = pipe()
             .cmd("XADD")
             .arg("floor:commands")
             .arg("*")
@@ -103,14 +103,14 @@ impl Bench {
             .arg("floor:events")
             .arg(&self.last)
             .query(&mut self.connection)
-            .expect("the floor answers");
+            .expect("the floor replies");
         let took = begun.elapsed();
-        self.last = last_id(answer).expect("the floor answers in time");
+        self.last = last_id(reply).expect("the floor replies in time");
         took
     }
 
-    /// One round trip of ours, as `ctl` does it: the job, its place in the index, the command; then the
-    /// job's events until its end.
+    /// One round trip of Redfleet's, as `ctl` does it: write the job, its place in the index and the command, then
+    /// read the job's events until its end.
     fn ours(&mut self, kind: &Kind) -> Duration {
         match kind {
             Kind::Ours(action, argv) => {
@@ -137,12 +137,12 @@ impl Bench {
         let begun = Instant::now();
         let job = keys.job(manifest.job);
         let mut dispatch = pipe();
-        dispatch.hset_multiple(&job, &[("manifest", envelope.manifest.clone())]).ignore();
+        dispatch.hset_multiple(&job, &[("manifest", envelope.signed.bytes.clone())]).ignore();
         dispatch.expire(&job, 3600).ignore();
         dispatch.zadd(keys.jobs(), manifest.job.to_string(), manifest.issued_at_ms).ignore();
         dispatch.zremrangebyrank(keys.jobs(), 0, -10_001).ignore();
         dispatch.xadd(keys.commands(&HOST.parse().expect("a name")), "*", &envelope.fields()).ignore();
-        let () = dispatch.query(&mut self.connection).expect("the command is taken");
+        let () = dispatch.query(&mut self.connection).expect("Redis takes the command");
         self.await_end(manifest);
         begun.elapsed()
     }
@@ -151,15 +151,15 @@ impl Bench {
         let events = Keys::new(None).job_events(manifest.job);
         let mut after = "0".to_owned();
         loop {
-            let answer: redis::streams::StreamReadReply = cmd("XREAD")
+            let reply: redis::streams::StreamReadReply = cmd("XREAD")
                 .arg("BLOCK")
                 .arg(10_000)
                 .arg("STREAMS")
                 .arg(&events)
                 .arg(&after)
                 .query(&mut self.connection)
-                .expect("Redis answers");
-            for entry in answer.keys.into_iter().flat_map(|key| key.ids) {
+                .expect("Redis replies");
+            for entry in reply.keys.into_iter().flat_map(|key| key.ids) {
                 let fields = entry
                     .map
                     .into_iter()
@@ -184,13 +184,13 @@ impl Bench {
             let (keys, host) = (Keys::new(None), HOST.parse().expect("a name"));
             let job = manifest.job;
             let all = [keys.job(job), keys.job_hosts(job), keys.job_result(job, &host), keys.job_events(job)];
-            let bytes: u64 = all.iter().map(|key| self.raw.ask::<u64>(&["MEMORY", "USAGE", key])).sum();
+            let bytes: u64 = all.iter().map(|key| self.raw.query::<u64>(&["MEMORY", "USAGE", key])).sum();
             println!("Redis memory of a finished {name} on one host: {bytes} bytes in {} keys", all.len());
         }
     }
 }
 
-/// The other side of the floor: nothing but what Redis needs to hand a message over and an answer back.
+/// The consumer of the floor: the least that Redis needs to deliver a message and return a reply.
 fn floor_consumer(url: &str, directory: &str) {
     let client = redis::Client::open(url).expect("the URL is ours");
     let mut connection = client.get_connection().expect("Redis is there");
@@ -215,7 +215,7 @@ fn floor_consumer(url: &str, directory: &str) {
             .arg("floor:commands")
             .arg(">")
             .query(&mut connection)
-            .expect("Redis answers");
+            .expect("Redis replies");
         for entry in read.keys.into_iter().flat_map(|key| key.ids) {
             if entry.get::<String>("runs").as_deref() == Some("1") {
                 sync(directory);
@@ -234,12 +234,12 @@ fn floor_consumer(url: &str, directory: &str) {
                 .xdel("floor:commands", &[&entry.id])
                 .ignore()
                 .query(&mut connection)
-                .expect("Redis takes the answer");
+                .expect("Redis takes the reply");
         }
     }
 }
 
-/// One durable write of a page, as the journal's.
+/// One durable write of a page, like the journal's.
 fn sync(directory: &str) -> Duration {
     let begun = Instant::now();
     let mut file = File::create(format!("{directory}/sync")).expect("the directory is ours");
@@ -248,8 +248,8 @@ fn sync(directory: &str) -> Duration {
     begun.elapsed()
 }
 
-fn last_id(answer: Value) -> Option<String> {
-    let reply: redis::streams::StreamReadReply = redis::from_redis_value(answer).ok()?;
+fn last_id(reply: Value) -> Option<String> {
+    let reply: redis::streams::StreamReadReply = redis::from_redis_value(reply).ok()?;
     reply.keys.into_iter().flat_map(|key| key.ids).next_back().map(|entry| entry.id)
 }
 

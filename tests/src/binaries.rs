@@ -1,8 +1,8 @@
-//! Where the programs under test are.
+//! The paths of the programs under test.
 
 use std::{env, path::PathBuf};
 
-/// The path of `ctl` or `worker`: in `REDFLEET_BIN_DIR` where that is set, else where cargo put it, in
+/// The path of `ctl` or `worker`: in `REDFLEET_BIN_DIR` where that is set, else in cargo's
 /// `target/<profile>`.
 ///
 /// # Panics
@@ -14,7 +14,7 @@ pub fn binary(name: &str) -> PathBuf {
     path.unwrap_or_else(|| panic!("{name} is missing: run `cargo build --workspace` first"))
 }
 
-/// The worker with its kill points and planted bugs, which is built beside the ordinary one.
+/// The worker with kill points and planted bugs, which is built beside the ordinary one.
 ///
 /// # Panics
 /// Where it has not been built.
@@ -30,7 +30,7 @@ fn beside(name: &str) -> Option<PathBuf> {
     program.ancestors().skip(1).take(3).map(|directory| directory.join(name)).find(|path| path.is_file())
 }
 
-/// The path of `ctl` or `worker` as it is released.
+/// The path of `ctl` or `worker` in its release build.
 ///
 /// # Panics
 /// Where it has not been built.

@@ -10,10 +10,9 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{Log, Redis, binary, process};
+use crate::{Log, OnTerminal, Redis, binary, process};
 
-/// A way to run `ctl`: with an environment of its own, so that no setting of the machine's user
-/// changes what a test sees.
+/// Runs `ctl` with an environment of its own, so that no setting of the machine's user changes a test.
 #[derive(Clone)]
 pub struct Ctl {
     home: Arc<TempDir>,
@@ -21,7 +20,7 @@ pub struct Ctl {
     environment: Vec<(String, String)>,
 }
 
-/// What a run left.
+/// The output of a run.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// The exit code.
@@ -40,12 +39,12 @@ pub struct Running {
 }
 
 impl Ctl {
-    /// For this server.
+    /// `ctl` for this server.
     pub fn on(redis: &Redis) -> Self {
         Self::alone().env("REDFLEET_REDIS", &redis.url())
     }
 
-    /// Without any setting, in an empty home directory.
+    /// `ctl` without any setting, in an empty home directory.
     pub fn alone() -> Self {
         let home = tempfile::Builder::new().prefix("rf-").tempdir_in("/tmp").expect("a temporary directory");
         Self { home: Arc::new(home), program: binary("ctl"), environment: Vec::new() }
@@ -70,29 +69,38 @@ impl Ctl {
         self.home.path()
     }
 
-    /// Runs it to its end.
+    /// Runs `ctl` to its end.
     #[track_caller]
     pub fn run<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Output {
         self.spawn(arguments).wait()
     }
 
-    /// Asks `host` to run a line of shell, does not wait, and returns the job's id.
+    /// Runs `ctl` to its end at a terminal of 80 columns at which `typed` was typed ahead. Returns the exit code and what
+    /// the terminal shows: both outputs and the echo, without colours.
     #[track_caller]
-    pub fn ask(&self, host: &str, script: &str) -> String {
+    pub fn at_terminal<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>, typed: &str) -> (i32, String) {
+        let mut command = self.command(arguments);
+        let (code, shown) = OnTerminal::start_typing(command.env("NO_COLOR", "1"), typed).wait();
+        (code.expect("an exit code"), shown.replace("\r\n", "\n"))
+    }
+
+    /// Dispatches a line of shell to `host`, does not wait, and returns the job's id.
+    #[track_caller]
+    pub fn dispatch(&self, host: &str, script: &str) -> String {
         let output = self.run(["run", "--host", host, "--detach", "exec", "--", "sh", "-c", script]).expect(0);
         output.stdout.trim().to_owned()
     }
 
-    /// How each host of a job stands, as `ctl job show` says.
+    /// The state of each host of a job, as `ctl job show` prints it.
     #[track_caller]
-    pub fn standing(&self, job: &str) -> Vec<(String, String)> {
+    pub fn host_states(&self, job: &str) -> Vec<(String, String)> {
         let shown = self.run(["job", "show", job, "-o", "json"]).expect(0).json();
         let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
         let hosts = shown["hosts"].as_array().expect("a list");
         hosts.iter().map(|host| (text(&host["host"]), text(&host["state"]))).collect()
     }
 
-    /// Starts it.
+    /// Starts `ctl`.
     pub fn spawn<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Running {
         let mut child = self.command(arguments).spawn().expect("ctl starts");
         let (stdout, stderr) = (Log::default(), Log::default());
@@ -101,7 +109,7 @@ impl Ctl {
         Running { child, stdout, stderr }
     }
 
-    /// The command, for tests that want to change more about it.
+    /// The command, for tests that need to change more of it.
     pub fn command<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.program);
         for argument in arguments {
@@ -123,34 +131,34 @@ impl Ctl {
 }
 
 impl Running {
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends what Ctrl-C sends.
+    /// Sends SIGINT, as Ctrl-C does.
     pub fn interrupt(&self) {
         process::send(&self.child, Signal::SIGINT);
     }
 
-    /// Kills it.
+    /// Kills the run.
     pub fn kill9(&mut self) {
         process::kill9(&mut self.child);
     }
 
-    /// Waits until it has written `pattern` to standard output, and returns the line.
+    /// Waits until `ctl` has written `pattern` to standard output, and returns the line.
     #[track_caller]
     pub fn wait_stdout(&self, pattern: &str) -> String {
         self.stdout.wait(pattern)
     }
 
-    /// Waits until it has written `pattern` to standard error, and returns the line.
+    /// Waits until `ctl` has written `pattern` to standard error, and returns the line.
     #[track_caller]
     pub fn wait_stderr(&self, pattern: &str) -> String {
         self.stderr.wait(pattern)
     }
 
-    /// Waits until it has ended.
+    /// Waits until `ctl` has ended.
     #[track_caller]
     pub fn wait(mut self) -> Output {
         let status: ExitStatus = process::wait(&mut self.child, "ctl to end");

@@ -1,10 +1,10 @@
-//! What many tests begin with, and what several of them go through.
+//! The fleet that many tests begin with, and a scenario that several share.
 
 use protocol::outcome::State;
 
-use crate::{Evidence, Gate, Raw, Redis, Worker};
+use crate::{Ctl, Evidence, Gate, Raw, Redis, Worker};
 
-/// A server, its worker `web1`, which is online and may run programs, and a hand on the server.
+/// A server, its worker `web1`, and a raw connection. The worker is online and may run programs.
 pub fn fleet() -> (Redis, Worker, Raw) {
     fleet_with("")
 }
@@ -18,10 +18,17 @@ pub fn fleet_with(config: &str) -> (Redis, Worker, Raw) {
     (redis, worker, raw)
 }
 
-/// A program runs when Redis dies and ends while it is away: it is told of once Redis is back, and has run
-/// once.
+/// The same, with `ctl` in place of the raw connection.
+pub fn fleet_with_ctl(config: &str) -> (Redis, Worker, Ctl) {
+    let (redis, worker, _) = fleet_with(config);
+    let ctl = Ctl::on(&redis);
+    (redis, worker, ctl)
+}
+
+/// A program runs when Redis dies and ends while Redis is away. Its outcome is published once Redis is back, and
+/// the program has run once.
 #[track_caller]
-pub fn outlive_an_absence(redis: &mut Redis, worker: &Worker) {
+pub fn outlive_a_redis_outage(redis: &mut Redis, worker: &Worker) {
     let mut raw = Raw::on(redis);
     let (evidence, mut gate) = (Evidence::new(redis, "evidence"), Gate::new(redis, "gate"));
     let manifest = raw.shell("web1", &format!("{}; {}; echo done", evidence.script(), gate.script()));

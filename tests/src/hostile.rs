@@ -1,26 +1,23 @@
-//! Entries that no honest controller writes.
+//! Stream entries that no honest controller writes.
 
 use protocol::{
     command::{Envelope, Manifest},
+    signed::Signed,
     targets::Proof,
 };
 
-/// The fields of a stream entry in the making.
+/// The fields of a stream entry.
 pub type Entry = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// A sound entry, to be spoilt.
-pub fn entry(envelope: &Envelope) -> Entry {
+/// A valid entry, to be damaged.
+pub fn entry(envelope: &Envelope<Manifest>) -> Entry {
     envelope.fields().into_iter().map(|(name, value)| (name.into(), value)).collect()
 }
 
 /// The entry with another value in one field.
 #[must_use]
 pub fn with(entry: &Entry, name: &str, value: impl Into<Vec<u8>>) -> Entry {
-    let value = value.into();
-    let replaced = |field: &(Vec<u8>, Vec<u8>)| {
-        if field.0 == name.as_bytes() { (field.0.clone(), value.clone()) } else { field.clone() }
-    };
-    entry.iter().map(replaced).collect()
+    without(entry, name).into_iter().chain([(name.into(), value.into())]).collect()
 }
 
 /// The entry without one field.
@@ -41,12 +38,12 @@ pub fn text(text: &str) -> Vec<u8> {
     [&[head], text.as_bytes()].concat()
 }
 
-/// `MessagePack`: so many arrays within each other.
+/// `MessagePack`: `depth` nested arrays.
 pub fn nested(depth: usize) -> Vec<u8> {
     [vec![0x91; depth], vec![0xc0]].concat()
 }
 
-/// Beginnings of values that claim four billion elements or bytes, and hold none: array, map, text, bytes, extension.
+/// Values that claim four billion elements or bytes and hold none: array, map, text, bytes, extension.
 pub const ENDLESS: [[u8; 5]; 5] = [
     [0xdd, 0xff, 0xff, 0xff, 0xff],
     [0xdf, 0xff, 0xff, 0xff, 0xff],
@@ -55,9 +52,9 @@ pub const ENDLESS: [[u8; 5]; 5] = [
     [0xc9, 0xff, 0xff, 0xff, 0xff],
 ];
 
-/// The manifest's bytes with one more field, which nobody knows.
+/// The manifest's bytes with one more, unknown field.
 pub fn with_unknown_field(manifest: &Manifest, value: &[u8]) -> Vec<u8> {
-    let mut bytes = manifest.encode();
+    let mut bytes = Signed::unsigned(manifest).bytes;
     assert_eq!(bytes[0] & 0xf0, 0x80, "a fixmap has up to 15 fields");
     bytes[0] += 1;
     [bytes, text("mood"), value.to_vec()].concat()
@@ -65,7 +62,7 @@ pub fn with_unknown_field(manifest: &Manifest, value: &[u8]) -> Vec<u8> {
 
 /// The bytes of a proof.
 pub fn proof(index: u64, path: Vec<u8>) -> Vec<u8> {
-    let envelope = Envelope { manifest: Vec::new(), signature: Vec::new(), proof: Proof { index, path } };
-    let [.., (_, bytes)] = envelope.fields();
-    bytes
+    let signed = Signed::<Manifest>::of_bytes(Vec::new(), Vec::new());
+    let mut fields = Envelope { signed, proof: Proof { index, path } }.fields();
+    fields.pop().expect("the proof comes last").1
 }

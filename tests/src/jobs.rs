@@ -1,9 +1,9 @@
-//! Shorthands for commands sent and watched by hand.
+//! Shorthands to send commands by hand and to watch them.
 
 use protocol::{
     command::Manifest,
     event::EventKind,
-    keys::{GROUP, Keys},
+    keys::{CONSUMER_GROUP, Keys},
     name::HostName,
     outcome::{Outcome, State},
 };
@@ -23,7 +23,7 @@ impl Raw {
         self.outcome(host, manifest)
     }
 
-    /// Asks for a sign of life, which must come.
+    /// Runs a `ping`, which must succeed.
     #[track_caller]
     pub fn ping(&mut self, host: &str) {
         let ping = self.manifest(&[host], "ping");
@@ -32,7 +32,7 @@ impl Raw {
 
     /// The state that `host` published for a job; none where it has published nothing.
     pub fn state(&mut self, host: &str, manifest: &Manifest) -> Option<State> {
-        let state: Option<String> = self.ask(&["HGET", &Keys::new(None).job_hosts(manifest.job), host]);
+        let state: Option<String> = self.query(&["HGET", &Keys::new(None).job_hosts(manifest.job), host]);
         state.map(|state| state.parse().expect("a known state"))
     }
 
@@ -42,7 +42,7 @@ impl Raw {
         eventually(&format!("the job to be {state}"), || (self.state(host, manifest) == Some(state)).then_some(()));
     }
 
-    /// Waits until all of these have ended, all together within the usual patience.
+    /// Waits until all of these have ended, within one deadline for all.
     #[track_caller]
     pub fn wait_all(&mut self, host: &str, manifests: &[Manifest]) {
         eventually("all jobs to end", || {
@@ -50,43 +50,50 @@ impl Raw {
         });
     }
 
-    /// The states that the job's events tell of, in order.
+    /// The states that the job's events report, in order.
     pub fn states(&mut self, manifest: &Manifest) -> Vec<State> {
-        let state = |kind: &EventKind| if let EventKind::State(state) = kind { Some(*state) } else { None };
-        self.events(manifest).iter().filter_map(|event| state(&event.kind)).collect()
+        let state = |kind: &EventKind| match kind {
+            EventKind::State(state) => Some(*state),
+            EventKind::Waits(_) => Some(State::Delivered),
+            EventKind::Progress(_) => None,
+        };
+        let mut states: Vec<_> = self.events(manifest).iter().filter_map(|event| state(&event.kind)).collect();
+        // What a command waits for may change.
+        states.dedup_by(|next, before| *next == State::Delivered && next == before);
+        states
     }
 
-    /// How many entries of the host's inbox are delivered and not acknowledged.
+    /// How many entries of the host's inbox are pending: delivered, not acknowledged.
     pub fn pending(&mut self, host: &str) -> u64 {
         self.pending_in(&inbox(host))
     }
 
     fn pending_in(&mut self, key: &str) -> u64 {
-        let summary: Vec<redis::Value> = self.ask(&["XPENDING", key, GROUP]);
+        let summary: Vec<redis::Value> = self.query(&["XPENDING", key, CONSUMER_GROUP]);
         redis::from_redis_value(summary[0].clone()).expect("a number")
     }
 
     /// How many entries the host's inbox holds.
     pub fn queued(&mut self, host: &str) -> u64 {
-        self.ask(&["XLEN", &inbox(host)])
+        self.query(&["XLEN", &inbox(host)])
     }
 
-    /// Waits until nothing is left in the host's inbox: all was answered, acknowledged and deleted.
+    /// Waits until the host's inbox is empty: every command has an outcome, every entry is acknowledged and deleted.
     #[track_caller]
     pub fn wait_settled(&mut self, host: &str) {
         eventually("an empty inbox", || (self.queued(host) == 0 && self.pending(host) == 0).then_some(()));
     }
 
-    /// Waits until nothing is left in the host's control stream: all of it was read, acknowledged and deleted.
+    /// Waits until the host's control stream is empty: every entry is read, acknowledged and deleted.
     #[track_caller]
     pub fn wait_control_settled(&mut self, host: &str) {
         let key = Keys::new(None).control(&host.parse().expect("a valid host name"));
         eventually("an empty control stream", || {
-            (self.ask::<u64>(&["XLEN", &key]) == 0 && self.pending_in(&key) == 0).then_some(())
+            (self.query::<u64>(&["XLEN", &key]) == 0 && self.pending_in(&key) == 0).then_some(())
         });
     }
 
-    /// Waits until a worker blocks in a read: it will be told of what comes.
+    /// Waits until a worker blocks in a read: Redis delivers the next entry to it.
     #[track_caller]
     pub fn wait_reading(&mut self) {
         eventually("a worker to read", || (self.readers() > 0).then_some(()));
@@ -103,7 +110,7 @@ impl Raw {
     }
 
     fn clients(&mut self, which: &str) -> u64 {
-        let info: String = self.ask(&["INFO", "clients"]);
+        let info: String = self.query(&["INFO", "clients"]);
         let count = info.lines().find_map(|line| line.strip_prefix(which)).expect("a line of INFO");
         count.trim().parse().expect("a number")
     }

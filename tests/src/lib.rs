@@ -1,8 +1,8 @@
-//! What the end-to-end tests stand on: real Redis servers, real workers, the real `ctl`.
+//! The harness of the end-to-end tests: real Redis servers, real workers, the real `ctl`.
 //!
-//! Every test has a server of its own on a Unix socket in a directory of its own, so that all run in
-//! parallel. Nothing here sleeps and hopes: whatever must come is waited for until it is there, with a
-//! deadline after which the test fails and says what did not come.
+//! Every test has a server of its own on a Unix socket in a directory of its own, so that all tests run in
+//! parallel. No test sleeps for a guessed time: it waits until what it expects is there. After a deadline the test
+//! fails and names what did not come.
 //!
 //! ```no_run
 //! let redis = tests::Redis::start();
@@ -12,7 +12,7 @@
 //! assert_eq!(output.code, 0, "{output}");
 //! ```
 
-#![expect(clippy::missing_panics_doc, reason = "all of it panics, where a test should fail")]
+#![expect(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
 mod binaries;
 pub mod chaos;
@@ -21,18 +21,20 @@ mod fleet;
 pub mod hostile;
 mod jobs;
 mod log;
+pub mod monitor;
 mod network;
 mod process;
 mod program;
 mod raw;
 mod server;
 mod stack;
+mod terminal;
 mod wait;
 mod worker;
 
 pub use binaries::{binary, chaos_worker, optimised, optimised_static, released};
 pub use ctl::{Ctl, Output, Running};
-pub use fleet::{fleet, fleet_with, outlive_an_absence};
+pub use fleet::{fleet, fleet_with, fleet_with_ctl, outlive_a_redis_outage};
 pub use log::Log;
 pub use network::Network;
 pub use process::{descendants, is_alive, kill_groups};
@@ -40,5 +42,6 @@ pub use program::{Evidence, Gate};
 pub use raw::Raw;
 pub use server::{Aof, Redis, RedisOptions};
 pub use stack::Stack;
+pub use terminal::OnTerminal;
 pub use wait::{PATIENCE, eventually, within};
 pub use worker::{Worker, WorkerOptions};

@@ -1,4 +1,4 @@
-//! What a process writes, kept while it runs.
+//! The output of a process, collected while it runs.
 
 use std::{
     io::Read,
@@ -22,12 +22,12 @@ struct Inner {
 #[derive(Default)]
 struct Text {
     bytes: Vec<u8>,
-    /// Pipes that are still open.
+    /// How many pipes are still open.
     open: usize,
 }
 
 impl Log {
-    /// Keeps what comes out of `pipe` until it is closed.
+    /// Collects the bytes of `pipe` until it is closed.
     pub(crate) fn follow(&self, mut pipe: impl Read + Send + 'static) {
         self.lock().open += 1;
         let log = self.clone();
@@ -42,7 +42,7 @@ impl Log {
         });
     }
 
-    /// All that was written so far.
+    /// The output so far.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.lock().bytes).into_owned()
     }
@@ -50,7 +50,7 @@ impl Log {
     /// Waits until `pattern` was written and returns the line with it.
     ///
     /// # Panics
-    /// When it does not come, showing what came instead.
+    /// When `pattern` does not come. The panic shows the output.
     #[track_caller]
     pub fn wait(&self, pattern: &str) -> String {
         let find = |text: &str| text.lines().find(|line| line.contains(pattern)).map(str::to_owned);
@@ -58,12 +58,12 @@ impl Log {
         line.unwrap_or_else(|| panic!("'{pattern}' was not written; this was:\n{text}"))
     }
 
-    /// Waits until the process, and all that inherited its output, has closed it; returns all of it.
+    /// Waits until the process, and all that inherited its pipes, have closed them; returns the whole output.
     pub fn wait_closed(&self) -> String {
         self.until(|_| None::<()>).1
     }
 
-    /// Waits until `look` finds something, or the output is closed, or patience ends.
+    /// Waits until `look` finds something, or the output is closed, or the deadline has passed.
     fn until<T>(&self, look: impl Fn(&str) -> Option<T>) -> (Option<T>, String) {
         let end = Instant::now() + PATIENCE;
         let mut text = self.lock();

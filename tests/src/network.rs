@@ -11,7 +11,7 @@ use std::{
 
 use crate::{Redis, eventually};
 
-/// Carries connections to a server. What passes is real; when, and whether, is up to the test.
+/// Carries connections to a server. The bytes are real; the test decides when, and whether, they pass.
 pub struct Network {
     path: PathBuf,
     shared: Arc<Shared>,
@@ -24,10 +24,10 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// The socket to which new connections lead.
+    /// The socket of the server for new connections.
     server: PathBuf,
     lines: Vec<Line>,
-    /// The answers to a request that contains this are to be held, on a line of this number or above.
+    /// The replies to the next request that contains these bytes are held, on a line of this number or above.
     watched: Option<(Vec<u8>, usize)>,
 }
 
@@ -35,16 +35,16 @@ struct State {
 struct Line {
     client: UnixStream,
     server: UnixStream,
-    /// Answers do not pass.
+    /// Replies do not pass.
     held: bool,
-    /// An answer has come that does not pass.
-    waits: bool,
-    /// The client's side is gone and the server does not know.
+    /// A reply is being held.
+    holding: bool,
+    /// The client's side is closed and the server does not know.
     cut: bool,
 }
 
 impl Network {
-    /// An undisturbed one.
+    /// An undisturbed network in front of this server.
     pub fn to(redis: &Redis) -> Self {
         let path = redis.directory().join("network.sock");
         let listener = UnixListener::bind(&path).expect("a socket");
@@ -52,7 +52,7 @@ impl Network {
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let carrier = Arc::clone(&shared);
         thread::spawn(move || {
-            // Where there is no server, the client is hung up on.
+            // Without a server the client's connection is closed.
             for client in listener.incoming().flatten() {
                 let server = carrier.lock().server.clone();
                 if let Ok(server) = UnixStream::connect(server) {
@@ -63,19 +63,19 @@ impl Network {
         Self { path, shared }
     }
 
-    /// Ends every connection; from now on they lead to this server.
+    /// Ends every connection. New ones lead to this server.
     pub fn lead_to(&self, redis: &Redis) {
         self.shared.lock().server = redis.socket();
         self.cut();
     }
 
-    /// Where the server is found through this network.
+    /// The server's URL through this network.
     pub fn url(&self) -> String {
         format!("unix://{}", self.path.display())
     }
 
-    /// Ends every connection for the client. The server is not told, as when a cable breaks: it
-    /// goes on answering to nobody.
+    /// Ends every connection for the client. The server does not notice, as when a cable breaks: its replies
+    /// go nowhere.
     pub fn cut(&self) {
         for line in &mut self.shared.lock().lines {
             line.cut = true;
@@ -83,24 +83,24 @@ impl Network {
         }
     }
 
-    /// Holds the answers on the connection on which the next request with `pattern` is made.
+    /// Holds the replies on the connection that carries the next request with `pattern`.
     pub fn hold(&self, pattern: &str) {
         self.shared.lock().watched = Some((pattern.into(), 0));
     }
 
-    /// The same, but only on a connection that has yet to be made.
+    /// The same, but only on a connection that does not exist yet.
     pub fn hold_on_new(&self, pattern: &str) {
         let mut state = self.shared.lock();
         state.watched = Some((pattern.into(), state.lines.len()));
     }
 
-    /// Waits until an answer is held.
+    /// Waits until a reply is held.
     #[track_caller]
     pub fn wait_held(&self) {
-        eventually("an answer to hold", || self.shared.lock().lines.iter().any(|line| line.waits).then_some(()));
+        eventually("a reply to hold", || self.shared.lock().lines.iter().any(|line| line.holding).then_some(()));
     }
 
-    /// Lets the answers pass that were held.
+    /// Lets the held replies pass.
     pub fn release(&self) {
         self.shared.lock().lines.iter_mut().for_each(|line| line.held = false);
         self.shared.changed.notify_all();
@@ -123,15 +123,15 @@ impl Shared {
     }
 
     fn carry(self: &Arc<Self>, client: UnixStream, server: UnixStream) {
-        let again = |stream: &UnixStream| stream.try_clone().expect("a file descriptor");
-        let line = Line { client: again(&client), server: again(&server), held: false, waits: false, cut: false };
+        let handle = |stream: &UnixStream| stream.try_clone().expect("a file descriptor");
+        let line = Line { client: handle(&client), server: handle(&server), held: false, holding: false, cut: false };
         let mut state = self.lock();
         state.lines.push(line);
         let number = state.lines.len() - 1;
-        let (shared, from, to) = (Arc::clone(self), again(&client), again(&server));
+        let (shared, from, to) = (Arc::clone(self), handle(&client), handle(&server));
         thread::spawn(move || shared.carry_requests(number, from, to));
         let shared = Arc::clone(self);
-        thread::spawn(move || shared.carry_answers(number, server, client));
+        thread::spawn(move || shared.carry_replies(number, server, client));
     }
 
     fn carry_requests(&self, number: usize, mut client: UnixStream, mut server: UnixStream) {
@@ -139,8 +139,8 @@ impl Shared {
         while let Ok(count @ 1..) = client.read(&mut buffer) {
             let request = &buffer[..count];
             let mut state = self.lock();
-            let asks = |pattern: &[u8]| request.windows(pattern.len()).any(|part| part == pattern);
-            if state.watched.as_ref().is_some_and(|(pattern, first)| number >= *first && asks(pattern)) {
+            let contains = |pattern: &[u8]| request.windows(pattern.len()).any(|part| part == pattern);
+            if state.watched.as_ref().is_some_and(|(pattern, first)| number >= *first && contains(pattern)) {
                 state.watched = None;
                 state.lines[number].held = true;
             }
@@ -154,17 +154,17 @@ impl Shared {
         }
     }
 
-    fn carry_answers(&self, number: usize, mut server: UnixStream, mut client: UnixStream) {
+    fn carry_replies(&self, number: usize, mut server: UnixStream, mut client: UnixStream) {
         let mut buffer = [0; 8192];
         while let Ok(count @ 1..) = server.read(&mut buffer) {
             let mut state = self.lock();
             while state.lines[number].held {
-                state.lines[number].waits = true;
+                state.lines[number].holding = true;
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            state.lines[number].waits = false;
+            state.lines[number].holding = false;
             drop(state);
-            // Written to nobody where the line is cut; the server may say what it likes.
+            // On a line that is cut this fails; the server must not notice.
             let _ = client.write_all(&buffer[..count]);
         }
         let _ = client.shutdown(Shutdown::Both);

@@ -1,4 +1,4 @@
-//! Processes: the family of one, signals, whether one lives.
+//! Processes: descendants, signals, whether one lives.
 
 use std::{
     fs,
@@ -12,12 +12,12 @@ use nix::{
 
 use crate::eventually;
 
-/// A child's id as system calls want it.
+/// A child's id as system calls take it.
 pub(crate) fn pid(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
 
-/// Sends `signal` to a child that has not been waited for, so the id is certainly its own.
+/// Sends `signal` to a child that has not been waited for, so that the id is certainly its own.
 pub(crate) fn send(child: &Child, signal: Signal) {
     kill(pid(child), signal).expect("one's own child can be signalled");
 }
@@ -39,11 +39,11 @@ pub fn is_alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // "PID (NAME) STATE …", where the name may contain anything.
     let Some((_, fields)) = stat.rsplit_once(") ") else { return false };
-    // While a thread is left (field 20, the state being field 3), so are its files and sockets.
+    // While a thread is left (field 20; the state is field 3), its files and sockets are still open.
     !fields.starts_with(['Z', 'X']) || !matches!(fields.split(' ').nth(17), Some("0" | "1"))
 }
 
-/// The children of a process, whichever of its threads has them, their children and so on.
+/// All descendants of a process: the children of all its threads, their children and so on.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
@@ -53,7 +53,7 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     children.into_iter().flat_map(|child| [vec![child], descendants(child)].concat()).collect()
 }
 
-/// Kills the process groups of these processes: what a killed worker leaves running.
+/// Kills the process groups that these processes lead, such as those that a killed worker leaves running.
 pub fn kill_groups(pids: &[u32]) {
     for pid in pids {
         let _ = killpg(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);

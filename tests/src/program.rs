@@ -1,4 +1,4 @@
-//! Programs that a test can hold and count: gates that they wait at, evidence that they leave.
+//! Programs that a test can hold and count: gates at which they wait, evidence that they leave.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,31 +17,31 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A closed gate in the directory of this server.
+    /// Makes a closed gate in the directory of this server.
     pub fn new(redis: &Redis, name: &str) -> Self {
         let path = redis.directory().join(name);
         mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a fifo");
         Self { path, held: None }
     }
 
-    /// A line of shell that waits here.
+    /// A line of shell that waits at this gate.
     pub fn script(&self) -> String {
         format!("{{ read _ < '{}' || :; }}", self.path.display())
     }
 
-    /// Waits until a program stands here; it stays.
+    /// Waits until a program has reached this gate; the program stays there.
     #[track_caller]
     pub fn reached(&mut self) {
-        // This fails until somebody reads, or waits to read.
+        // Opening fails until a program reads or waits to read.
         self.held = Some(eventually(&format!("a program at {}", self.path.display()), || self.writer()));
     }
 
-    /// Whether a program stands here now.
+    /// Whether a program waits at this gate now.
     pub fn is_reached(&self) -> bool {
         self.writer().is_some()
     }
 
-    /// Lets the program go on that stands here, or the first that comes.
+    /// Lets the waiting program go on, or the first that comes.
     #[track_caller]
     pub fn open(&mut self) {
         if self.held.is_none() {
@@ -57,33 +57,33 @@ impl Gate {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        // Whoever still waits here, perhaps an orphan of a killed worker, ends with the test.
+        // A program that still waits here, perhaps an orphan of a killed worker, ends with the test.
         self.writer();
     }
 }
 
-/// A file to which a program adds a line whenever it runs.
+/// A file to which a program appends a line whenever it runs.
 pub struct Evidence {
     path: PathBuf,
 }
 
 impl Evidence {
-    /// None yet.
+    /// No evidence yet.
     pub fn new(redis: &Redis, name: &str) -> Self {
         Self { path: redis.directory().join(name) }
     }
 
-    /// A line of shell that leaves it.
+    /// A line of shell that leaves evidence.
     pub fn script(&self) -> String {
         format!("echo ran >> '{}'", self.path.display())
     }
 
-    /// How often it was left.
+    /// How often a program has run.
     pub fn count(&self) -> usize {
         fs::read_to_string(&self.path).unwrap_or_default().lines().count()
     }
 
-    /// Waits until it is there.
+    /// Waits until a program has run.
     #[track_caller]
     pub fn wait(&self) {
         eventually("a program to leave its evidence", || (self.count() > 0).then_some(()));

@@ -1,16 +1,18 @@
-//! Commands and other entries written by hand, as a faulty or hostile controller would.
+//! Commands and other entries written by hand, as a faulty or hostile controller would write them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use protocol::{
     action::{Argument, Arguments},
     clock::millis,
-    command::{Envelope, Manifest},
-    event::Event,
+    command::{Addressed, Envelope, Manifest},
+    control::{CancelOrder, Control},
+    event::{Event, Piece},
     keys::Keys,
     limits,
-    name::HostName,
+    name::{HostName, JobId},
     outcome::Outcome,
+    signed::{Fields, Signed},
     targets::Targets,
     time::Millis,
 };
@@ -18,27 +20,27 @@ use redis::{Connection, ToRedisArgs};
 
 use crate::{Redis, eventually};
 
-/// A hand on a server: adds whatever a test wants.
+/// A raw connection to a server, with shorthands for commands of any kind.
 pub struct Raw {
     connection: Connection,
     keys: Keys,
 }
 
 impl Raw {
-    /// Without a namespace.
+    /// A connection to this server, for keys without a namespace.
     pub fn on(redis: &Redis) -> Self {
         Self { connection: redis.blocking(), keys: Keys::new(None) }
     }
 
     /// Redis' clock.
     pub fn now(&mut self) -> Millis {
-        let (seconds, micros): (u64, u64) = self.ask(&["TIME"]);
+        let (seconds, micros): (u64, u64) = self.query(&["TIME"]);
         seconds * 1000 + micros / 1000
     }
 
-    /// Any command.
+    /// Sends any command to Redis and returns its reply.
     #[track_caller]
-    pub fn ask<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> T {
+    pub fn query<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         command.query(&mut self.connection).unwrap_or_else(|error| panic!("{words:?}: {error}"))
@@ -56,19 +58,22 @@ impl Raw {
         self.xadd(&key, fields)
     }
 
-    /// A valid manifest for `hosts` with the usual deadlines, to be changed as the test wants.
+    /// A valid manifest for `hosts` with the usual deadlines. Tests change it as they need.
     pub fn manifest(&mut self, hosts: &[&str], action: &str) -> Manifest {
         let now = self.now();
         Manifest {
-            job: protocol::name::JobId::new(),
+            job: JobId::new(),
             action: action.into(),
             arguments: Arguments::new(),
+            secrets: BTreeMap::new(),
             operator: "tests".into(),
             issued_at_ms: now,
             start_by_ms: now + millis(limits::START_BY_DEFAULT),
             timeout_ms: millis(limits::TIMEOUT_DEFAULT),
             retention_ms: millis(limits::RETENTION_DEFAULT),
+            keep_output: None,
             targets: targets(hosts).root(),
+            namespace: None,
             trace: None,
         }
     }
@@ -79,12 +84,24 @@ impl Raw {
         Manifest { arguments: Arguments::from([("argv".into(), Argument::List(argv))]), ..self.manifest(hosts, "exec") }
     }
 
-    /// The entry that carries `manifest` to the first of `hosts`.
-    pub fn envelope(manifest: &Manifest, hosts: &[&str]) -> Envelope {
+    /// The entry that carries a document to the first of `hosts`.
+    pub fn envelope<T: Addressed>(document: &T, hosts: &[&str]) -> Envelope<T> {
         let first = name(hosts[0]);
         let targets = targets(hosts);
         let (_, proof) = targets.proofs().find(|(host, _)| **host == first).expect("a target");
-        Envelope { manifest: manifest.encode(), signature: Vec::new(), proof }
+        Envelope { signed: Signed::unsigned(document), proof }
+    }
+
+    /// An order to cancel a job on one host.
+    pub fn cancel_order(host: &str, job: JobId) -> Control {
+        let targets = targets(&[host]).root();
+        let order = CancelOrder { job, targets, operator: "tests".into(), issued_at_ms: 0 };
+        Control::Cancel(Self::envelope(&order, &[host]))
+    }
+
+    /// Orders a host to cancel a job, and returns the entry's id.
+    pub fn cancel(&mut self, host: &str, job: JobId) -> String {
+        self.add_control(host, &Self::cancel_order(host, job).fields())
     }
 
     /// Sends `manifest` to the one host it is for, without making the job's hash.
@@ -98,16 +115,26 @@ impl Raw {
     pub fn outcome(&mut self, host: &str, manifest: &Manifest) -> Outcome {
         let key = self.keys.job_result(manifest.job, &name(host));
         eventually("an outcome", || {
-            let fields: HashMap<String, Vec<u8>> = self.ask(&["HGETALL", &key]);
-            Outcome::from_fields(&fields)
+            let fields: Fields = self.query(&["HGETALL", &key]);
+            if fields.is_empty() {
+                return None;
+            }
+            Some(Outcome::from_fields(fields, manifest.job, &name(host)).expect("an outcome with a valid statement"))
         })
     }
 
     /// The events of a job so far.
     pub fn events(&mut self, manifest: &Manifest) -> Vec<Event> {
         let key = self.keys.job_events(manifest.job);
-        let entries: Vec<(String, HashMap<String, Vec<u8>>)> = self.ask(&["XRANGE", &key, "-", "+"]);
+        let entries: Vec<(String, Fields)> = self.query(&["XRANGE", &key, "-", "+"]);
         entries.iter().filter_map(|(_, fields)| Event::from_fields(fields)).collect()
+    }
+
+    /// The live output of a job on `host` that Redis keeps.
+    pub fn output(&mut self, host: &str, manifest: &Manifest) -> Vec<Piece> {
+        let key = self.keys.job_output(manifest.job, &name(host));
+        let entries: Vec<(String, Fields)> = self.query(&["XRANGE", &key, "-", "+"]);
+        entries.iter().filter_map(|(_, fields)| Piece::from_fields(fields)).collect()
     }
 
     /// Waits until the drop counter of that reason in the status of `host` is at least `count`.
@@ -116,7 +143,7 @@ impl Raw {
         let key = self.keys.status(&name(host));
         let field = format!("dropped_{reason}");
         eventually(&format!("{field} to reach {count}"), || {
-            let dropped: Option<u64> = self.ask(&["HGET", &key, &field]);
+            let dropped: Option<u64> = self.query(&["HGET", &key, &field]);
             dropped.filter(|dropped| *dropped >= count)
         });
     }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::{eventually, process};
 
-/// How a server keeps its data.
+/// How a server persists its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aof {
     /// Not at all.
@@ -24,16 +24,17 @@ pub enum Aof {
     Always,
 }
 
-/// What a server is started with; see [`Redis::options`].
+/// The options of a server; see [`Redis::options`].
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
     aof: Aof,
     tcp: bool,
     password: Option<String>,
+    sentinel: bool,
     more: Vec<String>,
 }
 
-/// A private Redis server on a Unix socket in a temporary directory. Ends with the test.
+/// A private Redis server on a Unix socket in a temporary directory. It ends with the test.
 pub struct Redis {
     directory: TempDir,
     options: RedisOptions,
@@ -42,50 +43,57 @@ pub struct Redis {
 }
 
 impl RedisOptions {
-    /// How it keeps its data; by default it syncs every second.
+    /// How the server persists its data; by default it syncs every second.
     #[must_use]
     pub fn aof(mut self, aof: Aof) -> Self {
         self.aof = aof;
         self
     }
 
-    /// Listens on a free TCP port of the loopback interface too.
+    /// Makes the server listen on a free TCP port of the loopback interface too.
     #[must_use]
     pub fn tcp(mut self) -> Self {
         self.tcp = true;
         self
     }
 
-    /// Asks every client for this password.
+    /// Requires this password of every client.
     #[must_use]
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.into());
         self
     }
 
-    /// A limit such as `3mb`.
+    /// Starts a Sentinel in place of a server.
+    #[must_use]
+    pub fn sentinel(mut self) -> Self {
+        self.sentinel = true;
+        self
+    }
+
+    /// Limits the server's memory, for example to `3mb`.
     #[must_use]
     pub fn maxmemory(self, limit: &str) -> Self {
         self.set("maxmemory", limit)
     }
 
-    /// Any other line of `redis.conf`.
+    /// Sets any other line of `redis.conf`.
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.more.extend([format!("--{name}"), value.to_owned()]);
         self
     }
 
-    /// Follows this server, which must listen on a TCP port, until it is told otherwise.
+    /// Makes the server a replica of `primary`, which must listen on a TCP port.
     #[must_use]
     pub fn replica_of(mut self, primary: &Redis) -> Self {
         self.more.extend(["--replicaof", "127.0.0.1", &primary.port.to_string()].map(str::to_owned));
         self
     }
 
-    /// Starts the server and waits until it answers.
+    /// Starts the server and waits until it replies.
     pub fn start(self) -> Redis {
-        // Short, because a socket's path may have 107 bytes only.
+        // A short name, because a socket's path may have 107 bytes only.
         let directory = tempfile::Builder::new().prefix("rf-").tempdir_in("/tmp").expect("a temporary directory");
         let port = if self.tcp { free_port() } else { 0 };
         let child = launch(directory.path(), &self, port);
@@ -96,23 +104,23 @@ impl RedisOptions {
 }
 
 impl Redis {
-    /// A server with the usual options.
+    /// Starts a server with the usual options.
     pub fn start() -> Self {
         Self::options().start()
     }
 
     /// The usual options: AOF every second, `noeviction`, no TCP, no password.
     pub fn options() -> RedisOptions {
-        RedisOptions { aof: Aof::EverySecond, tcp: false, password: None, more: Vec::new() }
+        RedisOptions { aof: Aof::EverySecond, tcp: false, password: None, sentinel: false, more: Vec::new() }
     }
 
-    /// Where clients find it: the Unix socket.
+    /// The server's URL: its Unix socket.
     pub fn url(&self) -> String {
         let password = self.options.password.as_ref().map(|password| format!("?pass={password}")).unwrap_or_default();
         format!("unix://{}{password}", self.socket().display())
     }
 
-    /// Where clients find it over TCP, where it was started with [`RedisOptions::tcp`].
+    /// The server's URL over TCP. The server must have been started with [`RedisOptions::tcp`].
     pub fn tcp_url(&self) -> String {
         assert_ne!(self.port, 0, "this server was started without TCP");
         let password = self.options.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
@@ -124,12 +132,12 @@ impl Redis {
         self.directory.path().join("redis.sock")
     }
 
-    /// The directory of this server, for whatever else belongs to the same test.
+    /// The directory of this server. Other files of the same test may be put there.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Its process id.
+    /// The server's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -156,28 +164,28 @@ impl Redis {
         self.client().get_multiplexed_async_connection().await.expect("a connection")
     }
 
-    /// Kills it in the midst of whatever it does.
+    /// Kills the server with SIGKILL.
     pub fn kill9(&mut self) {
         process::kill9(&mut self.child);
     }
 
-    /// Ends it in order.
+    /// Stops the server in order.
     pub fn stop(&mut self) {
         process::send(&self.child, Signal::SIGTERM);
         process::wait(&mut self.child, "redis-server to end");
     }
 
-    /// Halts the process: it keeps its connections and answers nothing.
+    /// Halts the process: it keeps its connections and does not reply.
     pub fn freeze(&self) {
         process::send(&self.child, Signal::SIGSTOP);
     }
 
-    /// Lets a halted process go on.
+    /// Continues a halted process.
     pub fn thaw(&self) {
         process::send(&self.child, Signal::SIGCONT);
     }
 
-    /// Starts it again, at the same place with the same data, after [`Self::kill9`] or [`Self::stop`].
+    /// Restarts the server in the same place with the same data, after [`Self::kill9`] or [`Self::stop`].
     pub fn restart(&mut self) {
         process::kill9(&mut self.child);
         self.child = launch(self.directory.path(), &self.options, self.port);
@@ -190,7 +198,7 @@ impl Redis {
 
     fn wait_ready(&mut self) {
         let client = self.client();
-        eventually("redis-server to answer", || {
+        eventually("redis-server to reply", || {
             if let Some(status) = self.child.try_wait().expect("one's own child can be waited for") {
                 let log = fs::read_to_string(self.directory.path().join("redis.log")).unwrap_or_default();
                 panic!("redis-server ended with {status}:\n{log}");
@@ -215,9 +223,20 @@ fn launch(directory: &Path, options: &RedisOptions, port: u16) -> Child {
     };
     let log = File::options().create(true).append(true).open(directory.join("redis.log")).expect("a log file");
     let mut command = Command::new("redis-server");
+    if options.sentinel {
+        // A Sentinel keeps its state in its configuration file.
+        let file = directory.join("sentinel.conf");
+        fs::write(&file, "").expect("a configuration file");
+        command.arg(file);
+    }
     command.arg("--unixsocket").arg(directory.join("redis.sock")).arg("--dir").arg(directory);
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-    command.args(["--appendonly", append, "--appendfsync", sync, "--maxmemory-policy", "noeviction"]);
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+    if options.sentinel {
+        command.arg("--sentinel");
+    } else {
+        command.args(["--save", "", "--appendonly", append, "--appendfsync", sync]);
+        command.args(["--maxmemory-policy", "noeviction"]);
+    }
     if let Some(password) = &options.password {
         command.args(["--requirepass", password]);
     }

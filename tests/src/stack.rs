@@ -7,9 +7,9 @@ use std::{
 
 use crate::{Ctl, process};
 
-/// A place for a `ctl up`. Whatever runs there ends with the test.
+/// A directory for `ctl up`. All processes that run for it end with the test.
 pub struct Stack {
-    /// Runs `ctl` without any setting.
+    /// `ctl` without any setting.
     pub ctl: Ctl,
     directory: PathBuf,
 }
@@ -27,7 +27,7 @@ impl Stack {
         &self.directory
     }
 
-    /// Brings it up with a worker `web1`.
+    /// Runs `ctl up` with a worker `web1`.
     #[track_caller]
     pub fn up(&self) {
         let output = self.ctl.run(["up", "--host", "web1"]);
@@ -41,7 +41,13 @@ impl Stack {
         text.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid")
     }
 
-    /// All processes that were started for this home: its path stands in their command lines.
+    /// The worker's log so far.
+    #[track_caller]
+    pub fn worker_log(&self) -> String {
+        fs::read_to_string(self.directory.join("worker.log")).expect("a log")
+    }
+
+    /// All processes of this home: those whose command line contains its path.
     pub fn running(&self) -> Vec<u32> {
         let home = self.ctl.home().to_string_lossy().into_owned();
         let processes = fs::read_dir("/proc").expect("/proc").flatten();

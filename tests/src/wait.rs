@@ -1,18 +1,18 @@
-//! Waiting for what must come, with a deadline and without guessing how long it takes.
+//! Waiting for what must come, with a deadline and without a guess how long it takes.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// How long a test waits for what must come. Far above what a busy machine needs: it decides only
-/// how soon a broken test fails, never whether a sound one passes.
+/// How long a test waits for what must come. It is far above what a busy machine needs: it only decides how soon a
+/// broken test fails, never whether a sound one passes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Between two looks.
+/// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Looks again and again until `look` finds something; `None` when `deadline` has passed.
+/// Calls `look` until it finds something; `None` when `deadline` has passed.
 pub fn within<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + deadline;
     loop {
@@ -26,7 +26,7 @@ pub fn within<T>(deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Opt
     }
 }
 
-/// Looks until `look` finds something.
+/// Calls `look` until it finds something.
 ///
 /// # Panics
 /// After [`PATIENCE`], naming `what` did not come.

@@ -20,8 +20,8 @@ use tempfile::TempDir;
 
 use crate::{Log, Redis, binary, eventually, process};
 
-/// What a worker is started with; see [`Worker::on`]. It can be started again from the same
-/// options, and finds its state as the one before left it.
+/// The options of a worker; see [`Worker::on`]. Workers that are started from the same options share a state
+/// directory, so a later one finds the journal of the prior one.
 #[derive(Clone)]
 pub struct WorkerOptions {
     redis: String,
@@ -34,7 +34,7 @@ pub struct WorkerOptions {
     directory: Arc<TempDir>,
 }
 
-/// A running worker. Ends with the test, together with what it started.
+/// A running worker. It ends with the test, together with what it started.
 pub struct Worker {
     options: WorkerOptions,
     child: Child,
@@ -42,21 +42,21 @@ pub struct Worker {
 }
 
 impl WorkerOptions {
-    /// Its host's name; by default `web1`.
+    /// Sets the host's name; by default `web1`.
     #[must_use]
     pub fn host(mut self, host: &str) -> Self {
         self.host = host.into();
         self
     }
 
-    /// Another URL than the one of the server's socket.
+    /// Sets another URL than the one of the server's socket.
     #[must_use]
     pub fn redis(mut self, url: &str) -> Self {
         self.redis = url.into();
         self
     }
 
-    /// Adds to its configuration file (TOML): keys first, then tables.
+    /// Adds to the configuration file (TOML): keys first, then tables.
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         self.config.push_str(toml);
@@ -64,7 +64,7 @@ impl WorkerOptions {
         self
     }
 
-    /// Lets it run any program.
+    /// Allows `exec`.
     #[must_use]
     pub fn allow_exec(self) -> Self {
         self.config("[actions]\nallow = [\"exec\"]")
@@ -91,19 +91,19 @@ impl WorkerOptions {
         self
     }
 
-    /// Starts it through another program, which becomes the worker in the end.
+    /// Starts the worker through another program, which executes the worker in its place.
     #[must_use]
     pub fn through(mut self, words: &[&str]) -> Self {
         self.through = words.iter().map(ToString::to_string).collect();
         self
     }
 
-    /// Its directory, which holds its configuration and its state.
+    /// The directory that holds the worker's configuration and state.
     pub fn directory(&self) -> PathBuf {
         self.directory.path().to_owned()
     }
 
-    /// Starts it. It may not be ready yet: see [`Worker::wait_online`].
+    /// Starts the worker. It may not be ready yet: see [`Worker::wait_online`].
     pub fn start(&self) -> Worker {
         let directory = self.directory();
         let file = directory.join("worker.toml");
@@ -133,7 +133,7 @@ impl WorkerOptions {
 }
 
 impl Worker {
-    /// The options of a worker of `redis`: host `web1`, no configuration beyond what it must have.
+    /// The options of a worker of `redis`: host `web1`, no configuration beyond the required one.
     pub fn on(redis: &Redis) -> WorkerOptions {
         WorkerOptions {
             redis: redis.url(),
@@ -147,17 +147,17 @@ impl Worker {
         }
     }
 
-    /// What it was started with, to start it again.
+    /// The worker's options, to start it again.
     pub fn options(&self) -> WorkerOptions {
         self.options.clone()
     }
 
-    /// Its process id.
+    /// The worker's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until this very process has said in Redis that it lives and what it can do.
+    /// Waits until this very process has published its status and its facts.
     #[track_caller]
     pub fn wait_online(&self) {
         let what = format!("{} to be online; its log:\n{}", self.options.host, self.log.text());
@@ -167,12 +167,12 @@ impl Worker {
         });
     }
 
-    /// What it last said of itself in Redis.
+    /// The status that the worker last published.
     pub fn status(&self) -> Option<Status> {
         Status::from_fields(&self.hash(Keys::status)?)
     }
 
-    /// One of its host's hashes; `None` where Redis cannot be asked.
+    /// One of the host's hashes; `None` where Redis does not reply.
     pub fn hash(&self, key: fn(&Keys, &HostName) -> String) -> Option<HashMap<String, String>> {
         let host = self.options.host.parse().expect("a valid host name");
         let key = key(&Keys::new(self.namespace().as_ref()), &host);
@@ -180,48 +180,48 @@ impl Worker {
         redis::cmd("HGETALL").arg(key).query(&mut connection).ok()
     }
 
-    /// Waits until its log has a line with `pattern`, and returns that line.
+    /// Waits until the log has a line with `pattern`, and returns that line.
     #[track_caller]
     pub fn wait_log(&self, pattern: &str) -> String {
         self.log.wait(pattern)
     }
 
-    /// Its log so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.log.text()
     }
 
-    /// Whether it has ended.
+    /// Whether the worker has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("one's own child can be waited for").is_some()
     }
 
-    /// All that it wrote, once it has ended.
+    /// Waits until the worker has ended; returns the whole log.
     pub fn wait_log_closed(&self) -> String {
         self.log.wait_closed()
     }
 
-    /// Kills it, and nothing else: what it runs lives on, as after a real crash.
+    /// Kills the worker with SIGKILL. What it runs lives on, as after a real crash.
     pub fn kill9(&mut self) {
         process::kill9(&mut self.child);
     }
 
-    /// Halts it: alive, but doing nothing.
+    /// Halts the worker with SIGSTOP.
     pub fn stop(&self) {
         process::send(&self.child, Signal::SIGSTOP);
     }
 
-    /// Lets a halted one go on.
+    /// Continues a halted worker.
     pub fn cont(&self) {
         process::send(&self.child, Signal::SIGCONT);
     }
 
-    /// Asks it to stop in order; see [`Self::wait`].
+    /// Sends SIGTERM: the worker stops in order; see [`Self::wait`].
     pub fn term(&self) {
         process::send(&self.child, Signal::SIGTERM);
     }
 
-    /// Waits until it has ended by itself, and all that it wrote is in its log.
+    /// Waits until the worker has ended by itself and its log is complete.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let status = process::wait(&mut self.child, "the worker to end");
@@ -229,14 +229,14 @@ impl Worker {
         status
     }
 
-    /// Stops it in order.
+    /// Stops the worker in order.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
         self.term();
         self.wait()
     }
 
-    /// Its resident memory in kB.
+    /// The worker's resident memory in kB.
     pub fn rss_kb(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the worker runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a living process has memory");

@@ -1,4 +1,4 @@
-//! Never lost, never twice: random faults on a real fleet, and a checker that is itself put to the test.
+//! Never lost, never twice: random faults on a real fleet, and a checker that must find planted bugs.
 //!
 //! A failing run prints its seed; `make chaos SEED=… MINUTES=…` runs it again.
 
@@ -13,7 +13,7 @@ fn passes(seed: u64) {
     let report = Chaos::new(seed, MINUTE).run();
     println!("{report}");
     assert!(report.violations().is_empty(), "{report}");
-    assert!(report.commands() > 500 && report.faults() > 100, "too little happened:\n{report}");
+    assert!(report.commands() > 500 && report.faults() > 100, "too few commands or faults:\n{report}");
 }
 
 /// Runs fleets with this bug until the checker objects.
@@ -21,7 +21,7 @@ fn is_caught(bug: Bug) {
     let seed = fastrand::u64(..);
     let report = Chaos::hunt(bug, seed, 2 * MINUTE).run();
     println!("{bug:?}: {report}");
-    assert!(!report.violations().is_empty(), "nobody noticed {bug:?} (seed {seed}):\n{report}");
+    assert!(!report.violations().is_empty(), "the checker missed {bug:?} (seed {seed}):\n{report}");
 }
 
 #[test]

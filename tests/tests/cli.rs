@@ -1,12 +1,12 @@
-//! What `ctl` says: the help of every command, and each way in which it refuses, word for word.
+//! The texts of `ctl`, word for word: the help of every command, and every refusal.
 //!
-//! The words are in `snapshots/`. After a wanted change, `INSTA_UPDATE=always cargo test -p tests
-//! --test cli` writes them anew; read the difference before you keep it.
+//! The texts are in `snapshots/`. After an intended change, `INSTA_UPDATE=always cargo test -p tests
+//! --test cli` rewrites them; read the difference before you keep it.
 
 use insta::assert_snapshot;
 use tests::{Ctl, Output, Raw, Redis, Worker};
 
-/// What a person would see who typed these lines, with what differs from run to run replaced.
+/// What a terminal would show for these lines. Texts that differ from run to run are replaced.
 fn transcript(ctl: &Ctl, lines: &[&str], replaced: &[(&str, &str)]) -> String {
     let typed = |line: &&str| {
         let Output { code, stdout, stderr } = ctl.run(line.split(' ').skip(1));
@@ -41,7 +41,7 @@ impl Fleet {
 #[test]
 fn help() {
     let ctl = Ctl::alone();
-    // The commands as the help lists them, so that none is forgotten here.
+    // The list of commands is read from the help, so that none is forgotten.
     let commands = |of: &str| -> Vec<String> {
         let help = ctl.run(format!("{of} --help").split(' ').skip(1)).expect(0).stdout;
         let listed = help.split("Commands:\n").nth(1).unwrap_or_default().lines();
@@ -49,20 +49,39 @@ fn help() {
         names.filter_map(|line| line.split_whitespace().next()).map(|name| format!("{of} {name}")).collect()
     };
     let mut all = vec!["ctl".to_owned()];
-    for command in commands("ctl") {
+    for command in commands("ctl").into_iter().filter(|command| command != "ctl help") {
         all.push(command.clone());
         all.extend(commands(&command));
     }
     assert!(all.len() > 15, "{all:?}");
-    let top = transcript(&ctl, &["ctl --help"], &[]);
-    let global =
-        top.split("Global options:").nth(1).and_then(|rest| rest.split("\n\nExit codes").next()).expect("options");
     for command in all {
         let name = format!("help {command}").replace(' ', "-");
-        let repeated = if command == "ctl" { "none" } else { global };
-        assert_snapshot!(name, transcript(&ctl, &[&format!("{command} --help")], &[(repeated, " as above")]));
+        assert_snapshot!(name, transcript(&ctl, &[&format!("{command} --help")], &[]));
     }
     assert_snapshot!("help-short", transcript(&ctl, &["ctl -h", "ctl run -h", "ctl --version"], &[]));
+}
+
+#[test]
+fn habits_of_other_programs_are_met() {
+    let redis = Redis::start();
+    let ctl = Ctl::on(&redis);
+    let run = |line: &str| ctl.run(line.split(' ')).expect(0).stdout;
+    assert_eq!(run("version"), run("--version"));
+    assert_eq!(run("help"), run("--help"));
+    assert_eq!(run("help job list"), run("job list --help"));
+    for noun in ["host", "job", "action"] {
+        assert_eq!(run(&format!("{noun} ls -o json")), "[]\n");
+    }
+    let top = run("help");
+    assert!(top.contains("--redis-password-file"), "{top}");
+    assert!(!run("host list --help").contains("--redis-password-file"));
+}
+
+#[test]
+fn a_program_and_its_arguments_in_one_word_are_warned_of() {
+    let fleet = Fleet::start();
+    let output = fleet.ctl.run(["run", "--host", "web1", "exec", "--", "uname -a"]).expect(2);
+    assert!(output.stderr.contains("did you mean: ctl run … exec -- uname -a\n"), "{output}");
 }
 
 #[test]
@@ -72,6 +91,9 @@ fn wrong_usage() {
         "ctl rnu",
         "ctl run",
         "ctl run ping",
+        "ctl run web1 ping",
+        "ctl run exec uname -a",
+        "ctl run --host web1 exec uname -a",
         "ctl run --host web1",
         "ctl run --all --host web1 ping",
         "ctl run --host web1 --timeout 5 ping",
@@ -100,11 +122,11 @@ fn wrong_usage() {
 fn wrong_settings() {
     let ctl = Ctl::alone();
     let line = ["ctl host list"];
-    let mut told = vec![transcript(&ctl, &["ctl --config missing.toml host list"], &[])];
+    let mut shown = vec![transcript(&ctl, &["ctl --config missing.toml host list"], &[])];
     for content in ["redis = 5", "redis = \"http://x\"", "= 5", "output = \"xml\"", "timeout = \"5\"", "reddis = \"x\""]
     {
         ctl.write(".config/redfleet/ctl.toml", content);
-        told.push(format!("# {content}\n{}", transcript(&ctl, &line, &[])));
+        shown.push(format!("# {content}\n{}", transcript(&ctl, &line, &[])));
     }
     std::fs::remove_file(ctl.home().join(".config/redfleet/ctl.toml")).expect("a settings file");
     for (name, value) in [
@@ -115,45 +137,45 @@ fn wrong_settings() {
         ("REDFLEET_OUTPUT", "xml"),
         ("REDFLEET_CONFIG", "missing.toml"),
     ] {
-        told.push(format!("# {name}={value}\n{}", transcript(&ctl.clone().env(name, value), &line, &[])));
+        shown.push(format!("# {name}={value}\n{}", transcript(&ctl.clone().env(name, value), &line, &[])));
     }
-    let told = told.join("\n");
-    assert_eq!(told.matches("secret").count(), 1, "only the heading knows it: {told}");
-    assert_snapshot!(told);
+    let shown = shown.join("\n");
+    assert_eq!(shown.matches("secret").count(), 1, "only the heading may show it: {shown}");
+    assert_snapshot!(shown);
 }
 
 #[test]
 fn no_redis() {
     let ctl = Ctl::alone();
     let lines = ["ctl host list", "ctl run --host web1 ping", "ctl doctor", "ctl down"];
-    let mut told = vec![transcript(&ctl, &lines, &[])];
+    let mut shown = vec![transcript(&ctl, &lines, &[])];
     let mut redis = Redis::options().password("secret").start();
     let url = redis.url();
     let without = url.split('?').next().expect("a URL").to_owned();
-    let mut tell = |heading: &str, url: &str| {
+    let mut add = |heading: &str, url: &str| {
         let ctl = ctl.clone().env("REDFLEET_REDIS", url);
-        told.push(format!("# {heading}\n{}", transcript(&ctl, &["ctl host list"], &[(&without, "URL")])));
+        shown.push(format!("# {heading}\n{}", transcript(&ctl, &["ctl host list"], &[(&without, "URL")])));
     };
-    tell("without its password", &without);
-    tell("with a wrong one", &format!("{without}?pass=guess"));
+    add("without its password", &without);
+    add("with a wrong one", &format!("{without}?pass=guess"));
     redis.kill9();
-    tell("dead, on a socket", &url);
-    tell("dead, over TCP", "redis://:secret@127.0.0.1:1");
-    let told = told.join("\n");
-    assert!(!told.contains("secret") && !told.contains("guess"), "{told}");
-    assert_snapshot!(told);
+    add("dead, on a socket", &url);
+    add("dead, over TCP", "redis://:secret@127.0.0.1:1");
+    let shown = shown.join("\n");
+    assert!(!shown.contains("secret") && !shown.contains("guess"), "{shown}");
+    assert_snapshot!(shown);
 }
 
 #[test]
 fn wrong_hosts() {
     let redis = Redis::start();
-    let nobody = transcript(
+    let empty = transcript(
         &Ctl::on(&redis),
         &["ctl host list", "ctl host show web1", "ctl run --host web1 ping", "ctl run --all ping", "ctl action list"],
         &[(&redis.url(), "URL")],
     );
     let fleet = Fleet::start();
-    let somebody = fleet.transcript(&[
+    let two_hosts = fleet.transcript(&[
         "ctl run --host web2 ping",
         "ctl run --host wbe1 ping",
         "ctl run --host mail* ping",
@@ -162,7 +184,7 @@ fn wrong_hosts() {
         "ctl host show wbe1",
         "ctl host show zzz",
     ]);
-    assert_snapshot!(format!("{nobody}\n# with two hosts\n\n{somebody}"));
+    assert_snapshot!(format!("{empty}\n# with two hosts\n\n{two_hosts}"));
 }
 
 #[test]
@@ -193,8 +215,8 @@ fn wrong_actions_and_arguments() {
 #[test]
 fn wrong_jobs() {
     let redis = Redis::start();
-    let ctl = Ctl::on(&redis);
-    let told = transcript(
+    let ctl = Ctl::on(&redis).env("REDFLEET_OPERATOR", "ann@desk");
+    let shown = transcript(
         &ctl,
         &[
             "ctl job list",
@@ -208,7 +230,7 @@ fn wrong_jobs() {
     );
     redis.cli(["HSET", "job:{019a0000-0000-7000-8000-000000000000}", "action", "ping"]);
     let damaged = transcript(&ctl, &["ctl job show 019a0000-0000-7000-8000-000000000000"], &[]);
-    assert_snapshot!(format!("{told}\n# damaged\n\n{damaged}"));
+    assert_snapshot!(format!("{shown}\n# damaged\n\n{damaged}"));
 }
 
 #[test]
@@ -217,8 +239,8 @@ fn a_full_redis_says_so() {
     let worker = Worker::on(&redis).start();
     worker.wait_online();
     redis.cli(["CONFIG", "SET", "maxmemory", "1"]);
-    let told = transcript(&Ctl::on(&redis), &["ctl run --host web1 ping"], &[(&redis.url(), "URL")]);
-    assert_snapshot!(told);
+    let shown = transcript(&Ctl::on(&redis), &["ctl run --host web1 ping"], &[(&redis.url(), "URL")]);
+    assert_snapshot!(shown);
 }
 
 #[test]
@@ -234,7 +256,7 @@ fn a_user_without_rights_is_told_what_is_not_permitted() {
 }
 
 #[test]
-fn an_offline_host_is_said_at_once() {
+fn an_offline_host_is_reported_at_once() {
     let redis = Redis::start();
     let mut raw = Raw::on(&redis);
     let mut worker = Worker::on(&redis).start();
@@ -244,8 +266,8 @@ fn an_offline_host_is_said_at_once() {
     redis.cli(["HSET", "server:{web1}:status", "last_seen", &long_ago]);
     redis.cli(["ZADD", "servers", &(raw.now() - 185_000).to_string(), "web1"]);
     let ctl = Ctl::on(&redis);
-    let asked = ctl.run(["run", "--host", "web1", "--detach", "ping"]).expect(0);
-    assert!(asked.stderr.contains("web1: offline, last seen 3 min ago; queued until "), "{asked}");
+    let output = ctl.run(["run", "--host", "web1", "--detach", "ping"]).expect(0);
+    assert!(output.stderr.contains("web1: offline, last seen 3 min ago; queued until "), "{output}");
     let hosts = ctl.run(["host", "list"]).expect(0);
     assert!(hosts.stdout.contains("offline") && hosts.stdout.contains("3 min ago"), "{hosts}");
 }
@@ -258,5 +280,5 @@ fn quiet_means_the_result_alone() {
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("a\nb", ""), "{output}");
     let output = run("run -q --host web1 exec -- ls /nowhere").expect(2);
     assert_eq!(output.stdout, "", "{output}");
-    assert!(output.stderr.contains("/nowhere"), "what the program says is not ours to hide: {output}");
+    assert!(output.stderr.contains("/nowhere"), "the program's own output is not hidden: {output}");
 }

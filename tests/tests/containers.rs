@@ -1,5 +1,5 @@
-//! The containers: the images build, three workers come up as three hosts, and a command
-//! travels across the compose network and back.
+//! The containers: the images build, three workers come up as three hosts, and a command runs on all of them
+//! over the compose network.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 const WORKERS: usize = 3;
-/// As in the Dockerfile.
+/// The user id in the Dockerfile.
 const UID: &str = "10001";
 /// How long the workers may take from `up` to their first heartbeat.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,7 +68,7 @@ fn names(hosts: &Value, state: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// A compose project of this test's own, taken down with all it made when dropped.
+/// A compose project of this test's own. It is taken down with all its images and volumes when dropped.
 struct Project {
     name: String,
     root: PathBuf,
@@ -131,7 +131,7 @@ impl Drop for Project {
     }
 }
 
-/// What a finished program said.
+/// The output of a finished program.
 struct Output {
     what: String,
     ok: bool,

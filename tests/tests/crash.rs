@@ -1,14 +1,14 @@
-//! A worker that dies in the midst of its work, and what the next one makes of it.
+//! A worker dies in the middle of its work, and the next one recovers.
 
 use protocol::{
     command::Manifest,
-    keys::{GROUP, Keys},
+    keys::{CONSUMER_GROUP, Keys},
     outcome::State,
 };
 use tests::{Evidence, Gate, Raw, Redis, Worker, fleet};
 
-/// Lets a worker be given `manifests`, one after another, and die before it does anything about the
-/// last: Redis has delivered it, and a halted process does not even know.
+/// Makes Redis deliver `manifest` to a halted worker, which then dies: the entry is pending, and the worker has
+/// done nothing about it.
 fn die_with(worker: &mut Worker, raw: &mut Raw, manifest: &Manifest) {
     raw.wait_reading();
     worker.stop();
@@ -18,7 +18,7 @@ fn die_with(worker: &mut Worker, raw: &mut Raw, manifest: &Manifest) {
 }
 
 #[test]
-fn a_program_that_ran_at_the_crash_is_told_as_interrupted_and_never_runs_twice() {
+fn a_program_that_ran_at_the_crash_is_reported_as_interrupted_and_never_runs_twice() {
     let (redis, mut worker, mut raw) = fleet();
     let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
     let manifest = raw.shell("web1", &format!("{}; {}", evidence.script(), gate.script()));
@@ -26,7 +26,7 @@ fn a_program_that_ran_at_the_crash_is_told_as_interrupted_and_never_runs_twice()
     gate.reached();
     raw.wait_state("web1", &manifest, State::Running);
     worker.kill9();
-    assert_eq!(raw.state("web1", &manifest), Some(State::Running), "nobody but the worker writes its state");
+    assert_eq!(raw.state("web1", &manifest), Some(State::Running), "only the worker writes its host's state");
 
     let _worker = worker.options().start();
     let outcome = raw.outcome("web1", &manifest);
@@ -53,7 +53,7 @@ fn a_program_that_was_delivered_but_never_started_runs_after_the_crash() {
 }
 
 #[test]
-fn what_only_reads_is_done_again() {
+fn a_repeatable_action_runs_again() {
     let (_redis, mut worker, mut raw) = fleet();
     let manifest = raw.manifest(&["web1"], "collect-cpu");
     die_with(&mut worker, &mut raw, &manifest);
@@ -63,7 +63,7 @@ fn what_only_reads_is_done_again() {
 }
 
 #[test]
-fn what_only_reads_is_not_done_again_once_it_is_too_late() {
+fn a_repeatable_action_does_not_run_again_after_its_start_by() {
     let (_redis, mut worker, mut raw) = fleet();
     let soon = raw.now() + 200;
     let manifest = Manifest { start_by_ms: soon, ..raw.manifest(&["web1"], "collect-cpu") };
@@ -75,23 +75,23 @@ fn what_only_reads_is_not_done_again_once_it_is_too_late() {
 }
 
 #[test]
-fn a_crash_between_the_answer_and_its_acknowledgement_changes_nothing() {
+fn a_crash_between_the_outcome_and_the_acknowledgement_changes_nothing() {
     let (redis, mut worker, mut raw) = fleet();
     let evidence = Evidence::new(&redis, "evidence");
     let once = raw.shell("web1", &evidence.script());
     die_with(&mut worker, &mut raw, &once);
-    // As if the one that died had come to publish its answer, but no further.
-    let _: u64 = raw.ask(&["HSET", &Keys::new(None).job_hosts(once.job), "web1", "succeeded"]);
+    // As if the dead worker had published its outcome and died right after.
+    let _: u64 = raw.query(&["HSET", &Keys::new(None).job_hosts(once.job), "web1", "succeeded"]);
     let worker = worker.options().start();
     raw.wait_settled("web1");
-    worker.wait_log("has been answered already");
+    worker.wait_log("it has an outcome already");
     assert_eq!(raw.state("web1", &once), Some(State::Succeeded));
-    assert_eq!(raw.states(&once), [], "nothing is said twice");
+    assert_eq!(raw.states(&once), [], "no state is reported twice");
     assert_eq!(evidence.count(), 0);
 }
 
 #[test]
-fn more_that_a_crash_left_than_there_are_slots_is_done_in_turn() {
+fn more_pending_commands_than_slots_run_in_turn_after_a_crash() {
     let redis = Redis::start();
     let mut worker = Worker::on(&redis).config("slots = 1").allow_exec().start();
     worker.wait_online();
@@ -105,7 +105,7 @@ fn more_that_a_crash_left_than_there_are_slots_is_done_in_turn() {
         raw.send("web1", ping);
         raw.send("web1", exec);
     }
-    let _: redis::Value = raw.ask(&["XREADGROUP", "GROUP", GROUP, "worker", "STREAMS", key, ">"]);
+    let _: redis::Value = raw.query(&["XREADGROUP", "GROUP", CONSUMER_GROUP, "worker", "STREAMS", key, ">"]);
     assert_eq!(raw.pending("web1"), 24);
 
     let _worker = worker.options().start();

@@ -1,4 +1,4 @@
-//! `ctl doctor`: silent about what is sound, plain about what is not.
+//! `ctl doctor`: it finds what is wrong, and nothing where all is well.
 
 use serde_json::Value;
 use tests::{Aof, Ctl, Output, Raw, Redis, Worker};
@@ -20,8 +20,8 @@ fn examine(redis: &Redis, code: i32) -> Output {
 #[track_caller]
 fn found(output: &Output, check: &str, level: &str, words: &str) {
     let findings = findings(output, check);
-    let said = findings.iter().any(|(of, message)| of == level && message.contains(words));
-    assert!(said, "no {level} with '{words}' in {findings:#?}");
+    let found = findings.iter().any(|(of, message)| of == level && message.contains(words));
+    assert!(found, "no {level} with '{words}' in {findings:#?}");
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn a_sound_fleet_has_no_problem_and_no_key_without_bounds() {
     ctl.run(["run", "--host", "web1", "exec", "--", "seq", "1000"]).expect(0);
     ctl.run(["run", "--host", "web1", "exec", "--", "false"]).expect(2);
     let output = examine(&redis, 0);
-    found(&output, "keys", "ok", "no key without TTL or cap");
+    found(&output, "keys", "ok", "every key has a TTL or a cap");
     found(&output, "hosts", "ok", "1 online");
     found(&output, "readers", "ok", "");
     found(&output, "drops", "ok", "");
@@ -44,7 +44,7 @@ fn a_sound_fleet_has_no_problem_and_no_key_without_bounds() {
     let report = output.json();
     assert_eq!((&report["problems"], &report["warnings"]), (&0.into(), &0.into()), "{output}");
     let table = ctl.run(["doctor"]).expect(0);
-    assert!(table.stdout.contains("no key without TTL or cap"), "{table}");
+    assert!(table.stdout.contains("every key has a TTL or a cap"), "{table}");
     assert!(table.stderr.contains("0 problems, 0 warnings"), "{table}");
     for line in ctl.run(["doctor", "-o", "jsonl"]).expect(0).stdout.lines() {
         assert_eq!(serde_json::from_str::<Value>(line).unwrap()["level"], "ok", "{line}");
@@ -64,11 +64,11 @@ fn keys_without_bounds_are_found_whoever_left_them() {
     let output = examine(&redis, 2);
     found(&output, "keys", "problem", "1 with a longer TTL than it may have: server:{web1}:cpu");
     redis.cli(["EXPIRE", "server:{web1}:cpu", "3600"]);
-    found(&examine(&redis, 0), "keys", "ok", "no key without TTL or cap (2 keys; not Redfleet's: 1)");
+    found(&examine(&redis, 0), "keys", "ok", "every key has a TTL or a cap (2 keys; not Redfleet's: 1)");
 }
 
 #[test]
-fn caps_are_held_to_account() {
+fn keys_above_their_cap_are_a_problem() {
     let redis = Redis::start();
     let fill = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'kind', 'wake') end";
     redis.cli(["EVAL", fill, "1", "server:{web1}:control", "10000"]);
@@ -82,7 +82,7 @@ fn caps_are_held_to_account() {
     found(&examine(&redis, 2), "keys", "problem", "1 above its cap: jobs");
     redis.cli(["DEL", "jobs"]);
 
-    // Entries of long ago in front of one of today: whoever added that one did not trim.
+    // Old entries in front of a new one: the client that added the new one did not trim.
     let fill = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], i, 'version', '1') end";
     redis.cli(["EVAL", fill, "1", "server:{web1}:commands", "500"]);
     examine(&redis, 0);
@@ -91,7 +91,7 @@ fn caps_are_held_to_account() {
 }
 
 #[test]
-fn strange_keys_are_named_but_not_held_against_the_fleet() {
+fn unknown_keys_are_a_warning_and_wrong_types_a_problem() {
     let redis = Redis::start();
     redis.cli(["SET", "server:web1", "x"]);
     found(&examine(&redis, 0), "keys", "warning", "1 named like Redfleet's, but unknown: server:web1");
@@ -107,12 +107,12 @@ fn a_namespace_is_examined_alone() {
     redis.cli(["EXPIRE", "prod:server:{web1}:cpu", "60"]);
     let ctl = Ctl::on(&redis);
     let prod = ctl.clone().env("REDFLEET_NAMESPACE", "prod").run(["doctor", "-o", "json"]).expect(0);
-    found(&prod, "keys", "ok", "no key without TTL or cap (1 keys)");
+    found(&prod, "keys", "ok", "every key has a TTL or a cap (1 keys)");
     ctl.run(["doctor"]).expect(2);
 }
 
 #[test]
-fn what_a_restart_or_a_full_memory_would_cost() {
+fn the_cost_of_a_restart_or_a_full_memory_is_reported() {
     let redis = Redis::options().aof(Aof::Off).start();
     found(&examine(&redis, 0), "persistence", "warning", "a restart loses everything");
     redis.cli(["CONFIG", "SET", "save", "3600 1"]);
@@ -133,13 +133,38 @@ fn what_a_restart_or_a_full_memory_would_cost() {
 fn a_user_without_config_rights_is_served_all_the_same() {
     let redis = Redis::start();
     redis.cli(["ACL", "SETUSER", "default", "-config"]);
-    found(&examine(&redis, 0), "persistence", "ok", "may not be asked");
+    found(&examine(&redis, 0), "persistence", "ok", "may not be read");
 }
 
 #[test]
-fn troubled_hosts_are_told() {
+fn whatever_a_user_may_not_ask_is_named_and_the_rest_is_reported() {
     let redis = Redis::start();
-    found(&examine(&redis, 0), "hosts", "warning", "none has ever been heard of");
+    let worker = Worker::on(&redis).start();
+    worker.wait_online();
+    for (forbidden, check) in [
+        ("ping", "redis"),
+        ("info", "info"),
+        ("time", "clock"),
+        ("hgetall", "hosts"),
+        ("scan", "keys"),
+        ("xinfo", "keys"),
+    ] {
+        redis.cli(["ACL", "SETUSER", "default", &format!("-{forbidden}")]);
+        // Without this one, `ctl` can follow no job.
+        let code = if forbidden == "hgetall" { 2 } else { 0 };
+        let output = examine(&redis, code);
+        found(&output, check, "warning", "not checked");
+        let sound =
+            output.json()["checks"].as_array().expect("a list").iter().filter(|one| one["level"] == "ok").count();
+        assert!(sound > 4, "{forbidden}: {output}");
+        redis.cli(["ACL", "SETUSER", "default", &format!("+{forbidden}")]);
+    }
+}
+
+#[test]
+fn troubled_hosts_are_reported() {
+    let redis = Redis::start();
+    found(&examine(&redis, 0), "hosts", "warning", "none has ever reported");
     let worker = Worker::on(&redis).start();
     worker.wait_online();
     let mut raw = Raw::on(&redis);
@@ -147,7 +172,7 @@ fn troubled_hosts_are_told() {
     raw.wait_dropped("web1", "malformed", 1);
     found(&examine(&redis, 0), "drops", "warning", "web1: 1 malformed");
 
-    // A host that was last heard of three minutes ago, with a clock of its own.
+    // A host whose last heartbeat was three minutes ago; below, its clock differs.
     let long_ago = protocol::time::show_moment(raw.now() - 185_000);
     let status = ["HSET", "server:{web2}:status", "last_seen", &long_ago, "state", "up"];
     redis.cli(status);
@@ -162,7 +187,7 @@ fn troubled_hosts_are_told() {
     found(&output, "host clocks", "warning", "web2: 90 s behind");
     found(&output, "readers", "problem", "web2: 60 s");
     found(&output, "refusals", "problem", "web2: no journal");
-    // What is wrong stands first.
+    // Problems come first.
     assert_eq!(output.json()["checks"][0]["level"], "problem");
 }
 
@@ -172,4 +197,29 @@ fn an_unreachable_redis_is_exit_code_1() {
     redis.kill9();
     let output = Ctl::on(&redis).run(["doctor"]).expect(1);
     assert!(output.stderr.contains("cannot reach Redis"), "{output}");
+}
+
+#[test]
+fn what_redis_refuses_to_ctl_or_to_the_workers_is_a_problem() {
+    let redis = Redis::start();
+    redis.cli(["ACL", "SETUSER", "worker", "on", ">secret", "~*", "&*", "+@all"]);
+    let worker = Worker::on(&redis).redis(&format!("{}?user=worker&pass=secret", redis.url())).start();
+    worker.wait_online();
+    Raw::on(&redis).wait_reading();
+    found(&examine(&redis, 0), "rights", "ok", "ctl and the workers may send all");
+
+    redis.cli(["ACL", "SETUSER", "worker", "-@scripting"]);
+    let output = examine(&redis, 2);
+    found(&output, "rights", "problem", "Redis refuses the workers' user worker: EVAL");
+    redis.cli(["ACL", "SETUSER", "worker", "+@all", "resetkeys", "~server:*"]);
+    found(&examine(&redis, 2), "rights", "problem", "Redis refuses the workers' user worker: ZADD, EVAL");
+    redis.cli(["ACL", "SETUSER", "worker", "~*"]);
+
+    redis.cli(["ACL", "SETUSER", "default", "-multi"]);
+    found(&examine(&redis, 2), "rights", "problem", "Redis refuses ctl: MULTI");
+    redis.cli(["ACL", "SETUSER", "default", "+multi", "-xpending"]);
+    found(&examine(&redis, 2), "rights", "problem", "Redis refuses ctl: XPENDING");
+    for pattern in ["*doctor*", "job*"] {
+        assert_eq!(redis.cli(["KEYS", pattern]), "", "the doctor leaves nothing behind");
+    }
 }

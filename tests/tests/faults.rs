@@ -1,11 +1,11 @@
-//! Redis goes away and comes back: nothing that was asked is lost, nothing is done twice.
+//! Redis goes away and comes back: no command is lost, none runs twice.
 
 use std::{fs, os::unix::net::UnixListener};
 
 use protocol::outcome::State;
-use tests::{Aof, Evidence, Gate, Raw, Redis, Worker, eventually, outlive_an_absence};
+use tests::{Aof, Evidence, Gate, Raw, Redis, Worker, eventually, outlive_a_redis_outage};
 
-/// A server that has on disk what it has answered, and a worker that is online.
+/// A server that syncs every write before it replies, and a worker that is online.
 fn fleet() -> (Redis, Worker) {
     let redis = Redis::options().aof(Aof::Always).start();
     let worker = Worker::on(&redis).allow_exec().start();
@@ -18,10 +18,10 @@ fn times(worker: &Worker, pattern: &str) -> usize {
 }
 
 #[test]
-fn redis_may_come_after_the_worker_and_its_absence_is_said_once() {
+fn a_worker_may_start_before_redis_and_logs_the_outage_once() {
     let mut redis = Redis::start();
     redis.stop();
-    // In its place somebody who hangs up on everyone, and so learns of every attempt.
+    // In its place a server that closes every connection, and so sees every attempt.
     let _ = fs::remove_file(redis.socket());
     let impostor = UnixListener::bind(redis.socket()).expect("a socket");
     let worker = Worker::on(&redis).start();
@@ -40,13 +40,31 @@ fn redis_may_come_after_the_worker_and_its_absence_is_said_once() {
 }
 
 #[test]
-fn what_ends_while_redis_is_away_is_told_when_it_is_back() {
-    let (mut redis, worker) = fleet();
-    outlive_an_absence(&mut redis, &worker);
+fn a_redis_that_loads_its_data_is_away_and_refuses_nothing() {
+    // It loads for some seconds, and replies meanwhile. The worker has something to write every second.
+    let options = Redis::options().aof(Aof::EverySecond).set("key-load-delay", "20");
+    let mut redis = options.set("aof-use-rdb-preamble", "no").start();
+    let worker = Worker::on(&redis).config("sample_interval = '1s'").start();
+    worker.wait_online();
+    let fill = "for i = 1, 30000 do redis.call('SET', 'filler:' .. i, i) end";
+    redis.cli(["EVAL", fill, "0"]);
+    redis.stop();
+    worker.wait_log("is away");
+    redis.restart();
+    worker.wait_log("Redis is back after ");
+    Raw::on(&redis).ping("web1");
+    assert_eq!(times(&worker, "refuses writes"), 0, "{}", worker.log());
+    assert_eq!(times(&worker, "WARN"), 1, "{}", worker.log());
 }
 
 #[test]
-fn what_runs_through_the_outage_goes_on() {
+fn an_outcome_of_a_redis_outage_is_published_when_redis_is_back() {
+    let (mut redis, worker) = fleet();
+    outlive_a_redis_outage(&mut redis, &worker);
+}
+
+#[test]
+fn a_running_program_goes_on_through_a_redis_outage() {
     let (mut redis, worker) = fleet();
     let mut raw = Raw::on(&redis);
     let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
@@ -58,7 +76,7 @@ fn what_runs_through_the_outage_goes_on() {
     redis.restart();
     worker.wait_log("Redis is back");
     let mut raw = Raw::on(&redis);
-    // It was delivered before and is pending: the worker that has it must not take it anew.
+    // The entry was delivered before and is pending: the worker that runs it must not start it again.
     raw.ping("web1");
     assert_eq!(raw.state("web1", &manifest), Some(State::Running));
     gate.open();
@@ -68,7 +86,7 @@ fn what_runs_through_the_outage_goes_on() {
 }
 
 #[test]
-fn what_was_asked_in_the_moment_of_the_crash_is_done_once() {
+fn a_command_sent_at_the_moment_of_the_crash_runs_once() {
     let (mut redis, worker) = fleet();
     let evidence: Vec<_> = (0..10).map(|round| Evidence::new(&redis, &format!("evidence{round}"))).collect();
     for evidence in &evidence {
@@ -86,7 +104,7 @@ fn what_was_asked_in_the_moment_of_the_crash_is_done_once() {
 }
 
 #[test]
-fn what_was_asked_of_a_worker_that_has_lost_redis_is_done_once_it_is_back() {
+fn a_command_sent_to_a_disconnected_worker_runs_when_it_reconnects() {
     let (mut redis, worker) = fleet();
     redis.kill9();
     worker.wait_log("is away");
@@ -109,9 +127,9 @@ fn connections_that_are_killed_all_the_time_lose_nothing_and_repeat_nothing() {
     let manifests: Vec<_> = evidence.iter().map(|evidence| raw.shell("web1", &evidence.script())).collect();
     for (number, manifest) in manifests.iter().enumerate() {
         raw.send("web1", manifest);
-        let _: u64 = raw.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        let _: u64 = raw.query(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         if number % 10 == 0 {
-            // Else it could be that no connection ever lives long enough to carry an answer.
+            // Otherwise no connection might ever live long enough to carry an outcome.
             raw.outcome("web1", manifest);
         }
     }
@@ -150,8 +168,8 @@ fn a_redis_that_stalls_for_long_is_left_and_found_again() {
     raw.send("web1", &manifest);
     gate.reached();
     redis.freeze();
-    // It stays connected and answers nothing: only the clock can tell. This takes the 15 s of the
-    // worker's longest read.
+    // Redis stays connected and does not reply: only a timeout shows that. This takes the 15 s of the worker's
+    // longest read.
     worker.wait_log("is away");
     gate.open();
     worker.wait_log("succeeded in ");

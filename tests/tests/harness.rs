@@ -1,4 +1,4 @@
-//! The harness keeps its own promises: what the other tests stand on must stand.
+//! Tests of the harness itself: the servers behave as the other tests assume.
 
 use tests::{Aof, Redis, within};
 
@@ -29,16 +29,16 @@ fn a_server_without_persistence_forgets_and_limits_hold() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_frozen_server_keeps_connections_and_answers_later() {
+async fn a_frozen_server_keeps_connections_and_replies_later() {
     let redis = Redis::options().password("secret").tcp().start();
     let mut connection = redis.connection().await;
     redis.freeze();
-    let answer = tokio::spawn(async move { redis::cmd("PING").query_async::<String>(&mut connection).await });
+    let reply = tokio::spawn(async move { redis::cmd("PING").query_async::<String>(&mut connection).await });
     tokio::task::yield_now().await;
-    assert!(!answer.is_finished());
+    assert!(!reply.is_finished());
     redis.thaw();
     // The client's own limit of 500 ms may have passed on a busy machine; the server must be back.
-    drop(answer.await);
+    drop(reply.await);
     assert_eq!(redis.cli(["PING"]), "PONG");
 }
 

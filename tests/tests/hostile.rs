@@ -1,4 +1,4 @@
-//! Whatever stands in a host's streams is answered or dropped with a counted reason; the worker goes on.
+//! Every entry of a host's streams gets an outcome or is dropped with a counted reason; the worker goes on.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use protocol::{
     limits,
     name::JobId,
     outcome::State,
+    signed::Signed,
     targets::TargetRoot,
 };
 use tests::{
@@ -43,14 +44,14 @@ impl Target {
         *self.sent.entry(reason).or_default() += 1;
     }
 
-    /// A sound command, and the entry that carries it.
-    fn sound(&mut self) -> (Manifest, Entry) {
+    /// A valid command, and the entry that carries it.
+    fn valid(&mut self) -> (Manifest, Entry) {
         let manifest = self.raw.manifest(&["web1"], "ping");
         let entry = entry(&Raw::envelope(&manifest, &["web1"]));
         (manifest, entry)
     }
 
-    /// Every entry was dropped and counted, no more and no less; the worker lives and works.
+    /// Every entry was dropped and counted, no more and no less; the worker still runs commands.
     #[track_caller]
     fn survives(mut self) {
         self.raw.ping("web1");
@@ -73,16 +74,16 @@ impl Target {
 }
 
 #[test]
-fn entries_that_lack_something_or_are_too_large() {
+fn incomplete_and_oversized_entries_are_dropped() {
     let mut target = Target::new();
-    let (_, sound) = target.sound();
+    let (_, valid) = target.valid();
     target.send("malformed", &vec![(b"hello".into(), b"world".into())]);
     target.send("malformed", &vec![(b"\xff\xfe\0".into(), b"\xff".into())]);
-    for name in ["version", "manifest", "signature", "proof"] {
-        target.send("malformed", &without(&sound, name));
+    for name in ["version", "manifest", "proof"] {
+        target.send("malformed", &without(&valid, name));
     }
     for version in ["2", "0", "", "01", " 1", "1\n", "-1", "one"] {
-        target.send("unknown_version", &with(&sound, "version", version));
+        target.send("unknown_version", &with(&valid, "version", version));
     }
     for (name, limit) in [
         ("version", 16),
@@ -90,19 +91,19 @@ fn entries_that_lack_something_or_are_too_large() {
         ("signature", limits::SIGNATURE_BYTES),
         ("proof", limits::PROOF_BYTES),
     ] {
-        target.send("oversize", &with(&sound, name, vec![0; limit + 1]));
-        target.send("oversize", &with(&sound, name, vec![b'1'; 2 * 1024 * 1024]));
+        target.send("oversize", &with(&valid, name, vec![0; limit + 1]));
+        target.send("oversize", &with(&valid, name, vec![b'1'; 2 * 1024 * 1024]));
     }
     target.survives();
 }
 
 #[test]
-fn manifests_that_are_none() {
+fn invalid_manifests_are_dropped() {
     let mut target = Target::new();
-    let (manifest, sound) = target.sound();
-    let good = manifest.encode();
+    let (manifest, valid) = target.valid();
+    let good = Signed::unsigned(&manifest).bytes;
     let json = br#"{"job":"019a0000-0000-7000-8000-000000000000","action":"ping"}"#;
-    let mut spoilt = vec![
+    let mut damaged = vec![
         vec![],
         vec![0xc1],
         vec![0xff; limits::MANIFEST_BYTES],
@@ -119,33 +120,33 @@ fn manifests_that_are_none() {
         map("arguments", &map("argv", &nested(50_000))),
     ];
     for endless in ENDLESS {
-        spoilt.push(endless.to_vec());
-        spoilt.push(with_unknown_field(&manifest, &endless));
+        damaged.push(endless.to_vec());
+        damaged.push(with_unknown_field(&manifest, &endless));
         for field in ["job", "action", "arguments", "operator", "targets", "trace", "timeout_ms"] {
-            spoilt.push(map(field, &endless));
+            damaged.push(map(field, &endless));
         }
-        spoilt.push(map("arguments", &map("argv", &endless)));
-        spoilt.push(map("targets", &map("root", &endless)));
+        damaged.push(map("arguments", &map("argv", &endless)));
+        damaged.push(map("targets", &map("root", &endless)));
     }
-    // Every single bit of a sound one that is cut short somewhere.
-    spoilt.extend((1..good.len()).map(|length| good[..length].to_vec()));
-    for manifest in spoilt {
-        target.send("malformed", &with(&sound, "manifest", manifest));
+    // A valid manifest, cut off at every possible length.
+    damaged.extend((1..good.len()).map(|length| good[..length].to_vec()));
+    for manifest in damaged {
+        target.send("malformed", &with(&valid, "manifest", manifest));
     }
     target.survives();
 }
 
 #[test]
-fn proofs_that_prove_nothing() {
+fn invalid_proofs_are_dropped() {
     let mut target = Target::new();
-    let (manifest, sound) = target.sound();
+    let (manifest, valid) = target.valid();
     for garbage in [vec![], vec![0xc1], nested(1000), [&*proof(0, vec![]), &[0]].concat(), ENDLESS[3].to_vec()] {
-        target.send("malformed", &with(&sound, "proof", garbage));
+        target.send("malformed", &with(&valid, "proof", garbage));
     }
     for (index, path) in [(1, vec![]), (u64::MAX, vec![]), (0, vec![0; 32]), (0, vec![0; 31]), (0, vec![7; 1900])] {
-        target.send("not_for_this_host", &with(&sound, "proof", proof(index, path)));
+        target.send("not_for_this_host", &with(&valid, "proof", proof(index, path)));
     }
-    // A command for another host, moved here with its own proof; and one whose proof was made up.
+    // A command for another host with its own proof, and a command with the proof of another host.
     let other = target.raw.manifest(&["db1"], "ping");
     target.send("not_for_this_host", &entry(&Raw::envelope(&other, &["db1"])));
     let several = target.raw.manifest(&["db1", "db2", "web1"], "ping");
@@ -161,34 +162,62 @@ fn proofs_that_prove_nothing() {
     ] {
         let targets = TargetRoot { count, root };
         let moved = Manifest { targets, job: JobId::new(), ..manifest.clone() };
-        target.send("not_for_this_host", &with(&sound, "manifest", moved.encode()));
+        target.send("not_for_this_host", &with(&valid, "manifest", Signed::unsigned(&moved).bytes));
     }
     target.survives();
 }
 
 #[test]
-fn a_sound_command_in_strange_company_is_done() {
+fn a_command_of_another_namespace_is_dropped() {
     let mut target = Target::new();
-    let strange: Vec<Entry> = vec![
+    let manifest = target.raw.manifest(&["web1"], "ping");
+    let foreign = Manifest { namespace: Some("prod".parse().expect("a namespace")), ..manifest };
+    target.send("not_for_this_host", &entry(&Raw::envelope(&foreign, &["web1"])));
+    target.survives();
+}
+
+#[test]
+fn a_manifest_is_no_order_to_cancel() {
+    let mut target = Target::new();
+    let manifest = target.raw.exec(&["web1"], &["sleep", "1000"]);
+    target.raw.send("web1", &manifest);
+    target.raw.wait_state("web1", &manifest, State::Running);
+    // The manifest of the running command has all the fields of an order.
+    let envelope = Raw::envelope(&manifest, &["web1"]);
+    let mut order: Vec<_> = envelope.fields().into_iter().filter(|(name, _)| *name != "manifest").collect();
+    order.extend([("kind", b"cancel".to_vec()), ("order", envelope.signed.bytes.clone())]);
+    target.raw.add_control("web1", &order);
+    target.sent.insert("malformed", 1);
+    target.raw.wait_dropped("web1", "malformed", 1);
+    assert_eq!(target.raw.state("web1", &manifest), Some(State::Running));
+    target.raw.cancel("web1", manifest.job);
+    assert_eq!(target.raw.outcome("web1", &manifest).state, State::Cancelled);
+    target.survives();
+}
+
+#[test]
+fn a_valid_command_with_unknown_fields_is_executed() {
+    let mut target = Target::new();
+    let additions: Vec<Entry> = vec![
         (0..500).map(|number| (format!("field{number}").into_bytes(), vec![b'x'; 100])).collect(),
         vec![(b"\xff\xfe".into(), b"\xff".into()), (vec![], vec![]), (b"Manifest".into(), b"x".into())],
         vec![(vec![b'x'; 1_000_000], vec![b'y'; 1_000_000])],
     ];
-    for more in strange {
-        let (manifest, sound) = target.sound();
-        target.send("", &[&*more, &*sound].concat());
+    for more in additions {
+        let (manifest, valid) = target.valid();
+        target.send("", &[&*more, &*valid].concat());
         target.sent.clear();
         assert_eq!(target.raw.outcome("web1", &manifest).state, State::Succeeded);
     }
-    let (manifest, sound) = target.sound();
-    target.send("", &with(&sound, "manifest", with_unknown_field(&manifest, &nested(3))));
+    let (manifest, valid) = target.valid();
+    target.send("", &with(&valid, "manifest", with_unknown_field(&manifest, &nested(3))));
     target.sent.clear();
     assert_eq!(target.raw.outcome("web1", &manifest).state, State::Succeeded);
     target.survives();
 }
 
 #[test]
-fn thousands_of_them() {
+fn thousands_of_invalid_entries_are_dropped() {
     let mut target = Target::new();
     let mut flood = redis::pipe();
     for number in 0..5000 {
@@ -200,14 +229,14 @@ fn thousands_of_them() {
 }
 
 #[test]
-fn what_is_asked_cannot_forge_the_log_nor_flood_it() {
+fn a_command_can_neither_forge_nor_flood_the_log() {
     let mut target = Target::new();
     let forged = "x'\n2030-01-01T00:00:00.000000Z ERROR forged \x1b[2J\r\u{9b}31m\0";
     let long = "y".repeat(100_000);
     let argument = |name: &str, value: Argument| Arguments::from([(name.to_owned(), value)]);
     let raw = &mut target.raw;
     for words in [forged, &long] {
-        let asked = [
+        let manifests = [
             raw.manifest(&["web1"], words),
             Manifest { arguments: argument(words, Argument::Boolean(true)), ..raw.manifest(&["web1"], "ping") },
             Manifest {
@@ -221,7 +250,7 @@ fn what_is_asked_cannot_forge_the_log_nor_flood_it() {
             Manifest { operator: words.into(), ..raw.manifest(&["web1"], "dance") },
             Manifest { trace: Some(words.into()), ..raw.manifest(&["web1"], "dance") },
         ];
-        for manifest in asked {
+        for manifest in manifests {
             let outcome = raw.run("web1", &manifest);
             assert_eq!(outcome.state, State::Rejected, "{outcome:?}");
             let reason = outcome.reason.expect("a reason");
@@ -243,9 +272,13 @@ fn what_is_asked_cannot_forge_the_log_nor_flood_it() {
 }
 
 #[test]
-fn what_the_control_stream_should_not_hold() {
+fn invalid_control_entries_are_dropped() {
     let mut target = Target::new();
-    let sound = JobId::new().to_string();
+    let order = Raw::cancel_order("web1", JobId::new()).fields();
+    let with = |name: &'static str, value: Vec<u8>| {
+        let kept = order.iter().filter(|(field, _)| *field != name).cloned();
+        kept.chain([(name, value)]).collect::<Vec<_>>()
+    };
     let garbage: Vec<Vec<(&str, Vec<u8>)>> = vec![
         vec![("hello", b"world".into())],
         vec![("kind", b"".into())],
@@ -254,28 +287,38 @@ fn what_the_control_stream_should_not_hold() {
         vec![("kind", b"cancel".into())],
         vec![("kind", b"cancel".into()), ("job", b"7".into())],
         vec![("kind", b"cancel".into()), ("job", b"\xff".into())],
-        vec![("kind", vec![b'x'; 1_000_000])],
+        with("order", b"\xc0".into()),
+        with("order", vec![]),
+        with("proof", b"\xff".into()),
         (0..500).map(|_| ("field", b"x".to_vec())).collect(),
     ];
+    let large = [("kind", 16), ("order", limits::ORDER_BYTES), ("signature", limits::SIGNATURE_BYTES)];
+    let large = large.map(|(name, limit)| with(name, vec![0; limit + 1]));
     target.sent.insert("malformed", garbage.len() as u64);
-    for entry in &garbage {
+    target.sent.insert("oversize", large.len() as u64 + 1);
+    target.sent.insert("unknown_version", 1);
+    target.sent.insert("not_for_this_host", 1);
+    for entry in garbage.iter().chain(&large) {
         target.raw.add_control("web1", entry);
     }
-    // These mean nothing now, and are no garbage.
+    target.raw.add_control("web1", &[("kind", vec![b'x'; 1_000_000])]);
+    target.raw.add_control("web1", &with("version", b"2".into()));
+    target.raw.add_control("web1", &Raw::cancel_order("db1", JobId::new()).fields());
+    // These are valid, though they have no effect now.
     target.raw.add_control("web1", &[("kind", "wake")]);
-    target.raw.add_control("web1", &[("kind", "cancel"), ("job", &sound)]);
+    target.raw.add_control("web1", &order);
     eventually("an empty control stream", || {
-        (target.raw.ask::<u64>(&["XLEN", "server:{web1}:control"]) == 0).then_some(())
+        (target.raw.query::<u64>(&["XLEN", "server:{web1}:control"]) == 0).then_some(())
     });
     target.survives();
 }
 
 #[test]
-fn entries_that_vanish_while_they_are_pending() {
+fn entries_deleted_while_pending_are_skipped() {
     let redis = Redis::start();
     let mut raw = Raw::on(&redis);
     let key = "server:{web1}:commands";
-    let _: String = raw.ask(&["XGROUP", "CREATE", key, "worker", "0", "MKSTREAM"]);
+    let _: String = raw.query(&["XGROUP", "CREATE", key, "worker", "0", "MKSTREAM"]);
     let evidence = Evidence::new(&redis, "evidence");
     let manifests: Vec<_> = (0..20).map(|_| raw.manifest(&["web1"], "collect-load")).collect();
     for (number, manifest) in manifests.iter().enumerate() {
@@ -285,12 +328,12 @@ fn entries_that_vanish_while_they_are_pending() {
             raw.send("web1", &exec);
         }
     }
-    let _: redis::Value = raw.ask(&["XREADGROUP", "GROUP", "worker", "worker", "STREAMS", key, ">"]);
-    // All programs, and the very first and the very last entry.
-    let entries: Vec<(String, Vec<redis::Value>)> = raw.ask(&["XRANGE", key, "-", "+"]);
+    let _: redis::Value = raw.query(&["XREADGROUP", "GROUP", "worker", "worker", "STREAMS", key, ">"]);
+    // Deletes all programs and the last entry.
+    let entries: Vec<(String, Vec<redis::Value>)> = raw.query(&["XRANGE", key, "-", "+"]);
     for (number, (id, _)) in entries.iter().enumerate() {
         if number % 3 == 1 || number + 1 == entries.len() {
-            let _: u64 = raw.ask(&["XDEL", key, id]);
+            let _: u64 = raw.query(&["XDEL", key, id]);
         }
     }
     let _worker = Worker::on(&redis).config("slots = 3").allow_exec().start();

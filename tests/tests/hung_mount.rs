@@ -1,17 +1,17 @@
-//! A mount that hangs, for real: a FUSE file system that nobody serves.
+//! A mount that really hangs: a FUSE file system without a server.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use protocol::{action::Argument, command::Manifest, control::Control, name::JobId, outcome::State};
+use protocol::{action::Argument, command::Manifest, name::JobId, outcome::State};
 use tempfile::TempDir;
 use tests::{Raw, Redis, Worker, descendants, eventually, is_alive};
 use tokio::runtime::{Builder, Runtime};
-use worker::metrics::{Collector, Figures, Group};
+use worker::metrics::{Collector, Figures, MetricGroup};
 
-/// Every request to it waits for an answer that never comes. Taken away when dropped.
+/// A mount on which every request waits for a reply that never comes. It is unmounted when dropped.
 struct HungMount {
     fuse: Option<File>,
     point: TempDir,
@@ -28,7 +28,7 @@ impl HungMount {
         Self { fuse: Some(fuse), point }
     }
 
-    /// Lets every request fail that waits.
+    /// Makes every waiting request fail.
     fn abort(&mut self) {
         self.fuse = None;
     }
@@ -48,7 +48,7 @@ impl Drop for HungMount {
 fn a_mount_that_hangs_in_statfs_does_not_hang_the_worker() {
     let mut hung = HungMount::new();
     let state = format!("state:{}", hung.point.path().display());
-    let collector = Collector::new();
+    let collector = Collector::default();
 
     let doomed = runtime();
     let figures = collect(&doomed, &collector);
@@ -57,23 +57,23 @@ fn a_mount_that_hangs_in_statfs_does_not_hang_the_worker() {
     assert!(figures["total_bytes:/"].as_u64().unwrap() > 0, "{figures:?}");
     assert!(figures["usage"].is_number(), "{figures:?}");
 
-    // The stuck thread holds up no end either.
+    // The stuck thread does not block the end of the runtime either.
     drop(doomed);
 
-    // What is known to hang keeps one thread, however often we ask.
+    // A mount that is known to hang occupies one thread, however often figures are collected.
     let runtime = runtime();
     let before = threads();
     for _ in 0..20 {
         let figures = collect(&runtime, &collector);
         assert_eq!(figures[&state], "unresponsive", "{figures:?}");
     }
-    // Those of the last collects may not have ended yet.
+    // Threads of the last collects may not have ended yet.
     let after = threads();
     assert!(after <= before + 3, "{before} threads became {after}");
 
-    // The server of the file system dies: now the kernel says so, and so do we.
+    // The server of the file system dies. The kernel reports that, and so does the collector.
     hung.abort();
-    eventually("the truth", || (collect(&runtime, &collector)[&state] != "unresponsive").then_some(()));
+    eventually("the new state", || (collect(&runtime, &collector)[&state] != "unresponsive").then_some(()));
     assert_eq!(collect(&runtime, &collector)[&state], "Transport endpoint is not connected");
 }
 
@@ -95,7 +95,7 @@ fn a_program_that_hangs_before_it_starts_holds_up_nothing_and_can_be_ended() {
         eventually("it to hang", || (!children(&worker).is_empty()).then_some(()));
         raw.ping("web1");
         assert_eq!(raw.state("web1", manifest), Some(State::Running));
-        raw.add_control("web1", &Control::Cancel(manifest.job).fields());
+        raw.cancel("web1", manifest.job);
         assert_eq!(raw.outcome("web1", manifest).state, State::Cancelled);
         eventually("nothing to be left of it", || children(&worker).is_empty().then_some(()));
     }
@@ -104,7 +104,7 @@ fn a_program_that_hangs_before_it_starts_holds_up_nothing_and_can_be_ended() {
     raw.wait_settled("web1");
 }
 
-/// What a worker has started and what has not ended.
+/// The living descendants of a worker.
 fn children(worker: &Worker) -> Vec<u32> {
     descendants(worker.pid()).into_iter().filter(|child| is_alive(*child)).collect()
 }
@@ -114,10 +114,10 @@ fn runtime() -> Runtime {
 }
 
 fn collect(runtime: &Runtime, collector: &Collector) -> Figures {
-    runtime.block_on(collector.collect(Group::Disk)).unwrap()
+    runtime.block_on(collector.collect(MetricGroup::Disk)).unwrap()
 }
 
-/// How many threads this process has.
+/// The number of this process' threads.
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
 }

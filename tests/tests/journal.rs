@@ -1,4 +1,4 @@
-//! The journal: what a worker knows of its past when it starts again, and what it refuses to do without one.
+//! The journal: what a worker knows of earlier commands after a restart, and what it refuses without a journal.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,19 +9,18 @@ use std::{
 
 use protocol::{
     command::Manifest,
-    control::Control,
     keys::Keys,
     outcome::{Outcome, State},
 };
 use tests::{Aof, Ctl, Evidence, Gate, Raw, Redis, Worker, WorkerOptions, chaos_worker, eventually, fleet, is_alive};
 
-/// Waits until the worker says that it refuses what must not run twice, and why; returns that.
+/// Waits until the worker's status says why it refuses once actions; returns the reason.
 #[track_caller]
 fn refusal(worker: &Worker) -> String {
-    eventually("the worker to say that it refuses", || worker.status()?.refuses)
+    eventually("the worker to report that it refuses once actions", || worker.status()?.refuses)
 }
 
-/// Everyone is told why programs are refused, and everything else goes on.
+/// Outcome, status and `ctl doctor` say why programs are refused, and everything else goes on.
 #[track_caller]
 fn refuses(redis: &Redis, worker: &Worker, reason: &str) {
     let (ctl, evidence) = (Ctl::on(redis), Evidence::new(redis, "refused"));
@@ -31,14 +30,14 @@ fn refuses(redis: &Redis, worker: &Worker, reason: &str) {
     for action in ["ping", "collect-cpu"] {
         ctl.run(["run", "--host", "web1", action]).expect(0);
     }
-    let said = refusal(worker);
-    assert!(said.contains("web1.journal") && said.contains(reason), "{said}");
+    let refusal = refusal(worker);
+    assert!(refusal.contains("web1.journal") && refusal.contains(reason), "{refusal}");
     let doctor = ctl.run(["doctor"]).expect(2);
-    assert!(doctor.stdout.contains(&format!("web1: {said}")), "{doctor}");
+    assert!(doctor.stdout.contains(&format!("web1: {refusal}")), "{doctor}");
     assert_eq!(evidence.count(), 0);
 }
 
-/// Nothing is refused any more, without a restart.
+/// The worker stops refusing, without a restart.
 #[track_caller]
 fn recovers(redis: &Redis, worker: &Worker) {
     eventually("the worker to refuse nothing", || worker.status()?.refuses.is_none().then_some(()));
@@ -47,9 +46,9 @@ fn recovers(redis: &Redis, worker: &Worker) {
     assert_eq!(evidence.count(), 1);
 }
 
-/// A copy of a command that Redis has forgotten is answered as before.
+/// A copy of a command that Redis has lost gets the outcome that was recorded.
 #[track_caller]
-fn tells_again(redis: &Redis, raw: &mut Raw, manifest: &Manifest, outcome: &Outcome) {
+fn republishes(redis: &Redis, raw: &mut Raw, manifest: &Manifest, outcome: &Outcome) {
     redis.cli(["FLUSHALL"]);
     raw.send("web1", manifest);
     assert_eq!(raw.outcome("web1", manifest), *outcome);
@@ -61,21 +60,21 @@ fn a_program_that_died_with_its_worker_is_interrupted_and_the_next_command_runs_
     let (redis, mut worker, _) = fleet();
     let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
     let ctl = Ctl::on(&redis);
-    let job = ctl.ask("web1", &format!("{}; {}; {}", evidence.script(), gate.script(), evidence.script()));
+    let job = ctl.dispatch("web1", &format!("{}; {}; {}", evidence.script(), gate.script(), evidence.script()));
     gate.reached();
     worker.kill9();
 
     let _worker = worker.options().start();
     ctl.run(["run", "--host", "web1", "exec", "--", "true"]).expect(0);
-    assert_eq!(ctl.standing(&job), [("web1".into(), "interrupted".into())]);
+    assert_eq!(ctl.host_states(&job), [("web1".into(), "interrupted".into())]);
     assert_eq!(evidence.count(), 1);
 }
 
 #[test]
-fn what_a_dead_worker_left_running_is_ended_by_the_next_one() {
+fn processes_of_a_dead_worker_are_ended_by_the_next_one() {
     let (redis, mut worker, mut raw) = fleet();
     let (pids, mut gate) = (redis.directory().join("pids"), Gate::new(&redis, "gate"));
-    // A child, one that has left the process group, and the program itself.
+    // The program itself, a child, and a child that has left the process group.
     let script = format!("sleep 1000 & first=$!; setsid sleep 1000 & echo $$ $first $! > '{}'", pids.display());
     let manifest = raw.shell("web1", &format!("{script}; {}", gate.script()));
     raw.send("web1", &manifest);
@@ -91,7 +90,7 @@ fn what_a_dead_worker_left_running_is_ended_by_the_next_one() {
 }
 
 #[test]
-fn what_ended_while_redis_was_away_is_told_by_the_next_process_if_need_be() {
+fn an_outcome_of_a_redis_outage_is_published_even_by_the_next_process() {
     for aof in [Aof::Always, Aof::Off] {
         let mut redis = Redis::options().aof(aof).start();
         let mut worker = Worker::on(&redis).allow_exec().start();
@@ -142,15 +141,15 @@ fn a_finished_command_that_comes_again_never_runs_again() {
         raw.send("web1", &manifest);
         raw.wait_settled("web1");
         assert_eq!(raw.outcome("web1", &manifest), outcome);
-        assert_eq!(raw.states(&manifest), [State::Running, State::Failed], "nothing is said twice");
+        assert_eq!(raw.states(&manifest), [State::Running, State::Failed], "no state is reported twice");
     }
-    // Redis does not know of it any more, but the journal does: it is told again, and the same.
+    // Redis has lost the outcome, but the journal has it: the worker publishes the same outcome again.
     for restarted in [false, true] {
         if restarted {
             worker.kill9();
             worker = worker.options().start();
         }
-        tells_again(&redis, &mut raw, &manifest, &outcome);
+        republishes(&redis, &mut raw, &manifest, &outcome);
         assert_eq!(raw.states(&manifest), [State::Failed]);
     }
     assert_eq!(evidence.count(), 1);
@@ -168,12 +167,12 @@ fn an_interrupted_command_that_comes_again_stays_interrupted() {
     let _worker = worker.options().start();
     let outcome = raw.outcome("web1", &manifest);
     assert_eq!(outcome.state, State::Interrupted);
-    tells_again(&redis, &mut raw, &manifest, &outcome);
+    republishes(&redis, &mut raw, &manifest, &outcome);
     assert_eq!(evidence.count(), 1);
 }
 
 #[test]
-fn a_damaged_journal_is_named_and_only_what_must_not_run_twice_is_refused() {
+fn a_damaged_journal_is_reported_and_only_once_actions_are_refused() {
     let redis = Redis::start();
     let options = Worker::on(&redis).allow_exec();
     let state = options.directory().join("state");
@@ -182,7 +181,7 @@ fn a_damaged_journal_is_named_and_only_what_must_not_run_twice_is_refused() {
     let worker = options.start();
     worker.wait_online();
     refuses(&redis, &worker, "web1.journal");
-    // Once it is out of the way, a new one is begun.
+    // Once the damaged journal is removed, the worker starts a new one.
     fs::remove_file(state.join("web1.journal")).expect("a file");
     recovers(&redis, &worker);
 }
@@ -219,36 +218,36 @@ fn a_lost_journal_never_lets_a_program_run_twice() {
     gate.reached();
     raw.wait_state("web1", &manifest, State::Running);
     worker.kill9();
-    // Nothing is left but the pending entry: it says that the command was taken, not how far it came.
+    // Only the pending entry is left. It shows that the command was delivered, not how far it came.
     let path = worker.options().directory().join("state/web1.journal");
     fs::remove_file(&path).expect("a journal");
-    let _: u64 = raw.ask(&["HDEL", &Keys::new(None).job_hosts(manifest.job), "web1"]);
+    let _: u64 = raw.query(&["HDEL", &Keys::new(None).job_hosts(manifest.job), "web1"]);
     assert_eq!(raw.pending("web1"), 1);
-    // An order to cancel it is read first: it does not make it one that never began.
+    // The worker reads the order to cancel first. That must not make the command one that never started.
     let job = Keys::new(None).job(manifest.job);
-    let _: u64 = raw.ask(&["HSET", &job, "action", "exec"]);
-    raw.add_control("web1", &Control::Cancel(manifest.job).fields());
+    let _: u64 = raw.query(&["HSET", &job, "action", "exec"]);
+    raw.cancel("web1", manifest.job);
 
     let mut worker = worker.options().start();
     let outcome = raw.outcome("web1", &manifest);
     assert_eq!(outcome.state, State::Interrupted);
     let reason = outcome.reason.clone().expect("a reason");
-    assert!(reason.contains("the worker before this one had taken it"), "{reason}");
+    assert!(reason.contains("it was delivered to the prior worker process"), "{reason}");
     gate.open();
     let other = raw.shell("web1", &evidence.script());
-    assert_eq!(raw.run("web1", &other).state, State::Succeeded, "what nobody had taken before runs as usual");
+    assert_eq!(raw.run("web1", &other).state, State::Succeeded, "a command that no prior process had runs as usual");
     raw.wait_settled("web1");
-    assert_eq!(evidence.count(), 2, "once each, and what was left of the first was ended");
+    assert_eq!(evidence.count(), 2, "once each, and the rest of the first program was ended");
 
-    // It is in the new journal.
+    // The new journal has recorded it.
     worker.kill9();
     let _worker = worker.options().start();
-    tells_again(&redis, &mut raw, &manifest, &outcome);
+    republishes(&redis, &mut raw, &manifest, &outcome);
     assert_eq!(evidence.count(), 2);
 }
 
 #[test]
-fn a_journal_that_cannot_be_written_is_named_and_only_what_must_not_run_twice_is_refused() {
+fn an_unwritable_journal_is_reported_and_only_once_actions_are_refused() {
     let redis = Redis::start();
     let options = Worker::on(&redis).allow_exec();
     let state = options.directory().join("state");
@@ -261,10 +260,35 @@ fn a_journal_that_cannot_be_written_is_named_and_only_what_must_not_run_twice_is
 }
 
 #[test]
+fn a_state_directory_that_is_deleted_or_replaced_is_noticed_and_only_once_actions_are_refused() {
+    let (redis, worker, mut raw) = fleet();
+    let evidence = Evidence::new(&redis, "evidence");
+    let manifest = raw.shell("web1", &evidence.script());
+    let outcome = raw.run("web1", &manifest);
+    let [state, aside] = ["state", "aside"].map(|name| worker.options().directory().join(name));
+    fs::rename(&state, &aside).expect("a directory");
+    refuses(&redis, &worker, "was deleted or replaced while this worker ran");
+    let list = Ctl::on(&redis).run(["host", "list"]).expect(0);
+    assert!(list.stdout.contains("refuses") && list.stderr.contains("web1.journal"), "{list}");
+    let shown = Ctl::on(&redis).run(["host", "show", "web1"]).expect(0);
+    assert!(shown.stdout.contains("was deleted or replaced"), "{shown}");
+
+    // Another journal in its place does not know what ran.
+    fs::create_dir(&state).expect("a directory");
+    fs::copy(aside.join("web1.journal"), state.join("web1.journal")).expect("a copy");
+    refuses(&redis, &worker, "was deleted or replaced while this worker ran");
+    fs::remove_dir_all(&state).expect("a directory");
+    fs::rename(&aside, &state).expect("a directory");
+    recovers(&redis, &worker);
+    republishes(&redis, &mut raw, &manifest, &outcome);
+    assert_eq!(evidence.count(), 1);
+}
+
+#[test]
 fn a_second_worker_of_the_same_host_waits_until_the_first_has_ended() {
     let (redis, mut first, mut raw) = fleet();
     let second = first.options().start();
-    second.wait_log("another worker of this host is running");
+    second.wait_log("another worker of this host is running: this one waits until that one has ended");
     let evidence = Evidence::new(&redis, "evidence");
     for _ in 0..3 {
         let manifest = raw.shell("web1", &evidence.script());
@@ -272,14 +296,17 @@ fn a_second_worker_of_the_same_host_waits_until_the_first_has_ended() {
     }
     assert!(raw.readers() <= 1, "only the first one reads");
     first.kill9();
+    second.wait_log("the other worker of this host has ended: this one takes over");
     second.wait_online();
+    assert_eq!(second.status().and_then(|status| status.refuses), None);
+    assert!(!second.log().contains("ERROR"), "{}", second.log());
     let manifest = raw.shell("web1", &evidence.script());
     assert_eq!(raw.run("web1", &manifest).state, State::Succeeded);
     assert_eq!(evidence.count(), 4);
 }
 
-/// A worker whose state is on a disk of its own, of 8 MB, after a line of shell. `None` where this machine permits
-/// no mounts; the test is then reported as skipped.
+/// A worker whose state is on a disk of its own of 8 MB, on which a line of shell ran before. `None` where this
+/// machine permits no mounts; the test is then reported as skipped.
 fn on_a_small_disk(redis: &Redis, script: &str) -> Option<WorkerOptions> {
     let flags = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
     let permitted = Command::new("unshare").args([flags, "mount", "-t", "tmpfs", "none", "/mnt"]).output();
@@ -294,12 +321,12 @@ fn on_a_small_disk(redis: &Redis, script: &str) -> Option<WorkerOptions> {
     Some(options.through(&["unshare", flags, "sh", "-ec", &mount, "sh"]))
 }
 
-/// A file on that disk, as it is seen from outside: the worker's own directory.
+/// The path of a file on that disk from outside of the worker's mount namespace.
 fn beside_the_journal(worker: &Worker, name: &str) -> PathBuf {
     Path::new(&format!("/proc/{}/cwd", worker.pid())).join(name)
 }
 
-/// Takes all space that is left where the file is.
+/// Fills all space that is left on the disk of this file.
 fn fill(path: &Path) {
     let mut file = File::create(path).expect("a file");
     for size in [1 << 20, 1 << 12, 1] {
@@ -308,7 +335,7 @@ fn fill(path: &Path) {
 }
 
 #[test]
-fn on_a_full_disk_only_what_must_not_run_twice_is_refused_until_there_is_space() {
+fn on_a_full_disk_only_once_actions_are_refused_until_there_is_space() {
     let redis = Redis::start();
     let Some(options) = on_a_small_disk(&redis, "cat /dev/zero >filler 2>/dev/null || :") else { return };
     let worker = options.start();
@@ -332,8 +359,8 @@ fn a_disk_that_fills_up_loses_nothing() {
     let filler = beside_the_journal(&worker, "filler");
     fill(&filler);
 
-    // The journal has some room of its own; then it is refused what it cannot hold, and nobody is told otherwise.
-    let mut told = vec![running.clone()];
+    // The journal's file has some free room. Once that is used up, the worker rejects what it cannot record.
+    let mut succeeded = vec![running.clone()];
     let rejected = eventually("a refusal", || {
         let manifest = raw.shell("web1", &format!("{}; head -c 60000 /dev/zero", evidence.script()));
         let outcome = raw.run("web1", &manifest);
@@ -341,32 +368,32 @@ fn a_disk_that_fills_up_loses_nothing() {
             return outcome.reason;
         }
         assert_eq!((outcome.state, outcome.stdout.written_bytes), (State::Succeeded, 60_000), "{outcome:?}");
-        told.push(manifest);
+        succeeded.push(manifest);
         None
     });
     assert!(rejected.contains("No space left"), "{rejected}");
     assert!(refusal(&worker).contains("No space left"));
     raw.ping("web1");
-    // What was running ends as it would have.
+    // The running program ends as usual.
     gate.open();
     let outcome = raw.outcome("web1", &running);
     assert_eq!((outcome.state, &*outcome.stdout.kept), (State::Succeeded, &b"done\n"[..]));
 
     fs::remove_file(filler).expect("a file");
     recovers(&redis, &worker);
-    for manifest in &told {
+    for manifest in &succeeded {
         raw.send("web1", manifest);
     }
     raw.wait_settled("web1");
-    for manifest in &told {
+    for manifest in &succeeded {
         assert_eq!(raw.states(manifest), [State::Running, State::Succeeded]);
     }
-    assert_eq!(evidence.count(), told.len());
+    assert_eq!(evidence.count(), succeeded.len());
 }
 
 #[test]
 #[ignore = "needs the worker built with its feature chaos (make test builds it)"]
-fn a_slow_disk_holds_up_only_what_must_be_on_it() {
+fn a_slow_disk_delays_only_once_actions() {
     let redis = Redis::start();
     let options = Worker::on(&redis).program(chaos_worker()).allow_exec();
     let worker = options.env("REDFLEET_CHAOS_SLOW_SYNC", "2000").start();
@@ -380,6 +407,6 @@ fn a_slow_disk_holds_up_only_what_must_be_on_it() {
     let outcome = raw.outcome("web1", &manifest);
     assert_eq!(outcome.state, State::Succeeded);
     let started = outcome.started_at_ms.expect("it started");
-    assert!(pinged < started, "the ping was answered at {pinged}, the program started at {started}");
+    assert!(pinged < started, "the ping ended at {pinged}, the program started at {started}");
     assert_eq!(evidence.count(), 1);
 }

@@ -1,32 +1,28 @@
-//! The whole way: `ctl`, Redis, a worker, and back.
+//! The whole way of a command: from `ctl` through Redis to a worker and back.
 
 use std::collections::BTreeMap;
 
 use protocol::{
-    keys::{Cap, Keys, Retention},
+    keys::{Keys, Retention},
     limits,
     name::JobId,
 };
 use serde_json::Value;
-use tests::{Aof, Ctl, Evidence, Gate, Output, Raw, Redis, Worker, eventually};
+use tests::{Aof, Ctl, Evidence, Gate, Output, Raw, Redis, Worker, eventually, fleet_with_ctl};
 
 fn fleet() -> (Redis, Worker, Ctl) {
-    let redis = Redis::start();
-    let worker = Worker::on(&redis).config("sample_interval = '1h'").allow_exec().start();
-    worker.wait_online();
-    let ctl = Ctl::on(&redis);
-    (redis, worker, ctl)
+    fleet_with_ctl("sample_interval = '1h'")
 }
 
-/// How the only host of a job stands.
+/// The state of the only host of a job.
 #[track_caller]
 fn state(output: &Output) -> String {
     output.json()["hosts"][0]["state"].as_str().unwrap_or_else(|| panic!("no state: {output}")).to_owned()
 }
 
-/// Asks without waiting, and returns the job's id.
+/// Dispatches a line of shell without waiting, and returns the job's id.
 #[track_caller]
-fn ask(ctl: &Ctl, more: &[&str], script: &str) -> String {
+fn dispatch(ctl: &Ctl, more: &[&str], script: &str) -> String {
     let words = [&["run", "--host", "web1", "--detach", "-q", "exec"], more, &["--", "sh", "-c", script]];
     ctl.run(words.concat()).expect(0).stdout.trim().to_owned()
 }
@@ -51,11 +47,11 @@ fn a_command_that_waits_for_its_host_is_shown_as_queued_and_then_done() {
     let (redis, mut worker, ctl) = fleet();
     worker.terminate();
     let evidence = Evidence::new(&redis, "evidence");
-    let job = ask(&ctl, &[], &evidence.script());
+    let job = dispatch(&ctl, &[], &evidence.script());
     let show = || ctl.run(["job", "show", &job, "-o", "json"]);
     assert_eq!(state(&show()), "queued");
     let written = redis.cli(["KEYS", &format!("job:{{{job}}}:*")]);
-    assert_eq!(written, "", "it is derived: nothing is written but by the worker");
+    assert_eq!(written, "", "the state is derived: only the worker writes it");
     let waiting = ctl.spawn(["job", "wait", &job, "-o", "json"]);
     let _worker = worker.options().start();
     assert_eq!(state(&waiting.wait().expect(0)), "succeeded");
@@ -64,16 +60,16 @@ fn a_command_that_waits_for_its_host_is_shown_as_queued_and_then_done() {
 }
 
 #[test]
-fn a_command_that_nobody_took_in_time_is_expired_whoever_says_so() {
+fn a_command_that_never_started_in_time_is_expired_for_ctl_and_worker() {
     let (redis, mut worker, ctl) = fleet();
     worker.terminate();
     let evidence = Evidence::new(&redis, "evidence");
-    let job = ask(&ctl, &["--start-by", "100ms"], &evidence.script());
+    let job = dispatch(&ctl, &["--start-by", "100ms"], &evidence.script());
     let output = ctl.run(["job", "wait", &job, "-o", "json"]).expect(3);
     assert_eq!(state(&output), "expired");
-    assert_eq!(redis.cli(["HGETALL", &format!("job:{{{job}}}:hosts")]), "", "a guess is not written");
+    assert_eq!(redis.cli(["HGETALL", &format!("job:{{{job}}}:hosts")]), "", "a derived state is not written");
     let _worker = worker.options().start();
-    eventually("the worker's own word", || {
+    eventually("the state from the worker", || {
         (redis.cli(["HGET", &format!("job:{{{job}}}:hosts"), "web1"]) == "expired").then_some(())
     });
     assert_eq!(state(&ctl.run(["job", "show", &job, "-o", "json"])), "expired");
@@ -81,24 +77,27 @@ fn a_command_that_nobody_took_in_time_is_expired_whoever_says_so() {
 }
 
 #[test]
-fn who_comes_back_later_is_told_the_same() {
+fn a_later_job_wait_prints_the_same_result() {
     let (redis, _worker, ctl) = fleet();
     let mut gate = Gate::new(&redis, "gate");
-    let job = ask(&ctl, &[], &format!("{}; echo done; exit 3", gate.script()));
+    let job = dispatch(&ctl, &[], &format!("{}; echo done; exit 3", gate.script()));
     gate.reached();
     eventually("it to be shown as running", || {
         (state(&ctl.run(["job", "show", &job, "-o", "json"])) == "running").then_some(())
     });
     let waiting = [(); 2].map(|()| ctl.spawn(["job", "wait", &job, "-o", "json"]));
     gate.open();
-    let told = waiting.map(|waiting| waiting.wait().expect(2).json());
-    assert_eq!(told[0], told[1]);
-    assert_eq!((&told[0]["hosts"][0]["stdout"], &told[0]["hosts"][0]["exit_code"]), (&"done\n".into(), &3.into()));
-    assert_eq!(ctl.run(["job", "wait", &job, "-o", "json"]).expect(2).json(), told[0]);
+    let results = waiting.map(|waiting| waiting.wait().expect(2).json());
+    assert_eq!(results[0], results[1]);
+    assert_eq!(
+        (&results[0]["hosts"][0]["stdout"], &results[0]["hosts"][0]["exit_code"]),
+        (&"done\n".into(), &3.into())
+    );
+    assert_eq!(ctl.run(["job", "wait", &job, "-o", "json"]).expect(2).json(), results[0]);
 }
 
 #[test]
-fn every_end_has_its_exit_code() {
+fn every_terminal_state_has_its_exit_code() {
     let (redis, mut worker, ctl) = fleet();
     let run = |more: &[&str], code: i32| {
         let words = ["run", "--host", "web1", "-o", "json"].iter().chain(more);
@@ -109,16 +108,16 @@ fn every_end_has_its_exit_code() {
     assert_eq!(run(&["--timeout", "100ms", "exec", "--", "sleep", "1000"], 2), "timed_out");
 
     let mut gate = Gate::new(&redis, "gate");
-    let job = ask(&ctl, &[], &gate.script());
+    let job = dispatch(&ctl, &[], &gate.script());
     gate.reached();
     worker.kill9();
     let worker = worker.options().start();
     assert_eq!(state(&ctl.run(["job", "wait", &job, "-o", "json"]).expect(2)), "interrupted");
 
     let mut gate = Gate::new(&redis, "next gate");
-    let job = ask(&ctl, &[], &gate.script());
+    let job = dispatch(&ctl, &[], &gate.script());
     gate.reached();
-    Raw::on(&redis).add_control("web1", &[("kind", "cancel"), ("job", &job)]);
+    Raw::on(&redis).cancel("web1", job.parse().expect("an id"));
     assert_eq!(state(&ctl.run(["job", "wait", &job, "-o", "json"]).expect(2)), "cancelled");
     drop(worker);
 }
@@ -141,29 +140,29 @@ fn redis_may_crash_while_ctl_waits() {
     assert_eq!(evidence.count(), 1);
 }
 
-/// Every key of the server, with what is wrong with its bounds.
+/// The keys of the server that break their bounds, with the reason.
 fn unbounded(redis: &Redis) -> BTreeMap<String, String> {
     let (mut raw, keys) = (Raw::on(redis), Keys::new(None));
-    let all: Vec<String> = raw.ask(&["KEYS", "*"]);
+    let all: Vec<String> = raw.query(&["KEYS", "*"]);
     let mut wrong = |key: &String| {
-        let ttl_ms: i64 = raw.ask(&["PTTL", key]);
+        let ttl_ms: i64 = raw.query(&["PTTL", key]);
         match keys.retention(key) {
-            None => Some("is not one of ours".to_owned()),
+            None => Some("is not one of Redfleet's".to_owned()),
             Some(Retention::Expires(longest)) => {
                 let longest = i64::try_from(longest.as_millis()).expect("a TTL");
                 (!(1..=longest).contains(&ttl_ms)).then(|| format!("expires in {ttl_ms} ms of {longest}"))
             }
-            Some(Retention::Capped(Cap::Members(most))) => {
-                let members: usize = raw.ask(&["ZCARD", key]);
+            Some(Retention::Members(most)) => {
+                let members: usize = raw.query(&["ZCARD", key]);
                 (members > most).then(|| format!("has {members} members"))
             }
-            Some(Retention::Capped(Cap::Entries(most))) => {
-                let entries: usize = raw.ask(&["XLEN", key]);
+            Some(Retention::Entries(most)) => {
+                let entries: usize = raw.query(&["XLEN", key]);
                 (entries > most).then(|| format!("has {entries} entries"))
             }
-            Some(Retention::Capped(Cap::Age(_))) => {
-                let entries: usize = raw.ask(&["XLEN", key]);
-                (entries > 0).then(|| format!("has {entries} entries, though all is answered"))
+            Some(Retention::Age(_)) => {
+                let entries: usize = raw.query(&["XLEN", key]);
+                (entries > 0).then(|| format!("has {entries} entries, though every command has ended"))
             }
         }
     };
@@ -183,26 +182,26 @@ fn after_much_has_happened_every_key_still_has_its_bound() {
         ctl.run(["run", "--host", "web1", "exec", "--", "sh", "-c", script]);
     }
     ctl.run(["run", "--host", "web1", "--timeout", "50ms", "exec", "--", "sleep", "1000"]).expect(2);
-    // An interrupted one, an expired one, one that was forgotten by Redis while it ran, and garbage.
+    // An interrupted command, an expired one, one that Redis lost while it ran, and garbage.
     let mut gate = Gate::new(&redis, "gate");
-    let job = ask(&ctl, &[], &gate.script());
+    let job = dispatch(&ctl, &[], &gate.script());
     gate.reached();
     worker.kill9();
-    let late = ask(&ctl, &["--start-by", "1ms"], "true");
+    let late = dispatch(&ctl, &["--start-by", "1ms"], "true");
     let mut worker = worker.options().start();
     for job in [&job, &late] {
         ctl.run(["job", "wait", job]);
     }
     let mut gate = Gate::new(&redis, "next gate");
-    let forgotten = ask(&ctl, &[], &gate.script());
+    let lost = dispatch(&ctl, &[], &gate.script());
     gate.reached();
     redis.cli(["FLUSHALL"]);
     gate.open();
     raw.add("web1", &[("garbage", "x")]);
     raw.add_control("web1", &[("garbage", "x")]);
     raw.ping("web1");
-    eventually("the forgotten one", || {
-        (!redis.cli(["KEYS", &format!("job:{{{forgotten}}}:result:*")]).is_empty()).then_some(())
+    eventually("the result of the lost command", || {
+        (!redis.cli(["KEYS", &format!("job:{{{lost}}}:result:*")]).is_empty()).then_some(())
     });
     worker.wait_online();
     ctl.run(["run", "--host", "web1", "collect-all"]).expect(0);
@@ -211,7 +210,7 @@ fn after_much_has_happened_every_key_still_has_its_bound() {
     let report: Value = ctl.run(["doctor", "-o", "json"]).json();
     assert_eq!(report["problems"], 0, "{report:#}");
 
-    // And what a worker that has gone leaves behind.
+    // The keys that a stopped worker leaves behind are bounded, too.
     worker.terminate();
     assert_eq!(unbounded(&redis), BTreeMap::new());
 }

@@ -1,4 +1,4 @@
-//! Lanes and locks: what may run beside what, what waits, and what never gets its turn.
+//! Lanes and locks: which commands run side by side, which wait, and which expire while they wait.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use protocol::{
     command::Manifest,
     control::Control,
     outcome::{Outcome, State},
+    signed::Signed,
 };
 use tests::{Ctl, Evidence, Gate, Raw, eventually, fleet_with};
 
@@ -15,7 +16,7 @@ fn locked(lock: &str, mut manifest: Manifest) -> Manifest {
     manifest
 }
 
-/// Sends a program for each gate, that waits there.
+/// Sends a program for each gate. It waits at that gate.
 fn send_all(raw: &mut Raw, gates: &[Gate]) -> Vec<Manifest> {
     let manifests: Vec<_> = gates.iter().map(|gate| raw.shell("web1", &gate.script())).collect();
     for manifest in &manifests {
@@ -25,7 +26,7 @@ fn send_all(raw: &mut Raw, gates: &[Gate]) -> Vec<Manifest> {
 }
 
 #[test]
-fn while_all_other_slots_are_busy_ping_is_answered() {
+fn a_ping_runs_while_all_other_slots_are_busy() {
     let (redis, _worker, mut raw) = fleet_with("slots = 3");
     let mut gates: Vec<_> = (0..4).map(|number| Gate::new(&redis, &format!("gate{number}"))).collect();
     let manifests = send_all(&mut raw, &gates);
@@ -73,7 +74,7 @@ fn programs_with_the_same_lock_run_one_after_another_and_others_pass() {
     for waiting in &app[1..] {
         raw.wait_state("web1", waiting, State::Delivered);
     }
-    // Another lock, and none.
+    // Programs with another lock or without a lock pass.
     let other = locked("db", raw.shell("web1", "true"));
     let none = raw.shell("web1", "true");
     for passing in [&other, &none] {
@@ -91,8 +92,8 @@ fn programs_with_the_same_lock_run_one_after_another_and_others_pass() {
 }
 
 #[test]
-fn a_ping_behind_many_that_wait_is_answered_before_them() {
-    // Behind a lock, and behind the lane for programs.
+fn a_ping_behind_many_waiting_programs_runs_before_them() {
+    // The programs wait for a lock, or for a free slot of the lane for programs.
     for (config, lock) in [("slots = 4", Some("app")), ("slots = 2", None)] {
         let (redis, _worker, mut raw) = fleet_with(config);
         let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
@@ -114,7 +115,7 @@ fn a_ping_behind_many_that_wait_is_answered_before_them() {
 }
 
 #[test]
-fn what_waits_is_looked_through_in_large_steps() {
+fn pending_entries_are_read_in_large_batches() {
     const MANY: u64 = 1000;
     let (redis, _worker, mut raw) = fleet_with("slots = 2");
     let mut gate = Gate::new(&redis, "gate");
@@ -125,10 +126,10 @@ fn what_waits_is_looked_through_in_large_steps() {
         let manifest = raw.shell("web1", "true");
         raw.send("web1", &manifest);
     }
-    eventually("all to be taken", || (raw.pending("web1") == MANY + 1).then_some(()));
+    eventually("all to be delivered", || (raw.pending("web1") == MANY + 1).then_some(()));
     redis.cli(["CONFIG", "RESETSTAT"]);
-    // A new connection begins with all that is pending; only then it reads on.
-    let _: u64 = raw.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    // A new connection first reads all pending entries, and only then new ones.
+    let _: u64 = raw.query(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     raw.ping("web1");
     let stats = redis.cli(["INFO", "commandstats"]);
     let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xreadgroup:calls="));
@@ -137,7 +138,7 @@ fn what_waits_is_looked_through_in_large_steps() {
 }
 
 #[test]
-fn more_than_a_worker_may_hold_in_memory_waits_in_the_inbox_and_all_run_in_order() {
+fn commands_beyond_the_memory_bound_wait_in_the_inbox_and_all_run_in_order() {
     const MANY: usize = 130;
     let (redis, _worker, mut raw) = fleet_with("slots = 4");
     let (order, mut gate) = (redis.directory().join("order"), Gate::new(&redis, "gate"));
@@ -152,9 +153,9 @@ fn more_than_a_worker_may_hold_in_memory_waits_in_the_inbox_and_all_run_in_order
         manifests.push(locked("app", manifest));
         raw.send("web1", &manifests[number]);
     }
-    let held = protocol::limits::WAITING_BYTES.div_ceil(manifests[0].encode().len()) as u64;
-    eventually("as many as it holds", || (raw.pending("web1") > held).then_some(()));
-    // What comes with the last read may be a few more; then nothing is taken that the bound forbids.
+    let held = protocol::limits::WAITING_BYTES.div_ceil(Signed::unsigned(&manifests[0]).bytes.len()) as u64;
+    eventually("as many as the worker may hold", || (raw.pending("web1") > held).then_some(()));
+    // The last read may have exceeded the bound by a few entries. After that the worker takes no more.
     raw.add_control("web1", &Control::Wake.fields());
     raw.wait_control_settled("web1");
     assert!(raw.pending("web1") <= held + 4);
@@ -166,9 +167,10 @@ fn more_than_a_worker_may_hold_in_memory_waits_in_the_inbox_and_all_run_in_order
 }
 
 #[test]
-fn what_gets_its_turn_too_late_expires_and_never_starts() {
-    // Behind a lock, behind the lane for programs, and not even read.
+fn what_was_taken_in_time_starts_when_its_turn_comes_and_what_lay_unread_expires() {
+    // The command waits for a lock, for a slot of the lane for programs, or unread in the inbox.
     for (config, lock) in [("slots = 4", Some("app")), ("slots = 2", None), ("slots = 1", None)] {
+        let is_taken = config != "slots = 1";
         let (redis, _worker, mut raw) = fleet_with(config);
         let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
         let with = |manifest| if let Some(lock) = lock { locked(lock, manifest) } else { manifest };
@@ -180,23 +182,24 @@ fn what_gets_its_turn_too_late_expires_and_never_starts() {
         let early = with(raw.shell("web1", &evidence.script()));
         raw.send("web1", &late);
         raw.send("web1", &early);
-        if config != "slots = 1" {
+        if is_taken {
             raw.wait_state("web1", &late, State::Delivered);
         }
-        // By the worker's clock too, which is behind by the time that Redis' answer took.
+        // The worker's clock may be behind Redis' clock by the time that a reply takes.
         eventually("the deadline to pass", || (raw.now() > soon + 1000).then_some(()));
         gate.open();
         let Outcome { state, started_at_ms, reason, .. } = raw.outcome("web1", &late);
-        assert_eq!((state, started_at_ms), (State::Expired, None), "{config}");
-        assert!(reason.is_some_and(|reason| reason.ends_with(" after its start-by")), "{config}");
+        let expected = if is_taken { State::Succeeded } else { State::Expired };
+        assert_eq!((state, started_at_ms.is_some()), (expected, is_taken), "{config}");
+        assert_eq!(reason.is_some_and(|reason| reason.ends_with(" after its start-by")), !is_taken, "{config}");
         assert_eq!(raw.outcome("web1", &early).state, State::Succeeded, "{config}");
         raw.wait_settled("web1");
-        assert_eq!(evidence.count(), 1, "{config}");
+        assert_eq!(evidence.count(), 1 + usize::from(is_taken), "{config}");
     }
 }
 
 #[test]
-fn what_waited_in_a_worker_that_died_runs_once_in_the_next_one() {
+fn commands_that_waited_in_a_dead_worker_run_once_in_the_next_one() {
     let (redis, mut worker, mut raw) = fleet_with("slots = 4");
     let mut gate = Gate::new(&redis, "gate");
     let first = locked("app", raw.shell("web1", &gate.script()));

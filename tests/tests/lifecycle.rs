@@ -1,4 +1,4 @@
-//! The life of a command: every state that a worker can bring it to, and that it is told truly.
+//! The life of a command: every state that it can reach, and that the worker reports it truly.
 
 use std::time::Duration;
 
@@ -19,7 +19,11 @@ fn a_command_runs_and_succeeds() {
     raw.send("web1", &manifest);
     gate.reached();
     raw.wait_state("web1", &manifest, State::Running);
-    assert_eq!((raw.queued("web1"), raw.pending("web1")), (1, 1), "it stays in the inbox until it is answered");
+    assert_eq!(
+        (raw.queued("web1"), raw.pending("web1")),
+        (1, 1),
+        "it stays in the inbox until its outcome is published"
+    );
     gate.open();
     let outcome = raw.outcome("web1", &manifest);
     assert_eq!((outcome.state, outcome.exit_code, &outcome.reason), (State::Succeeded, Some(0), &None));
@@ -31,7 +35,7 @@ fn a_command_runs_and_succeeds() {
 }
 
 #[test]
-fn a_program_that_fails_is_told_with_the_way_it_failed() {
+fn a_failed_program_is_reported_with_its_exit_code_or_signal() {
     let (_redis, _worker, mut raw) = fleet();
     let mut ended = |argv: &[&str]| {
         let manifest = raw.exec(&["web1"], argv);
@@ -54,7 +58,7 @@ fn a_command_that_takes_too_long_is_ended() {
     assert_eq!((outcome.state, outcome.exit_code), (State::TimedOut, None));
     assert_eq!(outcome.reason.as_deref(), Some("longer than 200ms"));
     assert!(outcome.duration_ms() >= Some(200), "{outcome:?}");
-    // However it is asked, no figure makes the worker stumble.
+    // No timeout, however extreme, harms the worker.
     for timeout_ms in [0, u64::MAX] {
         let manifest = raw.shell("web1", "true");
         raw.run("web1", &Manifest { timeout_ms, ..manifest });
@@ -63,7 +67,7 @@ fn a_command_that_takes_too_long_is_ended() {
 }
 
 #[test]
-fn what_cannot_be_done_is_rejected_with_the_reason() {
+fn an_invalid_command_is_rejected_with_the_reason() {
     let (redis, _worker, mut raw) = fleet();
     let evidence = Evidence::new(&redis, "evidence");
     let mut reason = |manifest: Manifest| {
@@ -73,30 +77,31 @@ fn what_cannot_be_done_is_rejected_with_the_reason() {
         outcome.reason.expect("a reason")
     };
     let arguments = |name: &str, value: Argument| Arguments::from([(name.to_owned(), value)]);
-    let hand = &mut Raw::on(&redis);
-    let mut asked = |action: &str, arguments| Manifest { arguments, ..hand.manifest(&["web1"], action) };
+    let other = &mut Raw::on(&redis);
+    let mut command = |action: &str, arguments| Manifest { arguments, ..other.manifest(&["web1"], action) };
 
-    assert_eq!(reason(asked("dance", Arguments::new())), "unknown action 'dance'");
+    assert_eq!(reason(command("dance", Arguments::new())), "unknown action 'dance'");
     let endless = "x".repeat(10_000);
-    assert_eq!(reason(asked(&endless, Arguments::new())), format!("unknown action '{}…'", &endless[..80]));
+    assert_eq!(reason(command(&endless, Arguments::new())), format!("unknown action '{}…'", &endless[..80]));
     assert_eq!(
-        reason(asked("ping", arguments("colour", Argument::Boolean(true)))),
+        reason(command("ping", arguments("colour", Argument::Boolean(true)))),
         "ping has no parameter 'colour' (it takes none)"
     );
     assert_eq!(
-        reason(asked("exec", Arguments::new())),
+        reason(command("exec", Arguments::new())),
         "exec needs -- ARGV…: the program and its arguments; no shell is involved"
     );
     for (name, value) in [("argv", Argument::List(vec![])), ("argv", Argument::Text("ls".into()))] {
-        let reason = reason(asked("exec", arguments(name, value)));
+        let reason = reason(command("exec", arguments(name, value)));
         assert!(reason.starts_with("exec: argv must be one or more words, not "), "{reason}");
     }
     for top in [Argument::Integer(0), Argument::Integer(i64::MAX), Argument::Text("ten".into())] {
-        let reason = reason(asked("collect-processes", arguments("top", top)));
+        let reason = reason(command("collect-processes", arguments("top", top)));
         assert!(reason.starts_with("collect-processes: top must be a whole number from 1 to 100, not "), "{reason}");
     }
 
-    let manifest = asked("exec", arguments("argv", Argument::List(vec!["sh".into(), "-c".into(), evidence.script()])));
+    let manifest =
+        command("exec", arguments("argv", Argument::List(vec!["sh".into(), "-c".into(), evidence.script()])));
     let week = millis(limits::START_BY_MAX);
     let too_late = Manifest { start_by_ms: manifest.issued_at_ms + week + 1, ..manifest.clone() };
     let never = Manifest { start_by_ms: u64::MAX, job: protocol::name::JobId::new(), ..manifest };
@@ -140,7 +145,7 @@ fn a_command_whose_start_by_passed_while_the_worker_was_down_never_starts() {
         let outcome = raw.outcome("web1", manifest);
         assert_eq!((outcome.state, outcome.started_at_ms), (State::Expired, None));
         let reason = outcome.reason.expect("a reason");
-        assert!(reason.starts_with("its turn came ") && reason.ends_with(" after its start-by"), "{reason}");
+        assert!(reason.starts_with("the worker took it ") && reason.ends_with(" after its start-by"), "{reason}");
         assert_eq!(raw.states(manifest), [State::Expired]);
     }
     raw.wait_settled("web1");
@@ -148,7 +153,7 @@ fn a_command_whose_start_by_passed_while_the_worker_was_down_never_starts() {
 }
 
 #[test]
-fn an_offline_host_does_on_return_what_was_asked_meanwhile() {
+fn an_offline_host_executes_its_queued_commands_on_return() {
     let (redis, mut worker, mut raw) = fleet();
     worker.wait_online();
     worker.terminate();
@@ -162,7 +167,7 @@ fn an_offline_host_does_on_return_what_was_asked_meanwhile() {
 }
 
 #[test]
-fn a_command_may_be_asked_before_the_host_is_first_heard_of() {
+fn a_command_can_be_queued_before_the_hosts_first_heartbeat() {
     let redis = Redis::start();
     let mut raw = Raw::on(&redis);
     let manifest = raw.manifest(&["web1"], "ping");
@@ -172,19 +177,19 @@ fn a_command_may_be_asked_before_the_host_is_first_heard_of() {
 }
 
 #[test]
-fn an_answer_lives_as_long_as_was_asked_within_bounds() {
+fn a_result_is_kept_as_long_as_requested_within_bounds() {
     let (_redis, _worker, mut raw) = fleet();
     let day = Duration::from_secs(24 * 3600);
-    for (asked, kept) in [
+    for (requested, kept) in [
         (day, day),
         (Duration::ZERO, Duration::from_secs(60)),
         (Duration::from_millis(u64::MAX), limits::RETENTION_MAX),
     ] {
-        let manifest = Manifest { retention_ms: millis(asked), ..raw.manifest(&["web1"], "ping") };
+        let manifest = Manifest { retention_ms: millis(requested), ..raw.manifest(&["web1"], "ping") };
         raw.run("web1", &manifest);
         let job = format!("job:{{{}}}", manifest.job);
         for key in [format!("{job}:hosts"), format!("{job}:events"), format!("{job}:result:web1")] {
-            let left: i64 = raw.ask(&["PTTL", &key]);
+            let left: i64 = raw.query(&["PTTL", &key]);
             let gone = millis(kept).cast_signed() - left;
             assert!((0..60_000).contains(&gone), "{key}: {left} ms of {kept:?}");
         }
@@ -192,22 +197,25 @@ fn an_answer_lives_as_long_as_was_asked_within_bounds() {
 }
 
 #[test]
-fn all_keys_of_a_job_end_together() {
+fn all_keys_of_a_job_expire_together() {
     let redis = Redis::start();
     let workers = ["web1", "web2"].map(|host| Worker::on(&redis).host(host).allow_exec().start());
     workers.iter().for_each(Worker::wait_online);
     let mut gate = Gate::new(&redis, "web1");
     let ctl = Ctl::on(&redis);
-    // One host answers at once, one is cancelled while it runs; both print.
+    // The command ends at once on one host and is cancelled while it runs on the other. Both print.
     let script = format!("echo begun; [ $REDFLEET_HOST = web2 ] || {{ {}; }}", gate.script());
     let line =
         ["run", "-q", "--all", "--detach", "--retention", "1h", "--timeout", "10m", "exec", "--", "sh", "-c", &script];
     let job = ctl.run(line).expect(0).stdout.trim().to_owned();
     gate.reached();
-    eventually("web2 to answer", || ctl.standing(&job).contains(&("web2".into(), "succeeded".into())).then_some(()));
+    eventually("web2 to end", || ctl.host_states(&job).contains(&("web2".into(), "succeeded".into())).then_some(()));
+    // What ends within milliseconds leaves no live output, as its result holds all of it.
+    let output = format!("job:{{{job}}}:output:web1");
+    eventually("output of web1", || (redis.cli(["EXISTS", &output]) == "1").then_some(()));
     ctl.run(["job", "cancel", &job]).expect(0);
     let mut raw = Raw::on(&redis);
-    let mut ends = |key: &str| -> u64 { raw.ask(&["PEXPIRETIME", &format!("job:{{{job}}}{key}")]) };
-    let all = ["", ":hosts", ":events", ":result:web1", ":result:web2"].map(&mut ends);
-    assert_eq!(all, [all[0]; 5]);
+    let mut expires = |key: &str| -> u64 { raw.query(&["PEXPIRETIME", &format!("job:{{{job}}}{key}")]) };
+    let all = ["", ":hosts", ":events", ":output:web1", ":result:web1", ":result:web2"].map(&mut expires);
+    assert_eq!(all, [all[0]; 6]);
 }

@@ -1,4 +1,4 @@
-//! What a worker keeps in Redis about its host: figures, facts, labels, the catalogue.
+//! What a worker publishes about its host: figures, facts, labels, the catalogue.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,6 +15,7 @@ use protocol::{
     clock::millis,
     command::Manifest,
     limits,
+    metrics::MetricGroup,
     outcome::State,
     time::read_moment,
 };
@@ -23,7 +24,7 @@ use tests::{Raw, Redis, Worker, eventually};
 
 const GROUPS: [&str; 5] = ["cpu", "memory", "load", "disk", "network"];
 
-/// A worker that has sampled once and will not by itself for an hour.
+/// A worker that has sampled once and takes its next sample in an hour.
 fn fleet() -> (Redis, Worker, Raw) {
     let redis = Redis::start();
     let worker = Worker::on(&redis).config("sample_interval = '1h'\nlabels = { role = 'web', zone = 'a b' }").start();
@@ -36,7 +37,7 @@ fn fleet() -> (Redis, Worker, Raw) {
 }
 
 fn hash(raw: &mut Raw, part: &str) -> BTreeMap<String, String> {
-    raw.ask(&["HGETALL", &format!("server:{{web1}}:{part}")])
+    raw.query(&["HGETALL", &format!("server:{{web1}}:{part}")])
 }
 
 /// What a collect returns, as the fields of a hash.
@@ -109,8 +110,8 @@ fn a_collect_returns_what_it_leaves_in_redis() {
     let (_redis, _worker, mut raw) = fleet();
     for group in GROUPS {
         let before = hash(&mut raw, group);
-        // A worker that has only just started may take a sample of its own between the two.
-        let (data, left) = eventually("a collect with nothing after it", || {
+        // A worker that has just started may take a sample of its own between the two reads.
+        let (data, left) = eventually("a collect without a later sample", || {
             let data = collected(&mut raw, &format!("collect-{group}"));
             let left = hash(&mut raw, group);
             (data["sampled_at"] == left["sampled_at"]).then_some((data, left))
@@ -120,7 +121,7 @@ fn a_collect_returns_what_it_leaves_in_redis() {
     }
     let manifest = raw.manifest(&["web1"], "collect-all");
     let data = raw.run("web1", &manifest).data.expect("data");
-    assert_eq!(data.keys().collect::<Vec<_>>(), GROUPS);
+    assert_eq!(data.keys().collect::<Vec<_>>(), MetricGroup::ALL.map(MetricGroup::name));
     for group in GROUPS {
         let figures = data[group].as_object().expect("figures");
         let figures: BTreeMap<_, _> = figures.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
@@ -129,18 +130,18 @@ fn a_collect_returns_what_it_leaves_in_redis() {
 }
 
 #[test]
-fn figures_that_are_no_longer_true_vanish_with_the_next_ones() {
+fn outdated_figures_vanish_with_the_next_sample() {
     let (_redis, _worker, mut raw) = fleet();
     for group in GROUPS {
         let key = format!("server:{{web1}}:{group}");
-        let _: u64 = raw.ask(&["HSET", &key, "usage:/mnt/gone", "99.9"]);
+        let _: u64 = raw.query(&["HSET", &key, "usage:/mnt/gone", "99.9"]);
         collected(&mut raw, &format!("collect-{group}"));
         assert!(!hash(&mut raw, group).contains_key("usage:/mnt/gone"), "{group}");
     }
 }
 
 #[test]
-fn figures_are_kept_current_without_being_asked_for() {
+fn figures_are_sampled_without_a_command() {
     let redis = Redis::start();
     let _worker = Worker::on(&redis).config("sample_interval = '1s'").start();
     let mut raw = Raw::on(&redis);
@@ -153,7 +154,7 @@ fn figures_are_kept_current_without_being_asked_for() {
     });
 }
 
-/// Keeps so many processors busy until dropped.
+/// Keeps processors busy until dropped.
 struct Busy(Arc<AtomicBool>);
 
 impl Busy {
@@ -177,7 +178,7 @@ impl Drop for Busy {
 fn the_use_of_the_processors_is_measured() {
     let (_redis, _worker, mut raw) = fleet();
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    // What the host counts, which may be more than this process may use.
+    // The host's processors, which may be more than this process may use.
     let cores = number(&hash(&mut raw, "cpu"), "cores");
     let busy = 100.0 * (threads as f64 / cores).min(1.0);
     let _busy = Busy::with(threads);
@@ -185,7 +186,7 @@ fn the_use_of_the_processors_is_measured() {
         let cpu = collected(&mut raw, "collect-cpu");
         (number(&cpu, "usage") > 0.8 * busy && number(&cpu, "user_percent") > 0.4 * busy).then_some(())
     });
-    // The one that is to blame is named first.
+    // The process that uses the processors is listed first.
     eventually("this process to lead", || {
         let manifest = raw.manifest(&["web1"], "collect-processes");
         let data = raw.run("web1", &manifest).data.expect("data");
@@ -194,9 +195,9 @@ fn the_use_of_the_processors_is_measured() {
 }
 
 #[test]
-fn processes_are_listed_as_asked() {
+fn processes_are_listed_as_requested() {
     let (_redis, worker, mut raw) = fleet();
-    let asked = |raw: &mut Raw, by: &str, top: i64| {
+    let list = |raw: &mut Raw, by: &str, top: i64| {
         let arguments = [("by", Argument::Text(by.into())), ("top", Argument::Integer(top))];
         let arguments: Arguments = arguments.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let manifest = Manifest { arguments, ..raw.manifest(&["web1"], "collect-processes") };
@@ -204,8 +205,8 @@ fn processes_are_listed_as_asked() {
         assert_eq!(data["by"], by);
         data["processes"].as_array().expect("a list").clone()
     };
-    assert_eq!(asked(&mut raw, "cpu", 1).len(), 1);
-    let by_memory = asked(&mut raw, "memory", 100);
+    assert_eq!(list(&mut raw, "cpu", 1).len(), 1);
+    let by_memory = list(&mut raw, "memory", 100);
     let sizes: Vec<_> = by_memory.iter().map(|row| row["memory_bytes"].as_u64().expect("bytes")).collect();
     assert!(sizes.is_sorted_by(|more, less| more >= less), "{sizes:?}");
     let me = by_memory.iter().find(|row| row["pid"] == worker.pid());
@@ -213,7 +214,7 @@ fn processes_are_listed_as_asked() {
 }
 
 #[test]
-fn facts_and_labels_tell_what_the_host_is() {
+fn facts_and_labels_describe_the_host() {
     let (_redis, worker, mut raw) = fleet();
     let facts = hash(&mut raw, "facts");
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux");
@@ -233,24 +234,24 @@ fn facts_and_labels_tell_what_the_host_is() {
     assert_eq!((status.pid, status.boot_id.as_str()), (worker.pid(), boot_id.trim()));
     assert_eq!((status.version.as_str(), status.running), (protocol::VERSION, 0));
     assert!(status.read_age_ms < 10_000 && status.clock_ahead_ms.abs() < 1000, "{status:?}");
-    let score: f64 = raw.ask(&["ZSCORE", "servers", "web1"]);
+    let score: f64 = raw.query(&["ZSCORE", "servers", "web1"]);
     assert!((score - status.last_seen_ms as f64).abs() < 10_000.0, "{score}");
     let data = collected(&mut raw, "collect-facts");
     assert_eq!((&data["kernel"], &data["boot_id"]), (&facts["kernel"], &facts["boot_id"]));
 }
 
 #[test]
-fn the_catalogue_says_what_may_be_asked_and_how() {
+fn the_catalogue_describes_all_actions_and_which_are_allowed() {
     let (redis, mut worker, mut raw) = fleet();
     let catalogue = |raw: &mut Raw| -> BTreeMap<String, ActionSpec> {
         let specs: Vec<ActionSpec> = serde_json::from_str(&hash(raw, "facts")["actions"]).expect("a catalogue");
         specs.into_iter().map(|spec| (spec.name.clone(), spec)).collect()
     };
     let locked = catalogue(&mut raw);
-    assert!(!locked.contains_key("exec"), "it is off");
+    assert!(!locked["exec"].allowed, "an action that may change the host is off");
     assert_eq!(locked["ping"].repeat, Repeat::Repeatable);
-    // Every action that needs nothing does what the catalogue offers.
-    for spec in locked.values() {
+    // Every allowed action has no required parameter and succeeds without arguments.
+    for spec in locked.values().filter(|spec| spec.allowed) {
         assert!(spec.parameters.iter().all(|parameter| !parameter.required), "{spec:?}");
         let manifest = raw.manifest(&["web1"], &spec.name);
         assert_eq!(raw.run("web1", &manifest).state, State::Succeeded, "{}", spec.name);
@@ -258,19 +259,20 @@ fn the_catalogue_says_what_may_be_asked_and_how() {
     worker.terminate();
     let worker = Worker::on(&redis).allow_exec().start();
     worker.wait_online();
-    eventually("a new catalogue", || catalogue(&mut raw).contains_key("exec").then_some(()));
+    eventually("a new catalogue", || catalogue(&mut raw)["exec"].allowed.then_some(()));
     let exec = &catalogue(&mut raw)["exec"];
     assert_eq!(exec.repeat, Repeat::Once);
     assert!(exec.parameter("argv").is_some_and(|argv| argv.required && argv.trailing));
+    assert!(exec.parameter("secret").is_some_and(|secret| secret.secret));
     assert_eq!(hash(&mut raw, "labels"), BTreeMap::new(), "labels that were taken away are gone");
 }
 
 #[test]
-fn nothing_about_a_host_outlives_it_for_long() {
+fn the_keys_of_a_host_expire_after_its_last_refresh() {
     let (_redis, _worker, mut raw) = fleet();
     let kept = |part: &str| if GROUPS.contains(&part) { limits::METRICS_RETENTION } else { limits::HOST_RETENTION };
     for part in GROUPS.into_iter().chain(["facts", "labels", "status"]) {
-        let left: i64 = raw.ask(&["PTTL", &format!("server:{{web1}}:{part}")]);
+        let left: i64 = raw.query(&["PTTL", &format!("server:{{web1}}:{part}")]);
         let gone = millis(kept(part)).cast_signed() - left;
         assert!((0..millis(Duration::from_secs(60)).cast_signed()).contains(&gone), "{part}: {left} ms left");
     }

@@ -1,4 +1,4 @@
-//! What a program printed: kept as it is, within bounds.
+//! The output of a program is kept as it is, within bounds.
 
 use protocol::{
     command::Manifest,
@@ -7,7 +7,7 @@ use protocol::{
 };
 use tests::fleet;
 
-/// What must be kept of `written`.
+/// What a worker must keep of `written`.
 fn cut(written: &[u8]) -> Captured {
     let half = limits::OUTPUT_BYTES / 2;
     let cut = written.len().saturating_sub(limits::OUTPUT_BYTES);
@@ -36,7 +36,7 @@ fn the_two_streams_are_kept_apart() {
 }
 
 #[test]
-fn no_output_is_none() {
+fn a_silent_program_has_empty_output() {
     let (_redis, _worker, mut raw) = fleet();
     let manifest = raw.shell("web1", "exit 0");
     let outcome = raw.run("web1", &manifest);
@@ -55,15 +55,15 @@ fn every_byte_is_kept_as_it_is() {
 }
 
 #[test]
-fn of_much_the_head_and_the_tail_are_kept_and_the_cut_is_stated() {
+fn long_output_keeps_its_head_and_tail_and_states_the_cut() {
     let (_redis, _worker, mut raw) = fleet();
     let manifest = raw.shell("web1", "seq 1 200000; seq 500001 600000 >&2");
     let outcome = raw.run("web1", &manifest);
     assert_eq!(outcome.state, State::Succeeded);
     assert_eq!(outcome.stdout, cut(&numbers(1, 200_000)));
     assert_eq!(outcome.stderr, cut(&numbers(500_001, 600_000)));
-    // As people see it.
-    let shown: String = raw.ask(&["HGET", &format!("job:{{{}}}:result:web1", manifest.job), "stdout_cut_bytes"]);
+    // The plain field for readers with `redis-cli`.
+    let shown: String = raw.query(&["HGET", &format!("job:{{{}}}:result:web1", manifest.job), "stdout_cut_bytes"]);
     assert_eq!(shown, outcome.stdout.cut_bytes.to_string());
 }
 
@@ -78,7 +78,7 @@ fn the_limit_is_exact() {
 }
 
 #[test]
-fn endless_output_is_no_danger_and_its_head_and_tail_are_kept() {
+fn endless_output_is_bounded_and_keeps_its_head_and_tail() {
     let (_redis, worker, mut raw) = fleet();
     let manifest = raw.shell("web1", "echo first; yes & yes >&2");
     let outcome = raw.run("web1", &Manifest { timeout_ms: 3000, ..manifest });

@@ -1,14 +1,17 @@
-//! How a program is run, and that nothing of it stays.
+//! How a program is run, and that no process of it stays.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use nix::unistd::{Uid, User};
+use nix::{
+    sys::ptrace,
+    unistd::{Uid, User},
+};
 use protocol::{
     action::{Argument, Arguments},
     command::Manifest,
     outcome::{Outcome, State},
 };
-use tests::{Gate, Raw, Redis, Worker, eventually, fleet, is_alive, kill_groups};
+use tests::{Ctl, Gate, Raw, Redis, Worker, eventually, fleet, is_alive, kill_groups};
 
 /// Long enough for a program to have begun even on a busy machine.
 const TIMEOUT_MS: u64 = 3000;
@@ -57,11 +60,11 @@ fn a_timeout_ends_grandchildren_too() {
     assert!(is_alive(pid.read()));
     let outcome = raw.outcome("web1", &manifest);
     assert_eq!((outcome.state, printed(&outcome)), (State::TimedOut, "begun\n".into()));
-    assert!(!is_alive(pid.read()), "gone before it is told");
+    assert!(!is_alive(pid.read()), "gone before the outcome is published");
 }
 
 #[test]
-fn who_does_not_listen_to_term_is_killed_and_what_was_printed_is_kept() {
+fn a_program_that_ignores_term_is_killed_and_its_output_is_kept() {
     let (redis, _worker, mut raw) = fleet();
     let pid = Pid::new(&redis);
     let script = format!("trap '' TERM; echo begun; {}; while :; do sleep 1; done", pid.script());
@@ -74,7 +77,7 @@ fn who_does_not_listen_to_term_is_killed_and_what_was_printed_is_kept() {
 }
 
 #[test]
-fn who_listens_to_term_may_say_a_last_word() {
+fn a_program_that_handles_term_may_print_before_it_ends() {
     let (_redis, _worker, mut raw) = fleet();
     let manifest = raw.shell("web1", "trap 'echo bye; exit 7' TERM; echo begun; while :; do sleep 0.01; done");
     let outcome = raw.run("web1", &Manifest { timeout_ms: TIMEOUT_MS, ..manifest });
@@ -83,7 +86,7 @@ fn who_listens_to_term_may_say_a_last_word() {
 }
 
 #[test]
-fn what_a_program_leaves_behind_is_ended() {
+fn processes_that_a_program_leaves_behind_are_ended() {
     let (redis, _worker, mut raw) = fleet();
     let pid = Pid::new(&redis);
     for script in [pid.script(), format!("trap '' TERM; {}", pid.script())] {
@@ -98,7 +101,7 @@ fn what_a_program_leaves_behind_is_ended() {
 }
 
 #[test]
-fn what_a_program_leaves_behind_may_say_a_last_word() {
+fn processes_left_behind_may_print_before_they_end() {
     let (redis, _worker, mut raw) = fleet();
     let ready = redis.directory().join("ready").display().to_string();
     let behind = format!("(trap 'echo bye; exit' TERM; > '{ready}'; while :; do sleep 0.01; done) &");
@@ -109,11 +112,11 @@ fn what_a_program_leaves_behind_may_say_a_last_word() {
 }
 
 #[test]
-fn a_daemon_that_left_for_a_session_of_its_own_holds_up_nothing() {
+fn a_daemon_in_its_own_session_holds_up_nothing() {
     let (redis, _worker, mut raw) = fleet();
     let pid = Pid::new(&redis);
     let mut gate = Gate::new(&redis, "gate");
-    // It even keeps the output open.
+    // The daemon keeps the output open, too.
     let daemon = format!("setsid sh -c \"echo \\$\\$ > '{}'; {}\" &", pid.0.display(), gate.script());
     let manifest =
         raw.shell("web1", &format!("echo begun; {daemon} while ! [ -s '{}' ]; do sleep 0.01; done", pid.0.display()));
@@ -125,7 +128,7 @@ fn a_daemon_that_left_for_a_session_of_its_own_holds_up_nothing() {
 }
 
 #[test]
-fn a_program_runs_where_it_is_told() {
+fn a_program_runs_in_the_given_directory() {
     let (redis, _worker, mut raw) = fleet();
     let directory = redis.directory().canonicalize().expect("a directory").display().to_string();
     let outcome = run_with(&mut raw, "pwd -P", "cwd", Argument::Text(directory.clone()));
@@ -158,7 +161,7 @@ fn a_program_has_a_small_environment_with_what_it_was_given() {
         let outcome = run_with(&mut raw, "true", "env", environment([(wrong, "x")]));
         assert_eq!(outcome.state, State::Failed, "{wrong:?}");
     }
-    assert!(!worker.log().contains("hello"), "what a program is given is not logged");
+    assert!(!worker.log().contains("hello"), "a program's environment is not logged");
 }
 
 #[test]
@@ -191,7 +194,7 @@ fn a_program_runs_as_the_user_that_is_named() {
             let (gid, home) = (nobody.gid, nobody.dir.display());
             assert_eq!(printed(&outcome), format!("{}\n{gid}\n{gid}\n{home}\nnobody\n", nobody.uid));
         } else {
-            // Only root can become somebody else; it must not run as anybody but who was named.
+            // Only root can change the user; the program must not run as any other user than the named one.
             assert_eq!((outcome.state, printed(&outcome)), (State::Failed, String::new()));
         }
     }
@@ -204,11 +207,37 @@ fn a_program_runs_as_the_user_that_is_named() {
 }
 
 #[test]
-fn no_shell_stands_between() {
+fn a_program_runs_without_a_shell() {
     let (_redis, _worker, mut raw) = fleet();
     let words = ["printf", "%s|", "$HOME", "a b", "'", "*", "`id`", "é", "", "\n"];
     let manifest = raw.exec(&["web1"], &words);
     let outcome = raw.run("web1", &manifest);
     assert_eq!(printed(&outcome), "$HOME|a b|'|*|`id`|é||\n|");
     eventually("nothing to be left", || (raw.queued("web1") == 0).then_some(()));
+}
+
+#[test]
+fn a_relative_directory_is_refused_with_the_reason() {
+    let (redis, _worker, mut raw) = fleet();
+    let outcome = run_with(&mut raw, "true", "cwd", Argument::Text("srv".into()));
+    let reason = "exec: cwd must be an absolute path, not 'srv'";
+    assert_eq!((outcome.state, outcome.reason.as_deref()), (State::Rejected, Some(reason)));
+    let exec = Ctl::on(&redis).run(["run", "--host", "web1", "exec", "cwd=srv", "--", "true"]);
+    assert!(exec.code != 0 && exec.stderr.contains("cwd must be an absolute path"), "{exec}");
+}
+
+#[test]
+fn a_killed_program_that_a_debugger_holds_as_a_zombie_has_ended() {
+    let (redis, _worker, mut raw) = fleet();
+    let (pid, mut gate) = (redis.directory().join("pid"), Gate::new(&redis, "gate"));
+    let manifest = raw.shell("web1", &format!("echo $$ > '{}'; {}", pid.display(), gate.script()));
+    raw.send("web1", &manifest);
+    gate.reached();
+    let pid = fs::read_to_string(pid).expect("its pid").trim().parse().expect("a pid");
+    // Nothing but SIGKILL reaches it, and its status goes to this test first.
+    ptrace::seize(nix::unistd::Pid::from_raw(pid), ptrace::Options::empty())
+        .expect("one's own descendant may be traced");
+    raw.cancel("web1", manifest.job);
+    let outcome = raw.outcome("web1", &manifest);
+    assert_eq!((outcome.state, outcome.reason.as_deref()), (State::Cancelled, Some("while it ran")));
 }

@@ -1,10 +1,10 @@
-//! Redis is there but refuses: out of memory, a key of the wrong type, a password.
+//! Redis is reachable but refuses requests: out of memory, a key of the wrong type, a wrong password.
 
-use protocol::{keys::Keys, outcome::State};
+use protocol::{action::Argument, event::EventKind, keys::Keys, limits, outcome::State};
 use tests::{Evidence, Gate, Raw, Redis, Worker, eventually, fleet};
 
 #[test]
-fn answers_that_find_no_memory_in_redis_wait_until_there_is_some() {
+fn outcomes_wait_while_redis_is_out_of_memory() {
     let (redis, worker, mut raw) = fleet();
     let evidence = Evidence::new(&redis, "evidence");
     let mut gates: Vec<_> = (0..3).map(|number| Gate::new(&redis, &format!("gate{number}"))).collect();
@@ -18,13 +18,13 @@ fn answers_that_find_no_memory_in_redis_wait_until_there_is_some() {
     // Less than an empty server needs.
     redis.cli(["CONFIG", "SET", "maxmemory", "1"]);
     gates.iter_mut().for_each(Gate::open);
-    let said = worker.wait_log("Redis refuses writes");
-    assert!(said.contains("OOM"), "{said}");
+    let line = worker.wait_log("Redis refuses writes");
+    assert!(line.contains("OOM"), "{line}");
     eventually("all to end", || (worker.log().matches("succeeded in ").count() == 3).then_some(()));
     for manifest in &manifests {
         assert_eq!(raw.state("web1", manifest), Some(State::Running));
     }
-    assert_eq!(raw.pending("web1"), 3, "what is not told is not acknowledged");
+    assert_eq!(raw.pending("web1"), 3, "a command without a published outcome is not acknowledged");
 
     redis.cli(["CONFIG", "SET", "maxmemory", "0"]);
     for manifest in &manifests {
@@ -35,6 +35,41 @@ fn answers_that_find_no_memory_in_redis_wait_until_there_is_some() {
     raw.wait_settled("web1");
     assert_eq!(evidence.count(), 3);
     assert_eq!(worker.log().matches("Redis refuses writes").count(), 1, "{}", worker.log());
+}
+
+/// Thousands may wait behind a lock, and each may leave megabytes of output.
+#[test]
+fn commands_that_wait_start_only_while_there_is_room_for_their_output() {
+    let (redis, worker, mut raw) = fleet();
+    let evidence = Evidence::new(&redis, "evidence");
+    let mut gate = Gate::new(&redis, "gate");
+    let script = format!("{}; {}; head -c 4194304 /dev/zero", evidence.script(), gate.script());
+    let manifests: Vec<_> = (0..18)
+        .map(|number| {
+            let script = if number == 0 { script.clone() } else { script.replace(&gate.script(), "true") };
+            let mut manifest = raw.shell("web1", &script);
+            manifest.arguments.insert("lock".into(), Argument::Text("deploy".into()));
+            raw.send("web1", &manifest);
+            manifest
+        })
+        .collect();
+    gate.reached();
+    eventually("all to be taken", || (raw.pending("web1") == 18).then_some(()));
+    redis.cli(["CONFIG", "SET", "maxmemory", "1"]);
+    gate.open();
+    let most = limits::UNPUBLISHED_BYTES / limits::LIVE_LAG_BYTES;
+    let ended = || worker.log().matches("succeeded in ").count();
+    // Each has 4 MiB of live output, and a little in its result.
+    eventually("no room to be left", || (ended() == most).then_some(()));
+    let full = raw.now();
+    eventually("time to start another one", || (raw.now() > full + 1000).then_some(()));
+    assert_eq!(evidence.count(), most);
+
+    redis.cli(["CONFIG", "SET", "maxmemory", "0"]);
+    for manifest in &manifests {
+        assert_eq!(raw.outcome("web1", manifest).state, State::Succeeded);
+    }
+    assert_eq!(evidence.count(), 18);
 }
 
 #[test]
@@ -50,7 +85,7 @@ fn a_worker_that_starts_while_redis_is_full_works_once_it_is_not() {
 }
 
 #[test]
-fn an_answer_that_redis_can_never_take_holds_up_nothing() {
+fn an_outcome_that_redis_can_never_take_holds_up_nothing() {
     let (redis, worker, mut raw) = fleet();
     let keys = Keys::new(None);
     let (before, after) = (raw.manifest(&["web1"], "ping"), raw.manifest(&["web1"], "ping"));
@@ -60,7 +95,7 @@ fn an_answer_that_redis_can_never_take_holds_up_nothing() {
     let squat =
         [keys.job_hosts(squatted[0].job), keys.job_events(squatted[1].job), keys.job_result(squatted[2].job, &host)];
     for key in &squat {
-        let _: String = raw.ask(&["SET", key, "mine"]);
+        let _: String = raw.query(&["SET", key, "mine"]);
     }
     raw.send("web1", &before);
     for manifest in &squatted {
@@ -70,20 +105,97 @@ fn an_answer_that_redis_can_never_take_holds_up_nothing() {
     for manifest in [&before, &after] {
         assert_eq!(raw.outcome("web1", manifest).state, State::Succeeded);
     }
-    // Given up, said so, and gone from the inbox.
+    // The worker gives up, logs that, and empties the inbox.
     raw.wait_settled("web1");
     let line = worker.wait_log("Redis will not take a write, it is given up");
     assert!(line.contains("ERROR") && line.contains("WRONGTYPE"), "{line}");
     assert_eq!(evidence.count(), 3);
-    // What can be written of them is written: only the result's own key may be replaced.
+    // The other keys are written; a foreign value at the result's own key is replaced.
     assert_eq!(raw.outcome("web1", &squatted[0]).state, State::Succeeded);
     assert_eq!(raw.outcome("web1", &squatted[1]).state, State::Succeeded);
     assert_eq!(raw.outcome("web1", &squatted[2]).state, State::Succeeded);
     raw.ping("web1");
 }
 
+/// How many commands the server has refused for want of a permission.
+fn refusals(redis: &Redis) -> u64 {
+    let errors = redis.cli(["INFO", "errorstats"]);
+    let count = errors.lines().find_map(|line| line.strip_prefix("errorstat_NOPERM:count="));
+    count.map_or(0, |count| count.trim().parse().expect("a number"))
+}
+
+/// Where Redis refuses one write about a job, those behind it wait: what a program printed is never published
+/// after its end.
 #[test]
-fn foreign_values_in_the_place_of_a_hosts_own_hold_up_nothing() {
+fn a_refused_output_is_not_overtaken_by_the_end() {
+    let (redis, worker, mut raw) = fleet();
+    let mut gate = Gate::new(&redis, "gate");
+    // Output of the first 20 ms is not sent on.
+    let manifest = raw.shell("web1", &format!("sleep 0.1; {}; echo out", gate.script()));
+    raw.send("web1", &manifest);
+    gate.reached();
+    raw.wait_state("web1", &manifest, State::Running);
+    // All keys but that of the output.
+    let job = format!("~{}", Keys::new(None).job(manifest.job));
+    let others = ["~job:*:hosts", "~job:*:events", "~job:*:result:*"];
+    redis.cli(["ACL", "SETUSER", "default", "resetkeys", "~server*", &job, others[0], others[1], others[2]]);
+    gate.open();
+    worker.wait_log("succeeded in ");
+    let before = refusals(&redis);
+    eventually("further attempts", || (refusals(&redis) > before + 3).then_some(()));
+    let ends = |kind: &EventKind| matches!(kind, EventKind::State(state) if state.is_terminal());
+    assert!(!raw.events(&manifest).iter().any(|event| ends(&event.kind)), "the end waits for the output");
+
+    redis.cli(["ACL", "SETUSER", "default", "allkeys"]);
+    assert_eq!(raw.outcome("web1", &manifest).stdout.kept, b"out\n");
+    // Whoever sees the end finds the output: both are of one transaction.
+    assert_eq!(raw.output("web1", &manifest).len(), 1);
+    assert!(raw.events(&manifest).iter().any(|event| ends(&event.kind)));
+}
+
+/// One write that Redis never takes does not take the host offline.
+#[test]
+fn heartbeats_go_on_while_a_write_is_refused() {
+    let (redis, worker, mut raw) = fleet();
+    let mut gate = Gate::new(&redis, "gate");
+    let manifest = raw.shell("web1", &format!("sleep 0.1; {}; echo out", gate.script()));
+    raw.send("web1", &manifest);
+    gate.reached();
+    raw.wait_state("web1", &manifest, State::Running);
+    // No entry can be added behind the last possible id.
+    let events = Keys::new(None).job_events(manifest.job);
+    redis.cli(["XADD", &events, "18446744073709551615-18446744073709551615", "host", "web1"]);
+    gate.open();
+    worker.wait_log("Redis refuses writes");
+    let seen = || worker.status().expect("a status").last_seen_ms;
+    let before = seen();
+    eventually("two more heartbeats", || (seen() > before + 5500).then_some(()));
+    raw.ping("web1");
+    redis.cli(["DEL", &events]);
+    assert_eq!(raw.outcome("web1", &manifest).state, State::Succeeded);
+    raw.wait_settled("web1");
+}
+
+/// Where something else stands in the inbox's place, there is nothing left to acknowledge.
+#[test]
+fn a_lost_inbox_holds_up_no_other_write() {
+    let (redis, worker, mut raw) = fleet();
+    let mut gate = Gate::new(&redis, "gate");
+    let manifest = raw.shell("web1", &gate.script());
+    raw.send("web1", &manifest);
+    gate.reached();
+    redis.cli(["SET", "server:{web1}:commands", "mine"]);
+    gate.open();
+    assert_eq!(raw.outcome("web1", &manifest).state, State::Succeeded);
+    let seen = || worker.status().expect("a status").last_seen_ms;
+    let before = seen();
+    eventually("two more heartbeats", || (seen() > before + 5500).then_some(()));
+    redis.cli(["DEL", "server:{web1}:commands"]);
+    raw.ping("web1");
+}
+
+#[test]
+fn foreign_values_at_a_hosts_keys_hold_up_nothing() {
     let redis = Redis::start();
     for part in ["facts", "labels", "status", "cpu", "memory", "load", "disk", "network"] {
         redis.cli(["SET", &format!("server:{{web1}}:{part}"), "mine"]);
@@ -94,16 +206,16 @@ fn foreign_values_in_the_place_of_a_hosts_own_hold_up_nothing() {
     raw.ping("web1");
     for part in ["cpu", "memory", "load", "disk", "network", "facts"] {
         let key = format!("server:{{web1}}:{part}");
-        eventually(&format!("{key} to be a hash"), || (raw.ask::<String>(&["TYPE", &key]) == "hash").then_some(()));
+        eventually(&format!("{key} to be a hash"), || (raw.query::<String>(&["TYPE", &key]) == "hash").then_some(()));
     }
     worker.wait_log("WRONGTYPE");
     redis.cli(["DEL", "servers", "server:{web1}:status"]);
     worker.wait_online();
-    eventually("the host in the index", || raw.ask::<Option<f64>>(&["ZSCORE", "servers", "web1"]));
+    eventually("the host in the index", || raw.query::<Option<f64>>(&["ZSCORE", "servers", "web1"]));
 }
 
 #[test]
-fn a_foreign_value_in_the_place_of_a_stream_is_named_and_its_end_noticed() {
+fn a_foreign_value_at_a_streams_key_is_logged_and_its_removal_noticed() {
     for part in ["commands", "control"] {
         let redis = Redis::start();
         let key = format!("server:{{web1}}:{part}");
@@ -113,21 +225,21 @@ fn a_foreign_value_in_the_place_of_a_stream_is_named_and_its_end_noticed() {
         assert!(line.contains("WARN"), "{line}");
         redis.cli(["DEL", &key]);
         Raw::on(&redis).ping("web1");
-        // And again, from under a worker that reads.
+        // And again, while the worker reads.
         redis.cli(["SET", &key, "mine"]);
-        eventually("it to be said again", || (worker.log().matches("WRONGTYPE").count() > 1).then_some(()));
+        eventually("a second warning", || (worker.log().matches("WRONGTYPE").count() > 1).then_some(()));
         redis.cli(["DEL", &key]);
         Raw::on(&redis).ping("web1");
     }
 }
 
 #[test]
-fn a_wrong_password_is_said_and_not_shown() {
+fn a_wrong_password_is_logged_and_not_shown() {
     let redis = Redis::options().password("open sesame").start();
     let url = format!("unix://{}?pass=hunter2", redis.socket().display());
     let mut worker = Worker::on(&redis).redis(&url).start();
-    let line = worker.wait_log("is away");
-    assert!(line.contains("WARN"), "{line}");
+    let line = worker.wait_log("refuses this worker");
+    assert!(line.contains("ERROR"), "{line}");
     assert!(!worker.log().contains("hunter2"), "{}", worker.log());
     redis.cli(["CONFIG", "SET", "requirepass", "hunter2"]);
     worker.wait_online();

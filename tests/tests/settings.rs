@@ -1,4 +1,4 @@
-//! The worker's settings and its log, as whoever runs it sees them.
+//! The worker's settings and its log, as an operator sees them.
 
 use std::{fs, process::Command};
 
@@ -6,7 +6,7 @@ use protocol::{action::Arguments, command::Manifest, environment, name::JobId};
 use serde_json::Value;
 use tests::{Ctl, Output, Raw, Redis, Worker, binary};
 
-/// Runs the worker to its end, with nothing set but what is given.
+/// Runs the worker to its end, with no other settings than the given ones.
 fn worker(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(binary("worker"));
     for (name, _) in environment::ALL {
@@ -44,7 +44,32 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn a_check_says_what_is_wrong_and_shows_no_password() {
+fn policy_test_says_what_the_rules_decide() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("worker.toml");
+    let rules = "[groups]\nops = ['alice', 'bob']\n[[policy]]\nwho = ['@ops']\nactions = ['exec']\napprovals = 2\n\
+                 arguments.argv = ['systemctl', 'restart', 'web*']";
+    fs::write(&file, rules).expect("a file");
+    let ask = |more: &[&str]| {
+        let start = ["policy", "test", "--config", file.to_str().expect("text"), "--action", "exec"];
+        worker(&[&start[..], more].concat(), &[])
+    };
+
+    let both = ask(&["--principal", "alice", "--approved-by", "bob", "--", "systemctl", "restart", "web1"]).expect(0);
+    assert!(both.stdout.starts_with("granted by rule 1 (worker.toml, line 3)\n"), "{both}");
+    let words = ["--arg", "argv=systemctl", "--arg", "argv=restart", "--arg", "argv=web1"];
+    let alone = ask(&[&["--principal", "alice"], &words[..]].concat()).expect(1);
+    assert!(alone.stdout.contains("needs 2 approvals, it has 1"), "{alone}");
+    let other = ask(&["--principal", "alice", "--approved-by", "bob", "--", "rm", "-rf", "/"]).expect(1);
+    assert!(other.stdout.contains("wants argv to be ['systemctl', 'restart', 'web*'], not [\"rm\", "), "{other}");
+    let stranger = ask(&["--principal", "eve", "--", "id"]).expect(1);
+    assert!(stranger.stdout.starts_with("denied: no rule lets 'eve' run exec\n"), "{stranger}");
+    let misspelt = ask(&["--principal", "eve", "--arg", "args=1"]).expect(64);
+    assert!(misspelt.stderr.contains("exec has no parameter 'args'"), "{misspelt}");
+}
+
+#[test]
+fn check_config_reports_what_is_wrong_and_shows_no_password() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("worker.toml");
     let check = |text: &str| {
@@ -54,13 +79,28 @@ fn a_check_says_what_is_wrong_and_shows_no_password() {
     let output = check("redis = 'redis://:hunter2@redis.example'").expect(0);
     assert!(output.stdout.contains("redis://:***@redis.example") && output.stderr.is_empty(), "{output}");
     let output = check("redis = 'redis://:hunter2@h'\nslot = 7\n[actions]\nallowed = ['exec']").expect(64);
-    for words in ["unknown key 'slot'", "unknown key 'actions.allowed'"] {
+    for words in [
+        "error: ",
+        "unknown key 'slot' (did you mean 'slots'?)",
+        "unknown key 'actions.allowed' (did you mean 'actions.allow'?)",
+    ] {
         assert!(output.stderr.contains(words), "{words}: {output}");
     }
     for (text, words) in [
         ("", "no Redis is named"),
         ("redis = 'redis://:hunter2@h:port'", "is not a Redis URL"),
         ("redis = 'redis://h'\nhost = 'a b'", "'a b' is not a valid name"),
+        ("redis = 'redis://h'\nslots = 2\nreserved = 2", "reserved = 2 must be less than slots = 2"),
+        (
+            "redis = 'redis://h'\n[[policy]]\nwho = ['ann']\nactions = ['pong']",
+            "policy: rule 1 (worker.toml, line 2): actions: there is no action 'pong' (did you mean 'ping'?)",
+        ),
+        (
+            "redis = 'redis://h'\n[[policy]]\nwho = ['ann']\nactions = ['ping']",
+            "[[policy]] is not enforced yet, as nothing is signed yet",
+        ),
+        ("redis = 'redis://h'\n[[polcy]]\nwho = ['ann']", "unknown key 'polcy' (did you mean 'policy'?)"),
+        ("redis = 'redis://h'\n[[policies]]\nwho = ['ann']", "unknown key 'policies'"),
         ("redis = 'redis://h'\nslots = 0", "slots must be from 1 to 1024"),
         ("redis = 'redis://h'\nsample_interval = '10'", "'10' is not a duration"),
         ("redis = 'redis://h'\nsample_interval = '10ms'", "sample_interval must be at least 1s"),
@@ -76,7 +116,7 @@ fn a_check_says_what_is_wrong_and_shows_no_password() {
 }
 
 #[test]
-fn what_is_not_understood_is_said_and_the_rest_works() {
+fn an_unknown_setting_is_logged_and_the_rest_works() {
     let redis = Redis::start();
     let worker = Worker::on(&redis).config("slot = 7").start();
     assert!(worker.wait_log("unknown key 'slot'").contains("WARN"));
@@ -155,4 +195,58 @@ fn fleets_in_one_redis_do_not_meet() {
     assert_eq!(red.run(["job", "list", "-o", "jsonl"]).expect(0).stdout.lines().count(), 2);
     let keys = redis.cli(["KEYS", "*"]);
     assert!(keys.lines().all(|key| key.starts_with("red:") || key.starts_with("blue:")), "{keys}");
+}
+
+#[test]
+fn the_state_directory_can_be_a_flag_or_a_variable() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("worker.toml");
+    fs::write(&file, "redis = 'redis://file'\nstate_dir = '/of/file'").expect("a file");
+    let check = ["--check-config", "--config", file.to_str().expect("text")];
+    let variable = [("REDFLEET_STATE_DIR", "/of/variable")];
+    for (arguments, variables, expected) in [
+        (&check[..], &[][..], "/of/file"),
+        (&check, &variable, "/of/variable"),
+        (&[&check[..], &["--state-dir", "/of/flag"]].concat(), &variable, "/of/flag"),
+    ] {
+        let output = worker(arguments, variables).expect(0);
+        assert!(output.stdout.contains(&format!("state_dir        {expected}\n")), "{output}");
+    }
+}
+
+#[test]
+fn the_log_says_when_the_worker_is_ready_and_who_changes_the_host_by_what() {
+    let redis = Redis::start();
+    let reading = Worker::on(&redis).host("web2").config("slots = 3\nreserved = 2").start();
+    let ready = reading.wait_log("ready: 3 slots, 2 of them for actions that only read; ");
+    assert!(ready.ends_with("nothing that changes this host is allowed (actions.allow)"), "{ready}");
+    let worker = Worker::on(&redis).allow_exec().start();
+    worker.wait_log("allowed to change this host: exec");
+    worker.wait_online();
+    let ctl = Ctl::on(&redis).env("REDFLEET_OPERATOR", "ann@desk");
+    let exec =
+        ["run", "--host", "web1", "exec", "cwd=/", "secret.TOKEN=hunter2", "--", "sh", "-c", "exit 0", "two words"];
+    ctl.run(exec).expect(0);
+    let line = worker.wait_log("starts for ann@desk: ");
+    assert!(line.ends_with("starts for ann@desk: exec cwd=/ secret=*** -- sh -c exit 0 two words"), "{line}");
+    ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+    assert_eq!(worker.log().matches("starts for").count(), 1, "{}", worker.log());
+}
+
+#[test]
+fn a_wrong_password_is_not_called_an_outage() {
+    let redis = Redis::options().password("right").start();
+    let socket = format!("unix://{}", redis.socket().display());
+    let refused = |url: &str, remedy: &str| {
+        let worker = Worker::on(&redis).redis(url).start();
+        let line = worker.wait_log("refuses this worker: ");
+        assert!(line.contains(remedy) && line.contains("redis_password_file"), "{line}");
+        assert!(!worker.log().contains("is away"), "{}", worker.log());
+        worker
+    };
+    refused(&format!("{socket}?pass=wrong"), "correct its user or password");
+    let worker = refused(&socket, "it wants a password");
+    redis.cli(["CONFIG", "SET", "requirepass", ""]);
+    worker.wait_log("accepts this worker after ");
+    assert_eq!(worker.log().matches("refuses this worker").count(), 1, "{}", worker.log());
 }

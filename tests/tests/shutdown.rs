@@ -1,12 +1,12 @@
-//! How a worker ends when it is asked to.
+//! How a worker stops after SIGTERM.
 
 use std::fs;
 
-use protocol::{control::Control, outcome::State, status::Status};
+use protocol::{outcome::State, status::Status};
 use tests::{Evidence, Gate, Raw, Redis, Worker, eventually, fleet, fleet_with, is_alive};
 
 #[test]
-fn what_runs_may_finish_and_what_comes_later_waits_for_the_next_start() {
+fn running_commands_finish_and_later_ones_wait_for_the_next_start() {
     let (redis, mut worker, mut raw) = fleet();
     let mut gate = Gate::new(&redis, "gate");
     let running = raw.shell("web1", &format!("{}; echo done", gate.script()));
@@ -33,15 +33,15 @@ fn what_runs_may_finish_and_what_comes_later_waits_for_the_next_start() {
     assert_eq!(evidence.count(), 1);
 }
 
-/// Waits until the reader has been told to read control only.
+/// Waits until the reader reads the control stream only.
 fn wait_control_only(redis: &Redis, raw: &mut Raw) {
-    let told = || redis.cli(["XINFO", "STREAM", "server:{web1}:control"]).contains("entries-added\n1");
-    eventually("the reader to be woken", || told().then_some(()));
+    let woken = || redis.cli(["XINFO", "STREAM", "server:{web1}:control"]).contains("entries-added\n1");
+    eventually("the reader to be woken", || woken().then_some(()));
     raw.wait_control_settled("web1");
 }
 
 #[test]
-fn what_runs_can_be_cancelled_while_the_worker_stops() {
+fn a_running_command_can_be_cancelled_while_the_worker_stops() {
     let (redis, mut worker, mut raw) = fleet();
     let mut gate = Gate::new(&redis, "gate");
     let running = raw.shell("web1", &gate.script());
@@ -49,7 +49,7 @@ fn what_runs_can_be_cancelled_while_the_worker_stops() {
     gate.reached();
     worker.term();
     wait_control_only(&redis, &mut raw);
-    raw.add_control("web1", &Control::Cancel(running.job).fields());
+    raw.cancel("web1", running.job);
     assert_eq!(raw.outcome("web1", &running).state, State::Cancelled);
     assert_eq!(worker.wait().code(), Some(0));
     raw.wait_control_settled("web1");
@@ -57,7 +57,7 @@ fn what_runs_can_be_cancelled_while_the_worker_stops() {
 }
 
 #[test]
-fn after_the_grace_period_the_whole_group_is_ended() {
+fn after_the_grace_period_the_whole_process_group_is_ended() {
     let (redis, mut worker, mut raw) = fleet_with("grace = '100ms'");
     let mut gate = Gate::new(&redis, "gate");
     let (pid, evidence) = (redis.directory().join("pid"), Evidence::new(&redis, "evidence"));
@@ -73,7 +73,7 @@ fn after_the_grace_period_the_whole_group_is_ended() {
     assert_eq!((outcome.state, outcome.reason.as_deref()), (State::Interrupted, Some("the worker was stopped")));
     assert_eq!(outcome.stdout.kept, b"begun\n");
     assert!(!is_alive(grandchild));
-    // Told and settled: the next one has nothing to do with it.
+    // The outcome is published and the entry acknowledged: the next worker does not see the command.
     assert_eq!(raw.queued("web1"), 0);
     let _worker = worker.options().start();
     raw.ping("web1");
@@ -82,7 +82,7 @@ fn after_the_grace_period_the_whole_group_is_ended() {
 }
 
 #[test]
-fn a_worker_that_lets_its_commands_finish_still_says_that_it_lives() {
+fn a_stopping_worker_still_sends_heartbeats() {
     let (redis, mut worker, mut raw) = fleet();
     let mut gate = Gate::new(&redis, "gate");
     let manifest = raw.shell("web1", &gate.script());
@@ -98,7 +98,7 @@ fn a_worker_that_lets_its_commands_finish_still_says_that_it_lives() {
 }
 
 #[test]
-fn asked_twice_it_ends_at_once_with_all_it_runs_and_the_next_one_tells_what_was_interrupted() {
+fn a_second_sigterm_ends_everything_at_once_and_the_next_worker_reports_the_interruption() {
     let (redis, mut worker, mut raw) = fleet();
     let (mut gate, pid) = (Gate::new(&redis, "gate"), redis.directory().join("pid"));
     let manifest = raw.shell("web1", &format!("sleep 1000 & echo $! > {}; {}", pid.display(), gate.script()));
@@ -116,7 +116,7 @@ fn asked_twice_it_ends_at_once_with_all_it_runs_and_the_next_one_tells_what_was_
 }
 
 #[test]
-fn with_redis_away_it_ends_all_the_same() {
+fn a_worker_stops_while_redis_is_away() {
     let (mut redis, mut worker, _) = fleet();
     redis.kill9();
     worker.wait_log("is away");
@@ -124,7 +124,7 @@ fn with_redis_away_it_ends_all_the_same() {
 }
 
 #[test]
-fn before_redis_was_ever_there_it_ends_all_the_same() {
+fn a_worker_stops_before_redis_was_ever_there() {
     let mut redis = Redis::start();
     redis.stop();
     let mut worker = Worker::on(&redis).start();

@@ -1,4 +1,6 @@
-//! Several commands at once: as many as there are slots, none lost, none twice.
+//! Several commands at once: as many as there are slots. None is lost, none runs twice.
+
+use std::time::{Duration, Instant};
 
 use protocol::{command::Manifest, name::JobId, outcome::State};
 use tests::{Evidence, Gate, Raw, Redis, Worker, eventually};
@@ -13,7 +15,7 @@ fn fleet(slots: usize) -> (Redis, Worker, Raw) {
 #[test]
 fn two_commands_run_at_once() {
     let (redis, _worker, mut raw) = fleet(2);
-    // Each goes on only when the other has come.
+    // Each program goes on only when the other one has come.
     let gates = ["left", "right"].map(|name| Gate::new(&redis, name));
     let path = |name: &str| redis.directory().join(name).display().to_string();
     let (left, right) = (path("left"), path("right"));
@@ -29,7 +31,7 @@ fn two_commands_run_at_once() {
 }
 
 #[test]
-fn no_more_is_taken_than_can_be_started_and_the_rest_follows() {
+fn a_worker_takes_only_what_it_can_start_and_the_rest_follows() {
     let (redis, _worker, mut raw) = fleet(2);
     let evidence = Evidence::new(&redis, "evidence");
     let mut gates: Vec<_> = (0..6).map(|number| Gate::new(&redis, &format!("gate{number}"))).collect();
@@ -40,7 +42,7 @@ fn no_more_is_taken_than_can_be_started_and_the_rest_follows() {
     }
     for (number, gate) in gates.iter_mut().enumerate() {
         gate.reached();
-        // In the order in which they were asked; the next one runs too, the one behind it is not even taken.
+        // They run in the order of their dispatch. The next one runs too; the one behind it is not even delivered.
         let pending = (6 - number).min(2) as u64;
         eventually("two to run", || {
             (evidence.count() == (number + 2).min(6) && raw.pending("web1") == pending).then_some(())
@@ -57,8 +59,8 @@ fn a_free_slot_is_used_at_once() {
     let (redis, worker, mut raw) = fleet(1);
     worker.wait_online();
     let evidence = Evidence::new(&redis, "evidence");
-    // If a free slot were noticed only when the blocked read ends by itself (5 s), all these together
-    // would outlast a test's patience by far.
+    // If the worker noticed a free slot only when its blocking read ends by itself (5 s), all these together would
+    // exceed the test's deadline by far.
     let manifests: Vec<_> = (0..40).map(|_| raw.shell("web1", &evidence.script())).collect();
     for manifest in &manifests {
         raw.send("web1", manifest);
@@ -75,11 +77,11 @@ fn control_is_read_while_all_slots_are_busy() {
     let manifest = raw.shell("web1", &gate.script());
     raw.send("web1", &manifest);
     gate.reached();
-    raw.add_control("web1", &[("kind", "cancel"), ("job", &manifest.job.to_string())]);
+    raw.cancel("web1", manifest.job);
     let outcome = raw.outcome("web1", &manifest);
     assert_eq!((outcome.state, outcome.exit_code), (State::Cancelled, None));
     eventually("the control stream to be emptied", || {
-        (raw.ask::<u64>(&["XLEN", "server:{web1}:control"]) == 0).then_some(())
+        (raw.query::<u64>(&["XLEN", "server:{web1}:control"]) == 0).then_some(())
     });
     raw.ping("web1");
 }
@@ -91,12 +93,12 @@ fn a_second_entry_of_a_job_that_runs_is_dropped() {
     let manifest = raw.shell("web1", &format!("{}; {}", evidence.script(), gate.script()));
     raw.send("web1", &manifest);
     gate.reached();
-    // The same again, and another command that claims the same id.
+    // A copy, and another command under the same id.
     raw.send("web1", &manifest);
     let other = Manifest { job: manifest.job, ..raw.shell("web1", &evidence.script()) };
     raw.send("web1", &other);
     raw.wait_dropped("web1", "duplicate", 2);
-    assert_eq!(raw.queued("web1"), 1, "they are gone, the first is still there");
+    assert_eq!(raw.queued("web1"), 1, "the copies are gone, the first is still there");
     gate.open();
     assert_eq!(raw.outcome("web1", &manifest).state, State::Succeeded);
     raw.wait_settled("web1");
@@ -139,4 +141,26 @@ fn a_job_for_many_hosts_runs_once_on_each() {
     }
     assert_eq!(evidence.count(), 5);
     drop(workers);
+}
+
+#[test]
+fn the_status_shows_soon_how_many_commands_run() {
+    let (redis, worker, mut raw) = fleet(2);
+    worker.wait_online();
+    let shows = |running: u64| {
+        let begun = Instant::now();
+        let shown = || (worker.status()?.running == running).then_some(());
+        eventually(&format!("{running} to run according to the status"), shown);
+        // By the heartbeats alone, some of these would take longer.
+        assert!(begun.elapsed() < Duration::from_secs(3), "after {:?}", begun.elapsed());
+    };
+    for round in 0..4 {
+        let mut gate = Gate::new(&redis, &format!("gate{round}"));
+        let manifest = raw.shell("web1", &gate.script());
+        raw.send("web1", &manifest);
+        gate.reached();
+        shows(1);
+        gate.open();
+        shows(0);
+    }
 }

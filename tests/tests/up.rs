@@ -1,10 +1,13 @@
-//! `ctl up` and `ctl down`: what they start, mend, refuse and end.
+//! `ctl up` and `ctl down`: what they start, replace, refuse and stop.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 
 use tests::{Output, Stack, binary, eventually, is_alive};
 
-/// Names that a state directory holds when nothing runs.
+/// The files of a state directory in which nothing runs.
+const FILES: [&str; 6] = ["ctl-up.lock", "data", "redis.log", "worker", "worker.log", "worker.toml"];
+
+/// The names of a directory's entries, sorted.
 fn listing(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("a directory").flatten();
     let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -16,6 +19,13 @@ fn kill9(pid: u32) {
     let status = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill runs");
     assert!(status.success());
     eventually("the process to be gone", || (!is_alive(pid)).then_some(()));
+}
+
+#[track_caller]
+fn redis_cli(stack: &Stack, arguments: &[&str]) -> String {
+    let mut command = Command::new("redis-cli");
+    let output = command.arg("-s").arg(stack.directory().join("redis.sock")).args(arguments).output();
+    String::from_utf8(output.expect("redis-cli runs").stdout).expect("text").trim().to_owned()
 }
 
 #[track_caller]
@@ -31,24 +41,21 @@ fn refused(output: &Output, words: &[&str]) {
 fn up_then_use_without_settings_then_down_then_again() {
     let stack = Stack::new();
     let up = stack.ctl.run(["up", "--host", "web1"]).expect(0);
-    let socket = stack.directory().join("redis.sock");
-    assert!(up.stdout.contains(&format!(" on unix://{}\n", socket.display())), "{up}");
-    assert!(up.stdout.contains("worker web1: ready; first command answered "), "{up}");
+    assert!(up.stdout.contains(&format!(" on unix://{}/redis.sock\n", stack.directory().display())), "{up}");
+    assert!(up.stdout.contains("worker web1: ready; first command done "), "{up}");
     assert!(up.stderr.contains("ctl run --host web1 collect-cpu"), "{up}");
 
-    let stored = |field: &str| {
-        let mut redis_cli = Command::new("redis-cli");
-        let output = redis_cli.arg("-s").arg(&socket).args(["HGET", "server:{web1}:cpu", field]).output();
-        String::from_utf8(output.expect("redis-cli runs").stdout).expect("text").trim().to_owned()
-    };
-    // The worker takes samples of its own: where one came in between, ask again.
-    let (told, kept) = eventually("the answer to be the current sample", || {
+    let stored = |field: &str| redis_cli(&stack, &["HGET", "server:{web1}:cpu", field]);
+    // The worker also samples by itself. Its first sample may end in the same millisecond as a collect; after that, if a
+    // sample came in between, collect again.
+    eventually("the first sample", || (!stored("sampled_at").is_empty()).then_some(()));
+    let (printed, usage) = eventually("the result to be the current sample", || {
         let run = stack.ctl.run(["run", "--host", "web1", "collect-cpu", "-o", "json"]).expect(0).json();
-        let told = &run["hosts"][0]["data"];
-        let kept = stored("usage");
-        (told["sampled_at"] == stored("sampled_at")).then(|| (told["usage"].to_string(), kept))
+        let data = &run["hosts"][0]["data"];
+        let usage = stored("usage");
+        (data["sampled_at"] == stored("sampled_at")).then(|| (data["usage"].to_string(), usage))
     });
-    assert_eq!(told, kept);
+    assert_eq!(printed, usage);
     let exec = stack.ctl.run(["run", "-q", "--host", "web1", "exec", "--", "echo", "it works"]).expect(0);
     assert_eq!(exec.stdout, "it works\n");
 
@@ -56,13 +63,13 @@ fn up_then_use_without_settings_then_down_then_again() {
     assert_eq!((mode(""), mode("redis.sock"), mode("data")), (0o700, 0o700, 0o700));
     let pids = [stack.pid("redis.pid"), stack.pid("worker.pid")];
     let down = stack.ctl.run(["down"]).expect(0);
-    assert!(down.stdout.starts_with("worker web1 has ended\nredis-server has ended\n"), "{down}");
+    assert!(down.stdout.starts_with("worker web1 has stopped\nredis-server has stopped\n"), "{down}");
     assert!(down.stderr.contains(&stack.directory().display().to_string()), "{down}");
     assert_eq!(pids.map(is_alive), [false, false]);
     assert_eq!(stack.running(), [0; 0]);
-    assert_eq!(listing(stack.directory()), ["data", "lock", "redis.log", "worker", "worker.log", "worker.toml"]);
+    assert_eq!(listing(stack.directory()), FILES);
 
-    // What was kept is there again.
+    // Redis has kept its data.
     stack.up();
     let jobs = stack.ctl.run(["job", "list", "-o", "json"]).expect(0);
     assert!(jobs.stdout.contains("collect-cpu"), "{jobs}");
@@ -77,9 +84,23 @@ fn what_it_starts_is_apart_from_the_terminal() {
         let pid = stack.pid(name);
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let group = stat.rsplit_once(") ").unwrap().1.split(' ').nth(2).unwrap();
-        assert_eq!(group, pid.to_string(), "{name}: a process group of its own hears no Ctrl-C");
+        assert_eq!(group, pid.to_string(), "{name}: Ctrl-C must not reach its process group");
         let input = fs::read_link(format!("/proc/{pid}/fd/0")).unwrap();
         assert_eq!(input, Path::new("/dev/null"), "{name}");
+    }
+}
+
+#[test]
+fn what_it_starts_inherits_no_open_file() {
+    let stack = Stack::new();
+    let file = stack.ctl.write("held", "");
+    let mut shell = stack.ctl.clone().program("sh".into()).command(["-c", "exec \"$0\" up --host web1 8<held 9>>held"]);
+    let output = shell.arg(binary("ctl")).output().expect("sh runs");
+    assert!(output.status.success(), "{output:?}");
+    for name in ["redis.pid", "worker.pid"] {
+        let open = fs::read_dir(format!("/proc/{}/fd", stack.pid(name))).expect("its descriptors").flatten();
+        let open: Vec<_> = open.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+        assert!(open.len() > 3 && !open.contains(&file), "{name}: {open:?}");
     }
 }
 
@@ -87,7 +108,7 @@ fn what_it_starts_is_apart_from_the_terminal() {
 #[ignore = "needs `script` of util-linux"]
 fn what_it_starts_outlives_the_terminal() {
     let stack = Stack::new();
-    // `script` runs its command on a terminal of its own, which is gone when it ends.
+    // `script` runs its command on a terminal of its own, which is closed at its end.
     let line = format!("{} up --host web1", binary("ctl").display());
     let mut script = Command::new("script");
     script.args(["-qec", &line, "/dev/null"]).env_clear().env("HOME", stack.ctl.home());
@@ -98,7 +119,7 @@ fn what_it_starts_outlives_the_terminal() {
 }
 
 #[test]
-fn up_twice_says_what_runs() {
+fn a_second_up_reports_what_runs() {
     let stack = Stack::new();
     stack.up();
     let (redis, worker) = (stack.pid("redis.pid"), stack.pid("worker.pid"));
@@ -109,7 +130,7 @@ fn up_twice_says_what_runs() {
 }
 
 #[test]
-fn down_without_up_says_so() {
+fn down_without_up_is_refused() {
     let stack = Stack::new();
     refused(&stack.ctl.run(["down"]), &["nothing is up in ", "ctl up"]);
     assert!(!stack.directory().exists());
@@ -125,7 +146,7 @@ fn after_a_crash_stale_pid_files_and_socket_do_not_matter() {
     kill9(stack.pid("worker.pid"));
     kill9(stack.pid("redis.pid"));
     assert!(stack.directory().join("redis.sock").exists());
-    // Meanwhile the ids were given to others: here to this very test, which must survive `ctl down`.
+    // Meanwhile other processes have got the ids: here this very test, which must survive `ctl down`.
     let recycled = format!("{} 1\n", std::process::id());
     for name in ["redis.pid", "worker.pid"] {
         fs::write(stack.directory().join(name), &recycled).unwrap();
@@ -141,30 +162,54 @@ fn after_a_crash_stale_pid_files_and_socket_do_not_matter() {
 }
 
 #[test]
-fn a_dead_redis_is_started_again_under_its_worker() {
+fn a_worker_without_its_redis_is_replaced_with_it() {
     let stack = Stack::new();
     stack.up();
     let worker = stack.pid("worker.pid");
     kill9(stack.pid("redis.pid"));
-    let lost = stack.ctl.run(["host", "list"]);
-    refused(&lost, &["cannot reach Redis", "ctl up"]);
-    let up = stack.ctl.run(["up"]).expect(0);
-    assert!(up.stderr.contains("worker web1 was still running"), "{up}");
-    assert!(up.stdout.contains("after it was asked"), "{up}");
-    assert_eq!(stack.pid("worker.pid"), worker);
-    stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+    refused(&stack.ctl.run(["host", "list"]), &["cannot reach Redis", "ctl up"]);
+    let up = stack.ctl.run(["up", "--host", "web2"]).expect(0);
+    assert!(up.stderr.contains("only worker web1 was still running: stopping it"), "{up}");
+    assert!(!is_alive(worker));
+    assert_eq!(stack.running().len(), 2);
+    stack.ctl.run(["run", "--host", "web2", "ping"]).expect(0);
 }
 
 #[test]
-fn a_dead_worker_is_started_again_on_its_redis() {
+fn a_redis_without_its_worker_is_replaced_and_keeps_its_data() {
     let stack = Stack::new();
     stack.up();
+    stack.ctl.run(["run", "--host", "web1", "collect-load"]).expect(0);
     let redis = stack.pid("redis.pid");
     kill9(stack.pid("worker.pid"));
     let up = stack.ctl.run(["up", "--host", "web1"]).expect(0);
-    assert!(up.stderr.contains("redis-server was still running"), "{up}");
-    assert_eq!(stack.pid("redis.pid"), redis);
+    assert!(up.stderr.contains("only redis-server was still running: stopping it"), "{up}");
+    assert!(!is_alive(redis));
+    assert_eq!(stack.running().len(), 2);
     stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
+    let jobs = stack.ctl.run(["job", "list"]).expect(0);
+    assert!(jobs.stdout.contains("collect-load"), "{jobs}");
+}
+
+#[test]
+fn a_worker_that_is_replaced_finishes_what_it_runs() {
+    let stack = Stack::new();
+    stack.up();
+    let [running, go] = ["running", "go"].map(|name| stack.ctl.home().join(name));
+    let (touch, wait) = (running.display(), go.display());
+    let script = format!("touch {touch}; until [ -e {wait} ]; do sleep 0.01; done; echo finished");
+    // The job is on disk before it runs, so killing Redis cannot lose it.
+    assert_eq!(redis_cli(&stack, &["CONFIG", "SET", "appendfsync", "always"]), "OK");
+    let job = stack.ctl.dispatch("web1", &script);
+    eventually("the command to run", || running.exists().then_some(()));
+    kill9(stack.pid("redis.pid"));
+    let up = stack.ctl.spawn(["up", "--host", "web1"]);
+    eventually("the worker to be asked to stop", || stack.worker_log().contains("SIGTERM").then_some(()));
+    fs::write(go, "").unwrap();
+    up.wait().expect(0);
+    // The outcome was in the journal, from which the new worker publishes it.
+    let wait = stack.ctl.run(["job", "wait", &job]).expect(0);
+    assert!(wait.stdout.contains("finished"), "{wait}");
 }
 
 #[test]
@@ -173,12 +218,12 @@ fn down_ends_a_stack_without_its_redis() {
     stack.up();
     kill9(stack.pid("redis.pid"));
     let down = stack.ctl.run(["down"]).expect(0);
-    assert_eq!(down.stdout, "worker web1 has ended\nredis-server was not running\n", "{down}");
+    assert_eq!(down.stdout, "worker web1 has stopped\nredis-server was not running\n", "{down}");
     assert_eq!(stack.running(), [0; 0]);
 }
 
 #[test]
-fn down_lets_the_worker_finish_and_say_goodbye() {
+fn down_lets_the_worker_finish_and_publish_that_it_stopped() {
     let stack = Stack::new();
     stack.up();
     let [running, go] = ["running", "go"].map(|name| stack.ctl.home().join(name));
@@ -187,21 +232,18 @@ fn down_lets_the_worker_finish_and_say_goodbye() {
     let run = stack.ctl.spawn(["run", "--host", "web1", "-q", "exec", "--", "sh", "-c", &script]);
     eventually("the command to run", || running.exists().then_some(()));
     let down = stack.ctl.spawn(["down"]);
-    eventually("the worker to be told", || {
-        let log = fs::read_to_string(stack.directory().join("worker.log")).unwrap();
-        log.contains("SIGTERM").then_some(())
-    });
+    eventually("the worker to be asked to stop", || stack.worker_log().contains("SIGTERM").then_some(()));
     fs::write(go, "").unwrap();
     assert_eq!(run.wait().expect(0).stdout, "finished\n");
     down.wait().expect(0);
-    // Redis was still there for the worker's last words.
+    // The worker has ended before Redis, so its last status is stored.
     stack.ctl.run(["up", "--host", "web2"]).expect(0);
     let hosts = stack.ctl.run(["host", "list", "-o", "json"]).expect(0);
     assert!(hosts.stdout.contains("stopped"), "{hosts}");
 }
 
 #[test]
-fn other_directories_by_flag_by_variable_and_from_anywhere() {
+fn another_directory_can_be_given_by_flag_or_variable() {
     let stack = Stack::new();
     let up = stack.ctl.run(["up", "--host", "web1", "--dir", "a stack: 100%25?#"]).expect(0);
     let directory = stack.ctl.home().join("a stack: 100%25?#");
@@ -216,7 +258,7 @@ fn other_directories_by_flag_by_variable_and_from_anywhere() {
 }
 
 #[test]
-fn a_namespace_and_other_settings_do_not_lead_astray() {
+fn a_namespace_works_and_settings_for_another_redis_are_reported() {
     let stack = Stack::new();
     let ctl = stack.ctl.clone().env("REDFLEET_NAMESPACE", "prod").env("REDFLEET_CONFIG", "");
     ctl.run(["up", "--host", "web1"]).expect(0);
@@ -257,14 +299,14 @@ fn a_directory_of_somebody_else_is_refused() {
     let stack = Stack::new();
     let theirs = stack.ctl.home().join("theirs");
     fs::create_dir(&theirs).unwrap();
-    // Root can give a directory away; others find one that is not theirs at the top.
+    // Root can give a directory away; for other users `/usr` belongs to somebody else.
     let given = std::os::unix::fs::chown(&theirs, Some(65533), None).is_ok();
     let directory = if given { theirs.as_path() } else { Path::new("/usr") };
     refused(&stack.ctl.run(["up", "--dir", directory.to_str().unwrap()]), &["belongs to ", "not to you"]);
 }
 
 #[test]
-fn a_damaged_append_only_file_is_reported_with_its_cure() {
+fn a_damaged_append_only_file_is_reported_with_its_remedy() {
     let stack = Stack::new();
     stack.up();
     stack.ctl.run(["down"]).expect(0);
@@ -279,11 +321,11 @@ fn a_damaged_append_only_file_is_reported_with_its_cure() {
     assert!(!stack.directory().join("redis.pid").exists());
 }
 
-/// A `ctl` of its own, with a `worker` beside it that is this shell script, or with none.
+/// A copy of `ctl` with a `worker` beside it that is this shell script, or with none.
 fn with_worker(stack: &Stack, script: Option<&str>) -> tests::Ctl {
     let place = stack.ctl.home().join("bin");
-    // Another process writes the programs: were they open for writing here while some other test
-    // starts a process, that process would keep them open for a moment, and they could not be run.
+    // Another process writes the programs. If this process had them open for writing while some other test starts
+    // a process, that process would keep them open for a moment, and they could not be executed.
     let make = r#"mkdir "$1"; cp "$2" "$1/ctl"; test $# = 2 && exit
         printf '#!/bin/sh\n%s\n' "$3" >"$1/worker"; chmod +x "$1/worker""#;
     let mut command = Command::new("sh");
@@ -301,18 +343,18 @@ fn a_missing_worker_leaves_nothing_running() {
 }
 
 #[test]
-fn a_worker_that_dies_is_reported_with_its_last_words() {
+fn a_worker_that_dies_is_reported_with_its_log() {
     let stack = Stack::new();
     let up = with_worker(&stack, Some("echo 'no slots left' >&2; exit 7")).run(["up"]);
     refused(&up, &["worker ended at once (exit status: 7)", "worker.log", "no slots left"]);
     assert_eq!(stack.running(), [0; 0]);
-    assert_eq!(listing(stack.directory()), ["data", "lock", "redis.log", "worker", "worker.log", "worker.toml"]);
+    assert_eq!(listing(stack.directory()), FILES);
 }
 
 #[test]
-fn one_at_a_time_and_ctrl_c_leaves_nothing_running() {
+fn only_one_runs_at_a_time_and_ctrl_c_leaves_nothing_running() {
     let stack = Stack::new();
-    // A worker that never answers.
+    // A worker that never sends a heartbeat.
     let ctl = with_worker(&stack, Some("exec sleep 600"));
     let up = ctl.spawn(["up"]);
     eventually("the worker to be started", || stack.directory().join("worker.pid").exists().then_some(()));
@@ -320,7 +362,7 @@ fn one_at_a_time_and_ctrl_c_leaves_nothing_running() {
         refused(&ctl.run([verb]), &["another `ctl up` or `ctl down` is at work"]);
     }
     up.interrupt();
-    refused(&up.wait(), &["interrupted; what was started has been ended"]);
+    refused(&up.wait(), &["interrupted; what had been started was stopped"]);
     assert_eq!(stack.running(), [0; 0]);
 }
 
@@ -330,15 +372,15 @@ fn a_strange_redis_keeps_its_socket() {
     stack.up();
     let redis = stack.pid("redis.pid");
     fs::remove_file(stack.directory().join("redis.pid")).unwrap();
-    refused(&stack.ctl.run(["up"]), &["a Redis that this directory does not know", &format!("kill {redis}")]);
+    refused(&stack.ctl.run(["up"]), &["another Redis (process ", &format!("kill {redis}")]);
     stack.ctl.run(["run", "--host", "web1", "ping"]).expect(0);
 }
 
-/// File systems and machines that are unlike this one.
+/// File systems and machines that differ from this one.
 mod mounts {
     use super::*;
 
-    /// Runs a script in a mount namespace of its own, where it may mount what it likes.
+    /// Runs a script in a mount namespace of its own, where it may mount anything.
     fn with_mounts(stack: &Stack, script: &str) -> Output {
         let flags = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
         let home = stack.ctl.home();

@@ -1,6 +1,9 @@
 //! The `worker` binary: settings, logging, signals, the runtime.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Worker,
     config::{Config, Options},
+    explain::{Command, Question, Test},
     log,
 };
 
@@ -18,15 +22,18 @@ const USAGE: u8 = 64;
 /// Exit code after a second signal.
 const ABORTED: u8 = 130;
 
-/// Runs the worker as a process. Exits 0 when it was asked to stop and did.
+/// Runs the worker as a process. Exits 0 after an orderly stop.
 pub fn main() -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
         Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+            let printed = error.print();
+            return if error.use_stderr() { USAGE.into() } else { written(printed) };
         }
     };
+    if let Some(Command::Policy(Question::Test(test))) = options.command.clone() {
+        return explain(options, &test);
+    }
     let check_only = options.check_config;
     let config = match Config::resolve(options) {
         Ok(config) => config,
@@ -36,32 +43,61 @@ pub fn main() -> ExitCode {
         }
     };
     if check_only {
-        print!("{}", config.describe());
+        let printed = io::stdout().write_all(config.describe().as_bytes());
         config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-        return if config.warnings.is_empty() { ExitCode::SUCCESS } else { USAGE.into() };
+        config.unknown.iter().for_each(|unknown| eprintln!("error: {unknown}"));
+        return if config.unknown.is_empty() { written(printed) } else { USAGE.into() };
     }
     log::init(config.log_level, config.log_format);
-    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
+    config.warnings.iter().chain(&config.unknown).for_each(|warning| tracing::warn!("{warning}"));
+    work(config)
+}
+
+/// Says what the policy decides.
+fn explain(options: Options, test: &Test) -> ExitCode {
+    let asked = Config::policy(options).map_err(|error| error.to_string()).and_then(|(policy, warnings)| {
+        for warning in warnings {
+            eprintln!("warning: {warning}");
+        }
+        test.ask(&policy)
+    });
+    match asked {
+        Ok(answer) if answer.granted => written(io::stdout().write_all(answer.text.as_bytes())),
+        Ok(answer) => {
+            written(io::stdout().write_all(answer.text.as_bytes()));
+            ExitCode::FAILURE
+        }
         Err(error) => {
-            eprintln!("error: cannot start: {error}");
-            return ExitCode::FAILURE;
+            eprintln!("error: {error}");
+            USAGE.into()
         }
-    };
-    runtime.block_on(async {
-        let (shutdown, abort) = (CancellationToken::new(), CancellationToken::new());
-        if let Err(error) = signals(shutdown.clone(), abort.clone()) {
-            tracing::error!("cannot listen to signals: {error}");
-            return ExitCode::FAILURE;
+    }
+}
+
+/// The exit code of a process that had only to print something. A reader that wants no more is no failure.
+fn written(printed: io::Result<()>) -> ExitCode {
+    match printed.and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            // Where neither stream can be written, the exit code remains.
+            let _ = writeln!(io::stderr(), "error: cannot write to standard output: {error}");
+            ExitCode::FAILURE
         }
-        tokio::select! {
-            () = Worker::run(config, shutdown) => ExitCode::SUCCESS,
-            // With the runtime go the executors, and with them the programs that they run.
-            () = abort.cancelled() => ABORTED.into(),
-        }
-    })
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn work(config: Config) -> ExitCode {
+    let (shutdown, abort) = (CancellationToken::new(), CancellationToken::new());
+    if let Err(error) = signals(shutdown.clone(), abort.clone()) {
+        tracing::error!("cannot listen to signals: {error}");
+        return ExitCode::FAILURE;
+    }
+    tokio::select! {
+        () = Worker::run(config, shutdown) => ExitCode::SUCCESS,
+        // The end of the runtime drops the executors, which kills the programs that they run.
+        () = abort.cancelled() => ABORTED.into(),
+    }
 }
 
 /// The first SIGTERM or SIGINT begins an orderly stop, a second one ends the process at once.
@@ -81,4 +117,25 @@ fn signals(shutdown: CancellationToken, abort: CancellationToken) -> std::io::Re
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_manual_page_is_up_to_date() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("worker.1");
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Options::command()).render(&mut page).unwrap();
+        if std::env::var_os("UPDATE_DOCUMENTS").is_some() {
+            fs::write(&path, &page).unwrap();
+        }
+        let hint = "write it anew: UPDATE_DOCUMENTS=1 cargo test -p worker --lib manual_page";
+        assert!(fs::read(&path).unwrap_or_default() == page, "worker.1 is out of date; {hint}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -9,6 +10,7 @@ use std::{
 
 use clap::Parser;
 use protocol::{
+    action::Repeat,
     connection::Address,
     environment,
     name::{HostName, Namespace},
@@ -16,14 +18,29 @@ use protocol::{
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::log::Format;
+use crate::{
+    actions,
+    explain::Command,
+    log::Format,
+    policy::{self, Policy, PolicyError},
+    spelling::did_you_mean,
+};
 
 /// The daemon on each host of a Redfleet: reads the host's commands from Redis, executes them, writes the results back.
 #[derive(Debug, Parser)]
+#[expect(clippy::doc_markdown, reason = "these doc comments are help texts, in which backticks would show")]
 #[command(name = "worker", version = protocol::VERSION)]
 pub struct Options {
-    #[arg(long, help = "Redis server: redis://[:PASSWORD@]HOST[:PORT][/DB] or unix:///PATH", value_name = "URL", env = environment::REDIS, hide_env_values = true)]
-    redis: Option<Address>,
+    /// Redis server: redis://HOST[:PORT][/DB] or unix:///PATH [env: REDFLEET_REDIS=]
+    ///
+    /// A password typed here can be seen by other users of this machine (`ps`): use --redis-password-file, or put the
+    /// whole URL into the environment or the settings file.
+    // Not read by clap, whose errors would show a password.
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
+    /// File with the password for Redis in its first line
+    #[arg(long, value_name = "FILE", env = environment::REDIS_PASSWORD_FILE)]
+    redis_password_file: Option<PathBuf>,
     /// This host's name in the fleet [default: the machine's host name]
     #[arg(long, value_name = "NAME", env = environment::HOST)]
     host: Option<HostName>,
@@ -31,36 +48,49 @@ pub struct Options {
     #[arg(long, value_name = "NAME", env = environment::NAMESPACE)]
     namespace: Option<Namespace>,
     /// Settings file (TOML)
-    #[arg(long, value_name = "FILE", env = environment::CONFIG)]
+    #[arg(long, value_name = "FILE", env = environment::CONFIG, global = true)]
     config: Option<PathBuf>,
+    /// Directory for what must outlive the worker: the journal [default: /var/lib/redfleet for root, else in ~/.local/state]
+    #[arg(long, value_name = "DIR", env = environment::STATE_DIR)]
+    state_dir: Option<PathBuf>,
     /// Allow an action that is off by default, such as exec; may be repeated
     #[arg(long, value_name = "ACTION")]
     allow: Vec<String>,
     /// What is logged: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", env = environment::LOG)]
     log: Option<tracing::Level>,
-    /// How it is logged: text or json [default: text]
+    /// How it is logged [default: text]
     #[arg(long, value_name = "FORMAT", env = environment::LOG_FORMAT)]
     log_format: Option<Format>,
     /// Read the settings, say what they amount to, and exit
     #[arg(long)]
     pub check_config: bool,
+    /// Something else than working.
+    #[command(subcommand)]
+    pub command: Option<Command>,
 }
 
 /// The settings file. Every key may be left out.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_field_names, reason = "the fields are named like the keys")]
 struct File {
-    redis: Option<Parsed<Address>>,
+    #[serde(deserialize_with = "parsed")]
+    redis: Option<Address>,
+    redis_password_file: Option<PathBuf>,
     host: Option<HostName>,
     namespace: Option<Namespace>,
     state_dir: Option<PathBuf>,
     slots: Option<usize>,
     reserved: Option<usize>,
-    sample_interval: Option<Interval>,
-    grace: Option<Interval>,
+    #[serde(deserialize_with = "duration")]
+    sample_interval: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    grace: Option<Duration>,
     labels: BTreeMap<String, String>,
     actions: Actions,
+    groups: toml::Table,
+    policy: Vec<toml::Spanned<toml::Table>>,
     log: Log,
 }
 
@@ -73,36 +103,19 @@ struct Actions {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Log {
-    level: Option<Parsed<tracing::Level>>,
-    format: Option<Parsed<Format>>,
+    #[serde(deserialize_with = "parsed")]
+    level: Option<tracing::Level>,
+    format: Option<Format>,
 }
 
 /// A value that the file holds as text.
-#[derive(Debug)]
-struct Parsed<T>(T);
-
-impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Parsed<T> {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        String::deserialize(input)?.parse().map(Self).map_err(D::Error::custom)
-    }
+fn parsed<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(input: D) -> Result<Option<T>, D::Error> {
+    String::deserialize(input)?.parse().map(Some).map_err(D::Error::custom)
 }
 
 /// A duration such as `10s`.
-#[derive(Debug)]
-struct Interval(Duration);
-
-impl FromStr for Interval {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        time::read_duration(text).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Interval {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        Parsed::deserialize(input).map(|Parsed(interval)| interval)
-    }
+fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+    time::read_duration(&String::deserialize(input)?).map(Some).map_err(D::Error::custom)
 }
 
 /// The resolved settings.
@@ -114,11 +127,11 @@ pub struct Config {
     pub host: HostName,
     /// Prefix of all keys.
     pub namespace: Option<Namespace>,
-    /// Where the worker keeps what must outlive it.
+    /// Where the worker keeps the data that must outlive it.
     pub state_dir: PathBuf,
     /// Commands that may run at once.
     pub slots: usize,
-    /// Of these, how many are for repeatable actions only, so that a busy host still answers.
+    /// How many of the slots are for repeatable actions only, so that a busy host still replies.
     pub reserved: usize,
     /// How often the metrics are sampled.
     pub sample_interval: Duration,
@@ -128,12 +141,16 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Actions allowed besides those that are always on.
     pub allow: Vec<String>,
+    /// Who may run what.
+    pub policy: Policy,
     /// What is logged.
     pub log_level: tracing::Level,
     /// How it is logged.
     pub log_format: Format,
-    /// What in the file was not understood.
+    /// What is unwise in the settings.
     pub warnings: Vec<String>,
+    /// The keys and values in the settings that were not understood.
+    pub unknown: Vec<String>,
 }
 
 /// Why the settings cannot be used.
@@ -151,6 +168,9 @@ pub enum ConfigError {
     /// The machine's host name is not a name for the fleet.
     #[error("this machine's host name cannot be used ({0}): name the host with --host")]
     HostName(String),
+    /// The policy is not understood.
+    #[error("policy: {0}")]
+    Policy(#[from] PolicyError),
     /// A value is out of bounds.
     #[error("{0}")]
     Value(String),
@@ -162,42 +182,68 @@ const MAX_SLOTS: usize = 1024;
 impl Config {
     /// Resolves flags and environment (which clap has merged already) with the file and the defaults.
     pub fn resolve(options: Options) -> Result<Self, ConfigError> {
-        let mut warnings = Vec::new();
-        let file = options.config.as_deref().map(|path| read(path, &mut warnings)).transpose()?.unwrap_or_default();
-        let redis = options.redis.or(file.redis.map(|Parsed(url)| url)).ok_or(ConfigError::NoRedis)?;
+        let (mut warnings, mut unknown) = (Vec::new(), Vec::new());
+        let (file, origin) = read(options.config.as_deref(), &mut unknown)?;
+        let redis = redis(options.redis.as_deref(), &mut warnings)?.or(file.redis).ok_or(ConfigError::NoRedis)?;
+        let redis = match options.redis_password_file.or(file.redis_password_file) {
+            Some(path) => redis.with_password_file(&path).map_err(|error| ConfigError::Read(path, error))?,
+            None => redis,
+        };
         let host = options.host.or(file.host).map_or_else(machine_name, Ok)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let slots = file.slots.unwrap_or_else(|| cores.max(4));
         if !(1..=MAX_SLOTS).contains(&slots) {
             return Err(ConfigError::Value(format!("slots must be from 1 to {MAX_SLOTS}, not {slots}")));
         }
+        if let Some(reserved) = file.reserved.filter(|reserved| *reserved >= slots) {
+            let remedy = "one slot must be left for commands that change the host";
+            return Err(ConfigError::Value(format!(
+                "reserved = {reserved} must be less than slots = {slots}: {remedy}"
+            )));
+        }
         let reserved = file.reserved.unwrap_or(1).min(slots - 1);
-        let sample_interval = file.sample_interval.map_or(Duration::from_secs(10), |Interval(interval)| interval);
+        let sample_interval = file.sample_interval.unwrap_or(Duration::from_secs(10));
         if sample_interval < Duration::from_secs(1) {
             return Err(ConfigError::Value("sample_interval must be at least 1s".into()));
         }
         let allow: Vec<String> = file.actions.allow.into_iter().chain(options.allow).collect();
-        if let Some(name) = allow.iter().find(|name| !crate::actions::SWITCHABLE.contains(&name.as_str())) {
-            warnings.push(format!(
-                "actions.allow names '{name}', which is no action that can be allowed (there are: {})",
-                crate::actions::SWITCHABLE.join(", ")
-            ));
+        let input = policy::Input { origin, groups: file.groups, rules: file.policy };
+        let policy = judged(&input, &allow, &mut warnings, &mut unknown)?;
+        // Rules that bind nobody are worse than none.
+        if !input.rules.is_empty() {
+            let remedy = "`worker policy test` tries them; take them out, and use actions.allow, until then";
+            return Err(ConfigError::Value(format!(
+                "[[policy]] is not enforced yet, as nothing is signed yet: {remedy}"
+            )));
         }
         Ok(Self {
             redis,
             host,
             namespace: options.namespace.or(file.namespace),
-            state_dir: file.state_dir.unwrap_or_else(default_state_dir),
+            state_dir: options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir),
             slots,
             reserved,
             sample_interval,
-            grace: file.grace.map_or(Duration::from_secs(30), |Interval(grace)| grace),
+            grace: file.grace.unwrap_or(Duration::from_secs(30)),
             labels: file.labels,
             allow,
-            log_level: options.log.or(file.log.level.map(|Parsed(level)| level)).unwrap_or(tracing::Level::INFO),
-            log_format: options.log_format.or(file.log.format.map(|Parsed(format)| format)).unwrap_or_default(),
+            policy,
+            log_level: options.log.or(file.log.level).unwrap_or(tracing::Level::INFO),
+            log_format: options.log_format.or(file.log.format).unwrap_or_default(),
             warnings,
+            unknown,
         })
+    }
+
+    /// The policy alone, which needs no Redis, and what is unwise or not understood in the settings.
+    pub fn policy(options: Options) -> Result<(Policy, Vec<String>), ConfigError> {
+        let (mut warnings, mut unknown) = (Vec::new(), Vec::new());
+        let (file, origin) = read(options.config.as_deref(), &mut unknown)?;
+        let allow: Vec<String> = file.actions.allow.into_iter().chain(options.allow).collect();
+        let input = policy::Input { origin, groups: file.groups, rules: file.policy };
+        let policy = judged(&input, &allow, &mut warnings, &mut unknown)?;
+        warnings.extend(unknown);
+        Ok((policy, warnings))
     }
 
     /// The settings as lines for people, without secrets.
@@ -216,22 +262,100 @@ impl Config {
             ("labels", list(&labels)),
             ("actions.allow", list(&self.allow)),
             ("log.level", self.log_level.to_string().to_lowercase()),
-            ("log.format", self.log_format.to_string()),
+            ("log.format", format!("{:?}", self.log_format).to_lowercase()),
         ]
         .map(|(name, value)| format!("{name:<16} {value}\n"))
-        .concat()
+        .into_iter()
+        .chain(self.policy.describe().into_iter().map(|rule| format!("{:<16} {rule}\n", "policy")))
+        .collect()
     }
 }
 
-fn read(path: &Path, warnings: &mut Vec<String>) -> Result<File, ConfigError> {
+/// The policy that the settings amount to.
+fn judged(
+    input: &policy::Input,
+    allow: &[String],
+    warnings: &mut Vec<String>,
+    unknown: &mut Vec<String>,
+) -> Result<Policy, ConfigError> {
+    let specs = actions::specs();
+    let once = specs.iter().filter(|spec| spec.repeat == Repeat::Once);
+    // Actions that only read are allowed already.
+    let locked: Vec<_> = once.map(|spec| spec.name.as_str()).collect();
+    for name in allow.iter().filter(|name| !locked.contains(&name.as_str())) {
+        let (meant, all) = (did_you_mean(name, &locked), locked.join(", "));
+        unknown.push(format!("actions.allow names '{name}', but the actions that can be allowed are: {all}{meant}"));
+    }
+    let policy = Policy::new(input, allow, &specs)?;
+    warnings.extend(policy.warnings(&specs));
+    Ok(policy)
+}
+
+/// The address in the flag, or else in the environment.
+fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Address>, ConfigError> {
+    let named = |text: &str, origin| match text.parse::<Address>() {
+        Ok(address) => Ok(Some(address)),
+        Err(error) => Err(ConfigError::Value(format!("{origin}: {error}"))),
+    };
+    if let Some(text) = flag {
+        let address = named(text, "--redis")?;
+        if address.as_ref().is_some_and(Address::has_password) {
+            warnings.push(environment::PASSWORD_SEEN.into());
+        }
+        return Ok(address);
+    }
+    match std::env::var(environment::REDIS) {
+        Ok(text) if !text.is_empty() => named(&text, environment::REDIS),
+        _ => Ok(None),
+    }
+}
+
+/// All keys of the settings file.
+const KEYS: [&str; 16] = [
+    "redis",
+    "redis_password_file",
+    "host",
+    "namespace",
+    "state_dir",
+    "slots",
+    "reserved",
+    "sample_interval",
+    "grace",
+    "labels",
+    "actions",
+    "actions.allow",
+    "groups",
+    "policy",
+    "log.level",
+    "log.format",
+];
+
+/// The file, if there is one, and where its rules come from.
+fn read(path: Option<&Path>, unknown: &mut Vec<String>) -> Result<(File, policy::Origin), ConfigError> {
+    let Some(path) = path else { return Ok(Default::default()) };
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read(path.into(), error))?;
     let malformed = |error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         ConfigError::Malformed(path.into(), before.matches('\n').count() + 1, error.message().into())
     };
     let input = toml::Deserializer::parse(&text).map_err(malformed)?;
-    serde_ignored::deserialize(input, |key| warnings.push(format!("{}: unknown key '{key}'", path.display())))
-        .map_err(malformed)
+    let mut misspelt = None;
+    let file = serde_ignored::deserialize(input, |key| {
+        let key = key.to_string();
+        let meant = did_you_mean(&key, &KEYS);
+        let problem = format!("{}: unknown key '{key}'{meant}", path.display());
+        // Without its rules the worker would allow what it allows by default.
+        if ["polic", "group", "rule"].iter().any(|word| key.starts_with(word)) || meant.contains("'policy'") {
+            misspelt = Some(problem.clone());
+        }
+        unknown.push(problem);
+    })
+    .map_err(malformed)?;
+    if let Some(problem) = misspelt {
+        return Err(ConfigError::Value(problem));
+    }
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok((file, policy::Origin { name, text }))
 }
 
 fn machine_name() -> Result<HostName, ConfigError> {
@@ -273,13 +397,21 @@ mod tests {
     #[test]
     fn unknown_keys_are_reported_not_swallowed() {
         let config = resolve("redis = 'redis://a'\nslot = 7\n[log]\ncolour = 1", &["--allow", "exce"]).unwrap();
-        assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);
+        assert!(config.warnings.is_empty());
+        let meant = config.unknown.iter().filter(|unknown| unknown.contains("did you mean"));
+        assert_eq!((config.unknown.len(), meant.count()), (3, 2), "{:?}", config.unknown);
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for file in ["", "redis = 5", "redis = 'x'", "redis = 'redis://a'\nslots = 0", "redis = 'redis://a'\ngrace = 5"]
-        {
+        for file in [
+            "",
+            "redis = 5",
+            "redis = 'x'",
+            "redis = 'redis://a'\nslots = 0",
+            "redis = 'redis://a'\ngrace = 5",
+            "redis = 'redis://a'\nslots = 2\nreserved = 2",
+        ] {
             assert!(resolve(file, &["--host", "web1"]).is_err(), "{file}");
         }
     }

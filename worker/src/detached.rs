@@ -1,4 +1,4 @@
-//! Threads for what may hang in the kernel.
+//! Threads for calls that may hang in the kernel.
 
 use std::{
     io,
@@ -8,8 +8,8 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Runs `work` in a thread that nobody waits for. Not on Tokio's blocking pool: a call that
-/// never returns would keep the runtime from shutting down.
+/// Runs `work` in a detached thread. Tokio's blocking pool is no place for it: a call that never returns would keep
+/// the runtime from shutting down.
 ///
 /// # Errors
 /// No thread could be started.
@@ -17,7 +17,7 @@ pub(crate) fn run(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("detached".to_owned()).spawn(work).map(drop)
 }
 
-/// The same, and waits for what it returns. Where nobody waits any more, that is dropped in the thread.
+/// Like [`run`], and waits for the value of `work`. If the future is dropped, the thread drops the value.
 ///
 /// # Errors
 /// No thread could be started, or it panicked.
@@ -27,8 +27,8 @@ pub(crate) async fn call<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
     result.await.map_err(|_| io::Error::other("internal error: a thread panicked; the worker's log says where"))
 }
 
-/// Locks what is shared with such a thread. What a panicking one left behind is used as it is: nothing
-/// that is shared spans two steps.
+/// Locks a value that is shared with such a thread. The value that a panicking thread left is used as it is: no
+/// change of a shared value takes two steps.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,15 +4,14 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use protocol::{
-    action::Repeat,
+    action::Argument,
     clock::FleetClock,
     command::Manifest,
+    event::EventKind,
     limits,
-    name::HostName,
     outcome::{Outcome, State},
-    time::Millis,
+    time::{Millis, show_duration},
 };
-use serde_json::Value;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -20,191 +19,170 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    actions::{Action, Failure, Invocation, Report},
+    actions::{Call, Context, Failure, Output, Services},
+    admission::{self, BEFORE_START, StartVerdict},
+    delivery::Delivery,
     fault::{self, Bug, Point},
-    journal::{Before, Begin, Journal, Start},
-    live::{FLUSH_AFTER, Joiner, Live, Piece},
-    log::{self, excerpt},
-    metrics::{Figures, Group},
-    process,
+    identity::Identity,
+    journal::{BeginRequest, Journal, Prior},
+    live::{FLUSH_AFTER, Joiner, Live, Report},
+    log::{self, excerpt, with_sources},
+    metrics::{Figures, MetricGroup},
+    program::{self, Owner},
     publisher::Write,
 };
 
-/// A command that ends sooner is not announced as running: nobody could have seen it, and the
-/// announcement would cost Redis as much as the answer.
+/// A command that ends sooner is not announced as running: the state would be visible too briefly, and the
+/// announcement would cost Redis as much as the result.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(20);
 
-/// How long an action may take to end after it was told to, before it is dropped.
-pub(crate) const END_WITHIN: Duration = process::KILL_AFTER.saturating_add(Duration::from_secs(2));
+/// How long an action may take to end after `stop` was cancelled, before it is dropped.
+pub(crate) const END_WITHIN: Duration = program::KILL_AFTER.saturating_add(Duration::from_secs(2));
 
-/// Why a cancelled command has nothing to show.
-pub(crate) const BEFORE_START: &str = "before it started";
-
-/// Why a command may not start any more at `now`, where it may not.
-pub(crate) fn too_late(manifest: &Manifest, now: Millis) -> Option<String> {
-    let late = Duration::from_millis(now.checked_sub(manifest.start_by_ms).filter(|late| *late > 0)?);
-    Some(format!("its turn came {} after its start-by", protocol::time::show_duration(late)))
-}
-
-/// Why a running command is told to end.
+/// Why a running command must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// It ran longer than it may.
     TimedOut,
-    /// Somebody cancelled it.
+    /// It was cancelled.
     Cancelled,
     /// The worker stops and its grace period is over.
     Shutdown,
 }
 
-/// A command that may start.
+/// A command whose turn has come.
 pub(crate) struct Task {
-    pub(crate) entry: String,
-    pub(crate) action: Arc<dyn Action>,
+    pub(crate) delivery: Delivery,
     pub(crate) manifest: Manifest,
-    pub(crate) host: HostName,
-    pub(crate) retention: Duration,
-    /// Whether a process before this one had taken it.
-    pub(crate) inherited: bool,
-    /// The state that was published for it, as far as is known.
-    pub(crate) published: Option<State>,
+    pub(crate) call: Call,
+    /// Whether it may run again after a crash: then the journal is not asked.
+    pub(crate) repeatable: bool,
+    pub(crate) prior: Prior,
+    /// When this process took it.
+    pub(crate) taken_ms: Millis,
     /// Whether it was cancelled before its turn.
     pub(crate) cancelled: bool,
     pub(crate) clock: FleetClock,
     pub(crate) stop: watch::Receiver<Option<Stop>>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) services: Arc<Services>,
     pub(crate) journal: Journal,
     pub(crate) writes: mpsc::UnboundedSender<Write>,
 }
 
-/// What an executor ends with.
-pub(crate) struct Finished {
-    pub(crate) outcome: Box<Outcome>,
-    pub(crate) metrics: Vec<(Group, Figures)>,
+/// The command as it may be typed, for the log. A manifest has no values of secrets.
+fn shown(manifest: &Manifest) -> String {
+    let mut words = vec![manifest.action.clone()];
+    let mut trailing = Vec::new();
+    for (name, argument) in &manifest.arguments {
+        match argument {
+            Argument::List(list) => trailing.extend(list.iter().map(|word| excerpt(word, log::NAME))),
+            Argument::Map(map) => words.extend(map.keys().map(|key| format!("{name}.{key}=…"))),
+            Argument::Text(text) => words.push(format!("{name}={}", excerpt(text, log::NAME))),
+            other => words.push(format!("{name}={other}")),
+        }
+    }
+    words.extend(manifest.secrets.keys().map(|name| format!("{name}=***")));
+    if !trailing.is_empty() {
+        words.push("--".into());
+        words.extend(trailing);
+    }
+    excerpt(&words.join(" "), log::SENTENCE)
 }
 
-impl Finished {
-    fn bare(state: State, reason: Option<String>, clock: &FleetClock) -> Self {
-        let outcome = Box::new(Outcome::bare(state, reason, clock.now()));
-        Self { outcome, metrics: Vec::new() }
-    }
-}
+/// The result of an executor: the outcome, and fresh figures.
+pub(crate) type Finished = (Box<Outcome>, Vec<(MetricGroup, Figures)>);
 
 impl Task {
-    /// Runs the command to its end. What must not run twice is journaled before and after.
+    /// Runs the command to its end. A command that must not run twice is journaled before and after.
     pub(crate) async fn run(self) -> Finished {
-        if self.action.spec().repeat == Repeat::Repeatable {
+        if self.repeatable {
             return self.execute().await;
         }
         if !fault::planted(Bug::JournalAfterStart)
-            && let Some(finished) = self.begin().await
+            && let Some(outcome) = self.begin().await
         {
-            return finished;
+            return (outcome, Vec::new());
         }
         fault::point(Point::Begun);
-        if let Some((state, reason)) = self.stopped_meanwhile() {
-            let finished = Finished::bare(state, Some(reason), &self.clock);
-            let (job, entry) = (self.manifest.job, self.entry.clone());
-            self.journal.finish(job, entry, self.retention, finished.outcome.clone()).await;
-            return finished;
+        let (journal, delivery, clock) = (self.journal.clone(), self.delivery.clone(), self.clock);
+        if let Some(outcome) = self.stopped_meanwhile() {
+            journal.finish(delivery, outcome.clone()).await;
+            return (outcome, Vec::new());
         }
+
+        tracing::info!("starts for {}: {}", excerpt(&self.manifest.operator, log::NAME), shown(&self.manifest));
         let _ = self.writes.send(self.announcement());
-        let (entry, journal) = (self.entry.clone(), self.journal.clone());
-        let (job, retention, clock) = (self.manifest.job, self.retention, self.clock);
         let finished = self.execute().await;
         fault::point(Point::Ended);
         if fault::planted(Bug::JournalAfterStart) {
-            let (entry, now) = (entry.clone(), clock.now());
-            journal.begin(Start { job, entry, retention, now, allowed: true, before: Before::Nothing }).await;
+            let start =
+                BeginRequest { delivery: delivery.clone(), now: clock.now(), allowed: true, prior: Prior::None };
+            journal.begin(start).await;
         }
-        journal.finish(job, entry, retention, finished.outcome.clone()).await;
+        journal.finish(delivery, finished.0.clone()).await;
         fault::point(Point::Recorded);
         finished
     }
 
-    /// Records the start; says how the command ends if it must not start.
-    async fn begin(&self) -> Option<Finished> {
-        let now = self.clock.now();
-        let (verdict, before) = (self.may_not_start(now), self.before());
-        let (job, entry, allowed) = (self.manifest.job, self.entry.clone(), verdict.is_none());
-        let start = Start { job, entry, retention: self.retention, now, allowed, before };
-        let bare = |state, reason: String| Some(Finished::bare(state, Some(reason), &self.clock));
-        match self.journal.begin(start).await {
-            Begin::Go => None,
-            Begin::Known(_) if fault::planted(Bug::NoDedup) => None,
-            Begin::Known(Some(outcome)) => Some(Finished { outcome, metrics: Vec::new() }),
-            Begin::Known(None) => bare(State::Interrupted, "it was started before; how it ended is not known".into()),
-            Begin::Cancelled => bare(State::Cancelled, BEFORE_START.into()),
-            Begin::MayNot => verdict.and_then(|(state, reason)| bare(state, reason)),
-            Begin::Lost => Some(self.nobody_knows(before, "the journal that knew more is gone").await),
-            Begin::Unavailable(reason) if before != Before::Nothing => Some(self.nobody_knows(before, &reason).await),
-            Begin::Full(reason) | Begin::Unavailable(reason) => {
-                let reason = format!("'{}' must not run twice, and {reason}", self.action.spec().name);
-                bare(State::Rejected, reason)
+    /// Records the start; returns how the command ends if it must not start.
+    async fn begin(&self) -> Option<Box<Outcome>> {
+        let (now, prior) = (self.clock.now(), self.prior);
+        let refusal = admission::may_start(&self.manifest, self.cancelled, self.taken_ms, now);
+        let start = BeginRequest { delivery: self.delivery.clone(), now, allowed: refusal.is_none(), prior };
+        let reply = self.journal.begin(start).await;
+        match admission::start(reply, prior, refusal, &self.manifest.action) {
+            StartVerdict::Go => None,
+            StartVerdict::Ended(outcome) => Some(outcome),
+            StartVerdict::Refused(refusal) => Some(refusal.outcome(self.clock.now())),
+            StartVerdict::Interrupted(refusal) => {
+                // The reported outcome must be final, so leftover processes of the command are ended first.
+                program::end_leftovers(&[self.delivery.job], &self.identity.host).await;
+                let outcome = refusal.outcome(self.clock.now());
+                self.journal.finish(self.delivery.clone(), outcome.clone()).await;
+                Some(outcome)
             }
         }
     }
 
-    /// What Redis shows of the command and the worker before this one.
-    fn before(&self) -> Before {
-        match self.published {
-            Some(State::Running) => Before::Ran,
-            _ if self.inherited => Before::Taken,
-            _ => Before::Nothing,
-        }
-    }
-
-    /// Ends a command that may have run, where nothing says how far it came. It may be running still:
-    /// what is told of it must be the end, and must be remembered as such.
-    async fn nobody_knows(&self, before: Before, why: &str) -> Finished {
-        let (job, entry) = (self.manifest.job, self.entry.clone());
-        process::end_leftovers(&[job], &self.host).await;
-        let known = match before {
-            Before::Ran => "it was running when the worker before this one ended",
-            _ => "the worker before this one had taken it, and whether it ran is not known",
+    /// How the command ends if it was stopped, or its wait became too long, while its start was being recorded:
+    /// a disk may take its time.
+    fn stopped_meanwhile(&self) -> Option<Box<Outcome>> {
+        let now = self.clock.now();
+        let (state, reason) = match *self.stop.borrow() {
+            Some(Stop::Cancelled) => (State::Cancelled, BEFORE_START),
+            Some(_) => (State::Interrupted, "the worker was stopped before it started"),
+            None => return Some(admission::may_start(&self.manifest, false, self.taken_ms, now)?.outcome(now)),
         };
-        let finished = Finished::bare(State::Interrupted, Some(format!("{known}: {why}")), &self.clock);
-        self.journal.finish(job, entry, self.retention, finished.outcome.clone()).await;
-        finished
-    }
-
-    /// How the command ends if it has not begun yet, where it may not start any more.
-    fn may_not_start(&self, now: Millis) -> Option<(State, String)> {
-        if self.cancelled {
-            return Some((State::Cancelled, BEFORE_START.into()));
-        }
-        too_late(&self.manifest, now).map(|reason| (State::Expired, reason))
-    }
-
-    /// What has come between while the start was being recorded: a disk may take its time.
-    fn stopped_meanwhile(&self) -> Option<(State, String)> {
-        match *self.stop.borrow() {
-            Some(Stop::Cancelled) => Some((State::Cancelled, BEFORE_START.into())),
-            Some(_) => Some((State::Interrupted, "the worker was stopped before it started".into())),
-            None => too_late(&self.manifest, self.clock.now()).map(|reason| (State::Expired, reason)),
-        }
+        Some(Box::new(Outcome::bare(state, Some(reason.into()), now)))
     }
 
     fn announcement(&self) -> Write {
-        // The keys must outlive the run; the outcome counts anew.
-        let retention = self.retention + Duration::from_millis(self.manifest.timeout_ms);
-        Write::State { job: self.manifest.job, state: State::Running, retention }
+        // The keys must outlive the run; the outcome sets their time to live anew.
+        let retention = self.delivery.retention + Duration::from_millis(self.manifest.timeout_ms);
+        Write::State { delivery: Delivery { retention, ..self.delivery.clone() }, state: State::Running }
     }
 
-    /// Runs the action, announces it and sends on its output if it takes longer.
+    /// Runs the action. If it takes longer than [`ANNOUNCE_AFTER`], announces it and publishes its reports.
     async fn execute(self) -> Finished {
         let (live, mut pieces) = Live::channel();
-        let (job, retention, writes) = (self.manifest.job, self.retention, self.writes.clone());
-        let announcement = (self.action.spec().repeat == Repeat::Repeatable).then(|| self.announcement());
+        let (delivery, writes) = (self.delivery.clone(), self.writes.clone());
+        let announcement = self.repeatable.then(|| self.announcement());
         let mut ending = Box::pin(self.end(live));
-        let send = |pieces: Vec<Piece>| {
-            for Piece { stream, offset, data } in pieces {
-                let _ = writes.send(Write::Output { job, stream, offset, data, retention });
+        let send = |reports: Vec<Report>| {
+            for report in reports {
+                let delivery = delivery.clone();
+                let _ = writes.send(match report {
+                    Report::Output(unsent) => Write::Output { delivery, unsent },
+                    Report::Progress(text) => Write::Event { delivery, kind: EventKind::Progress(text) },
+                });
             }
         };
         let (mut joiner, mut flush_at) = (Joiner::default(), Instant::now());
+
         let finished = match timeout(ANNOUNCE_AFTER, &mut ending).await {
-            Ok(finished) if !finished.outcome.is_cut() => return finished,
-            // It printed more in this short time than its result keeps.
+            Ok(finished) if !finished.0.is_cut() => return finished,
+            // The program printed more in this short time than its result keeps.
             Ok(finished) => finished,
             Err(_) => {
                 if let Some(announcement) = announcement {
@@ -236,15 +214,17 @@ impl Task {
         finished
     }
 
-    /// Runs the action to its end, or ends it: by its timeout, or by what `stop` says.
+    /// Runs the action to its end, or ends it: at its timeout, or when `stop` holds a reason.
     async fn end(self, live: Live) -> Finished {
-        let Self { action, manifest, host, clock, mut stop, .. } = self;
+        let Self { call, manifest, clock, identity, services, mut stop, .. } = self;
         let started_at_ms = clock.now();
         let token = CancellationToken::new();
         let limit = Duration::from_millis(manifest.timeout_ms).min(limits::TIMEOUT_MAX);
-        let invocation =
-            Invocation { job: manifest.job, host, arguments: manifest.arguments, stop: token.clone(), live };
-        let mut running = Box::pin(AssertUnwindSafe(action.run(invocation)).catch_unwind());
+        let owner = Owner { job: manifest.job, host: identity.host.clone() };
+        let keep_output = manifest.kept_output();
+        let context = Context { owner, keep_output, stop: token.clone(), live, services };
+        let mut running = Box::pin(AssertUnwindSafe(call.run(context)).catch_unwind());
+
         let (result, stopped) = tokio::select! {
             result = &mut running => (Some(result), None),
             reason = stopped(&mut stop, limit) => {
@@ -254,14 +234,20 @@ impl Task {
         };
         let result = match result {
             Some(Ok(result)) => result,
-            Some(Err(_)) => Err(Failure("internal error: the action panicked; the worker's log says where".into())),
-            None => {
-                let remark = Some("it did not end when told to and was abandoned".into());
-                Ok(Report { remark, ..Report::default() })
-            }
+            Some(Err(_)) => Err(Unfinished::Panicked.into()),
+            None => Err(Unfinished::Abandoned.into()),
         };
         conclude(result, stopped, limit, started_at_ms, clock.now())
     }
+}
+
+/// The end of an action that does not return.
+#[derive(Debug, thiserror::Error)]
+enum Unfinished {
+    #[error("internal error: the action panicked; the worker's log says where")]
+    Panicked,
+    #[error("it did not end when it had to and was abandoned")]
+    Abandoned,
 }
 
 /// Resolves when the command must end.
@@ -280,46 +266,42 @@ async fn stopped(stop: &mut watch::Receiver<Option<Stop>>, limit: Duration) -> S
 }
 
 fn conclude(
-    result: Result<Report, Failure>,
+    result: Result<Output, Failure>,
     stopped: Option<Stop>,
     limit: Duration,
-    started_at_ms: u64,
-    finished_at_ms: u64,
+    started_at_ms: Millis,
+    finished_at_ms: Millis,
 ) -> Finished {
-    let report = match result {
-        Ok(report) => report,
-        Err(Failure(reason)) => Report { remark: Some(reason), killed: true, ..Report::default() },
+    let (failure, output) = match result {
+        Ok(output) => (None, output),
+        Err(Failure { error, output }) => (Some(with_sources(&*error)), *output),
     };
-    let remarked = |reason: String| match &report.remark {
-        Some(remark) => Some(format!("{reason}; {remark}")),
-        None => Some(reason),
+    let failed = failure.is_some();
+    let remarks: Vec<String> = failure.into_iter().chain(output.remark).collect();
+    let because = |reason: String| [vec![reason], remarks.clone()].concat();
+    let (state, reasons) = match stopped {
+        Some(Stop::TimedOut) => (State::TimedOut, because(format!("longer than {}", show_duration(limit)))),
+        Some(Stop::Cancelled) => (State::Cancelled, because("while it ran".into())),
+        Some(Stop::Shutdown) => (State::Interrupted, because("the worker was stopped".into())),
+        None if failed => (State::Failed, remarks),
+        None => (State::Succeeded, remarks),
     };
-    let (state, reason) = match stopped {
-        Some(Stop::TimedOut) => {
-            (State::TimedOut, remarked(format!("longer than {}", protocol::time::show_duration(limit))))
-        }
-        Some(Stop::Cancelled) => (State::Cancelled, remarked("while it ran".into())),
-        Some(Stop::Shutdown) => (State::Interrupted, remarked("the worker was stopped".into())),
-        None if report.killed => (State::Failed, report.remark),
-        None => match report.exit_code {
-            None | Some(0) => (State::Succeeded, report.remark),
-            Some(code) => (State::Failed, Some(report.remark.unwrap_or_else(|| format!("exit code {code}")))),
-        },
-    };
-    let reason = reason.map(|reason| excerpt(&reason, log::SENTENCE));
+    let reason = (!reasons.is_empty()).then(|| excerpt(&reasons.join("; "), log::SENTENCE));
+
     let mut outcome = Outcome {
-        exit_code: report.exit_code,
+        exit_code: output.exit_code,
+        signal: output.signal,
         started_at_ms: Some(started_at_ms),
-        stdout: report.stdout,
-        stderr: report.stderr,
+        stdout: output.stdout,
+        stderr: output.stderr,
         ..Outcome::bare(state, reason, finished_at_ms)
     };
-    match report.data {
-        Some(data) if Value::Object(data.clone()).to_string().len() > limits::DATA_BYTES => {
+    match output.data {
+        Some(data) if serde_json::to_vec(&data).map_or(0, |text| text.len()) > limits::DATA_BYTES => {
             outcome.state = State::Failed;
             outcome.reason = Some(format!("its data is larger than {} bytes", limits::DATA_BYTES));
         }
         data => outcome.data = data,
     }
-    Finished { outcome: Box::new(outcome), metrics: report.metrics }
+    (Box::new(outcome), output.metrics)
 }

@@ -1,36 +1,24 @@
 //! Log lines: readable on a terminal, or one JSON object a line.
 
-use std::{fmt, io::IsTerminal, str::FromStr};
+use std::{
+    collections::HashMap,
+    error::Error,
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use clap::ValueEnum;
+use serde::Deserialize;
 
 /// How log lines are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// For people.
     #[default]
     Text,
     /// One JSON object a line, for machines.
     Json,
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(format!("'{text}' is not a log format: use text or json")),
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        })
-    }
 }
 
 /// Sends all that is traced at `level` or above to standard error.
@@ -55,15 +43,90 @@ pub fn excerpt(text: &str, limit: usize) -> String {
     kept
 }
 
+/// An error and what caused it, in one line.
+pub fn with_sources(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}
+
 /// How much of a name from outside is shown.
 pub const NAME: usize = 80;
 
 /// How much of a sentence that may quote what came from outside is shown.
 pub const SENTENCE: usize = 400;
 
+/// Lines that others can cause in any number. Of each kind one is written at once; those that follow soon are counted.
+pub struct Floods<Kind>(HashMap<Kind, Flood>);
+
+/// The lines of one kind.
+struct Flood {
+    written: Instant,
+    held: u64,
+}
+
+/// How long the lines that follow one of the same kind are only counted.
+const FLOOD: Duration = Duration::from_secs(10);
+
+impl<Kind> Default for Floods<Kind> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<Kind: std::hash::Hash + Eq + Copy> Floods<Kind> {
+    /// Whether to write this line now. Otherwise it is counted.
+    pub fn admits(&mut self, kind: Kind) -> bool {
+        let mut first = false;
+        let flood = self.0.entry(kind).or_insert_with(|| {
+            first = true;
+            Flood { written: Instant::now(), held: 0 }
+        });
+        flood.held += u64::from(!first);
+        first
+    }
+
+    /// How many lines of each kind were counted since the last one that was written, where that is long enough ago:
+    /// the time to write their number.
+    pub fn due(&mut self) -> Vec<(Kind, u64)> {
+        self.due_after(FLOOD)
+    }
+
+    fn due_after(&mut self, after: Duration) -> Vec<(Kind, u64)> {
+        let mut due = Vec::new();
+        self.0.retain(|kind, flood| {
+            if flood.written.elapsed() < after {
+                return true;
+            }
+            let held = std::mem::take(&mut flood.held);
+            flood.written = Instant::now();
+            due.extend((held > 0).then_some((*kind, held)));
+            held > 0
+        });
+        due
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_flood_one_line_is_written_and_the_others_are_counted() {
+        let mut floods = Floods::default();
+        assert_eq!([1, 1, 2, 1].map(|kind| floods.admits(kind)), [true, false, true, false]);
+        assert_eq!(floods.due(), [], "too soon");
+        assert_eq!(floods.due_after(Duration::ZERO), [(1, 2)]);
+        assert!(!floods.admits(1), "the flood goes on");
+        assert!(floods.admits(2), "that flood was over");
+        assert_eq!(floods.due_after(Duration::ZERO), [(1, 1)]);
+        assert_eq!(floods.due_after(Duration::ZERO), []);
+        assert!(floods.admits(1));
+    }
 
     #[test]
     fn an_excerpt_stays_in_its_line() {

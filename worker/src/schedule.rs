@@ -1,8 +1,18 @@
 //! Which command may start next: slots, the lane kept for repeatable actions, and exclusion keys.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
+    time::{Duration, Instant},
+};
 
 use protocol::limits;
+
+/// How long all slots are busy before commands are taken all the same, so that they do not expire unread. Where slots are
+/// soon free again, a command waits in the inbox: that costs nothing.
+const TAKE_AFTER: Duration = Duration::from_secs(3);
+
+/// How many commands are taken at a time then.
+const TAKE: usize = 16;
 
 /// What a command needs in order to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,13 +27,26 @@ pub(crate) struct Claim {
 pub(crate) struct Schedule<T> {
     slots: usize,
     reserved: usize,
-    waiting: VecDeque<Waiting<T>>,
-    /// What the waiting ones hold of memory, about.
+    waiting: VecDeque<Queued<T>>,
+    /// About how much memory the waiting commands take.
     waiting_bytes: usize,
     running: Vec<Claim>,
+    /// Since when no slot is free.
+    full_since: Option<Instant>,
 }
 
-struct Waiting<T> {
+/// What a command waits for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle<'a, T> {
+    /// A running command has its key.
+    Held(&'a str),
+    /// This command with the same key is before it, and waits, too.
+    Behind(&'a str, &'a T),
+    /// All slots that it may use are busy.
+    Slot { busy: usize, of: usize },
+}
+
+struct Queued<T> {
     claim: Claim,
     bytes: usize,
     command: T,
@@ -33,13 +56,42 @@ impl<T> Schedule<T> {
     /// `reserved` of the `slots` are for repeatable actions only.
     pub(crate) fn new(slots: usize, reserved: usize) -> Self {
         let reserved = reserved.min(slots - 1);
-        Self { slots, reserved, waiting: VecDeque::new(), waiting_bytes: 0, running: Vec::new() }
+        Self { slots, reserved, waiting: VecDeque::new(), waiting_bytes: 0, running: Vec::new(), full_since: None }
     }
 
     /// Queues a command that takes about so many bytes of memory.
     pub(crate) fn push(&mut self, claim: Claim, command: T, bytes: usize) {
         self.waiting_bytes += bytes;
-        self.waiting.push_back(Waiting { claim, bytes, command });
+        self.waiting.push_back(Queued { claim, bytes, command });
+    }
+
+    /// What each waiting command waits for, in order.
+    pub(crate) fn obstacles(&self) -> impl Iterator<Item = (&T, Obstacle<'_, T>)> {
+        let once = self.running.iter().filter(|running| !running.repeatable).count();
+        let mut first: HashMap<&str, &T> = HashMap::new();
+        self.waiting.iter().map(move |Queued { claim, command, .. }| {
+            let obstacle = match claim.exclusion.as_deref() {
+                Some(key) if self.running.iter().any(|running| running.exclusion.as_deref() == Some(key)) => {
+                    Obstacle::Held(key)
+                }
+                Some(key) => match first.entry(key) {
+                    Entry::Occupied(before) => Obstacle::Behind(key, *before.get()),
+                    Entry::Vacant(place) => {
+                        place.insert(command);
+                        self.lane(claim, once)
+                    }
+                },
+                None => self.lane(claim, once),
+            };
+            (command, obstacle)
+        })
+    }
+
+    fn lane(&self, claim: &Claim, once: usize) -> Obstacle<'_, T> {
+        match (claim.repeatable, self.slots - self.reserved) {
+            (false, most) if once >= most => Obstacle::Slot { busy: once, of: most },
+            _ => Obstacle::Slot { busy: self.running.len(), of: self.slots },
+        }
     }
 
     /// The first command that may start; it counts as running from now on.
@@ -50,7 +102,7 @@ impl<T> Schedule<T> {
         let once = self.running.iter().filter(|running| !running.repeatable).count();
         let once_may = once < self.slots - self.reserved;
         let mut held: HashSet<&str> = self.running.iter().filter_map(|claim| claim.exclusion.as_deref()).collect();
-        let at = self.waiting.iter().position(|Waiting { claim, .. }| {
+        let at = self.waiting.iter().position(|Queued { claim, .. }| {
             // The first one that waits for a key holds up those behind it, even where it lacks a lane.
             let turn = claim.exclusion.as_deref().is_none_or(|key| held.insert(key));
             turn && (claim.repeatable || once_may)
@@ -63,10 +115,12 @@ impl<T> Schedule<T> {
         if let Some(at) = self.running.iter().position(|running| running == claim) {
             self.running.swap_remove(at);
         }
+        if self.free() > 0 {
+            self.full_since = None;
+        }
     }
 
-    /// Takes a waiting command out of its turn: one that will not really run. It counts as running
-    /// until [`Self::ended`].
+    /// Takes a waiting command out of its turn, as it will not really run. It counts as running until [`Self::ended`].
     pub(crate) fn take(&mut self, is_it: impl Fn(&T) -> bool) -> Option<(Claim, T)> {
         let at = self.waiting.iter().position(|waiting| is_it(&waiting.command))?;
         self.start(at)
@@ -82,12 +136,22 @@ impl<T> Schedule<T> {
         self.waiting.iter_mut().map(|waiting| &mut waiting.command)
     }
 
-    /// How many more commands are worth taking: no more than there are free slots. Behind those that
-    /// wait for their lane or key there may be others that could start, so these are looked for as far
-    /// as memory allows.
+    /// How many more commands are worth taking: no more than there are free slots, or a few once all have been busy for
+    /// a while. Behind those that wait for their lane or key there may be others that could start, so these are looked
+    /// for as far as memory allows.
     pub(crate) fn room(&self) -> usize {
-        let more = limits::WAITING.saturating_sub(self.waiting.len());
-        if self.waiting_bytes < limits::WAITING_BYTES { self.free().min(more) } else { 0 }
+        self.room_at(Instant::now())
+    }
+
+    fn room_at(&self, now: Instant) -> usize {
+        if self.waiting_bytes >= limits::WAITING_BYTES {
+            return 0;
+        }
+        let room = match self.full_since {
+            Some(since) if now.saturating_duration_since(since) >= TAKE_AFTER => TAKE,
+            _ => self.free(),
+        };
+        room.min(limits::WAITING.saturating_sub(self.waiting.len()))
     }
 
     fn free(&self) -> usize {
@@ -95,9 +159,12 @@ impl<T> Schedule<T> {
     }
 
     fn start(&mut self, at: usize) -> Option<(Claim, T)> {
-        let Waiting { claim, bytes, command } = self.waiting.remove(at)?;
+        let Queued { claim, bytes, command } = self.waiting.remove(at)?;
         self.waiting_bytes -= bytes;
         self.running.push(claim.clone());
+        if self.free() == 0 {
+            self.full_since.get_or_insert_with(Instant::now);
+        }
         Some((claim, command))
     }
 }
@@ -164,6 +231,35 @@ mod tests {
         push(true, Some("app"), 3);
         push(true, None, 4);
         assert_eq!(started(&mut schedule), [0, 1, 4], "3 must not overtake 2");
+    }
+
+    #[test]
+    fn what_a_command_waits_for_is_named() {
+        let mut schedule = Schedule::new(3, 1);
+        for (n, key) in [(0, Some("app")), (1, Some("app")), (2, None), (3, None), (4, Some("db")), (5, Some("db"))] {
+            schedule.push(claim(false, key), n, 1);
+        }
+        assert_eq!(started(&mut schedule), [0, 2]);
+        let slot = || Obstacle::Slot { busy: 2, of: 2 };
+        let obstacles: Vec<_> = schedule.obstacles().collect();
+        assert_eq!(
+            obstacles,
+            [(&1, Obstacle::Held("app")), (&3, slot()), (&4, slot()), (&5, Obstacle::Behind("db", &4))]
+        );
+    }
+
+    #[test]
+    fn where_slots_stay_busy_commands_are_taken_all_the_same() {
+        let mut schedule = Schedule::new(1, 0);
+        (0..2).for_each(|n| schedule.push(claim(false, None), n, 1));
+        assert_eq!(started(&mut schedule), [0]);
+        let later = Instant::now() + TAKE_AFTER;
+        assert_eq!((schedule.room(), schedule.room_at(later)), (0, TAKE));
+        schedule.ended(&claim(false, None));
+        assert_eq!(started(&mut schedule), [1]);
+        assert_eq!(schedule.room(), 0, "the time begins anew");
+        (0..limits::WAITING).for_each(|_| schedule.push(claim(false, None), 2, 1));
+        assert_eq!(schedule.room_at(Instant::now() + TAKE_AFTER), 0);
     }
 
     #[test]

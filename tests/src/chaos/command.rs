@@ -1,46 +1,47 @@
-//! The commands of a round: what they ask, how they are sent, and what may become of them.
+//! The commands of a round: what they execute, how they are sent, and how they may end.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use fastrand::Rng;
 use protocol::{
     action::{Argument, Arguments},
     clock::millis,
-    command::{Envelope, Manifest},
+    command::Manifest,
+    job::JobRecord,
     limits,
     name::{HostName, JobId},
     outcome::{Captured, State},
     targets::Targets,
-    time::{Millis, show_moment},
+    time::Millis,
 };
 
 use super::{evidence::SCRIPT, now};
 
-/// What is asked.
+/// What a command executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
-    /// Once: a program that leaves evidence, prints so many numbered lines and exits with this code.
+    /// A once action: a program that leaves evidence, prints `lines` numbered lines and exits with `code`.
     Exec { lines: u64, pause: Duration, code: i32 },
-    /// Repeatable.
+    /// A repeatable action.
     Collect(&'static str),
-    /// Something that must be refused.
+    /// An unknown action, which must be rejected.
     Nonsense,
 }
 
-/// How it is sent.
+/// How a command is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sending {
-    /// Until Redis has acknowledged it.
+    /// Sent until Redis has acknowledged it.
     Plain,
-    /// The controller dies after a part of what it had to say, and says all of it again later.
+    /// The controller dies after it has sent a part of the bytes; all of them are sent again later.
     KilledMidway,
     /// Acknowledged, and sent again some time later.
     Again { after: Duration },
-    /// Tried once: whether it arrived is left open.
+    /// Sent once: whether it has arrived stays unknown.
     Abandoned,
 }
 
-/// A command.
+/// A command and what is known of it.
 #[derive(Clone, Debug)]
 pub(super) struct Command {
     pub(super) number: usize,
@@ -48,7 +49,7 @@ pub(super) struct Command {
     pub(super) work: Work,
     pub(super) sending: Sending,
     pub(super) manifest: Manifest,
-    pub(super) envelope: Envelope,
+    pub(super) record: JobRecord,
     pub(super) lock: Option<String>,
     /// When it is cancelled, counted from its sending.
     pub(super) cancel_after: Option<Duration>,
@@ -59,7 +60,7 @@ pub(super) struct Command {
     /// When a cancel was first sent; whether that was acknowledged before the command was sent.
     pub(super) cancelled: Option<Millis>,
     pub(super) cancelled_first: bool,
-    /// The states in which it was seen, in order, without repetitions.
+    /// The states that were read from Redis, in order, without repetitions.
     pub(super) seen: Vec<(Millis, Option<State>)>,
 }
 
@@ -83,16 +84,18 @@ impl Command {
             job,
             action: work.action().into(),
             arguments: work.arguments(job, lock.as_deref(), evidence),
+            secrets: BTreeMap::new(),
             operator: "chaos".into(),
             issued_at_ms,
             start_by_ms,
             timeout_ms,
             retention_ms: millis(limits::RETENTION_DEFAULT),
+            keep_output: None,
             targets: targets.root(),
+            namespace: None,
             trace: None,
         };
-        let (_, proof) = targets.proofs().next().expect("one target");
-        let envelope = Envelope { manifest: manifest.encode(), signature: Vec::new(), proof };
+        let record = JobRecord::new(manifest.clone(), targets);
         let sending = match random.u8(..100) {
             0..10 => Sending::KilledMidway,
             10..25 => Sending::Again { after: Duration::from_millis(random.u64(..3000)) },
@@ -106,7 +109,7 @@ impl Command {
             work,
             sending,
             manifest,
-            envelope,
+            record,
             lock,
             cancel_after: (4..12).contains(&cancel).then(|| Duration::from_millis(random.u64(..250))),
             cancel_first: cancel < 4,
@@ -126,28 +129,9 @@ impl Command {
         matches!(self.work, Work::Exec { .. })
     }
 
-    /// Whether it was last seen in a state that never changes.
+    /// Whether its last known state is a terminal one.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.seen.last(), Some((_, Some(state))) if state.is_terminal())
-    }
-
-    /// The fields of the job's hash, as `ctl` makes them.
-    pub(super) fn job_fields(&self, host: &HostName) -> Vec<(&'static str, Vec<u8>)> {
-        let Manifest { start_by_ms, issued_at_ms, timeout_ms, retention_ms, .. } = self.manifest;
-        let arguments = serde_json::to_string(&self.manifest.arguments).expect("plain values always encode");
-        vec![
-            ("action", self.manifest.action.clone().into_bytes()),
-            ("arguments", arguments.into_bytes()),
-            ("operator", self.manifest.operator.clone().into_bytes()),
-            ("issued_at", show_moment(issued_at_ms).into_bytes()),
-            ("start_by", show_moment(start_by_ms).into_bytes()),
-            ("timeout_ms", timeout_ms.to_string().into_bytes()),
-            ("retention_ms", retention_ms.to_string().into_bytes()),
-            ("target_count", b"1".to_vec()),
-            ("targets", host.as_str().into()),
-            ("manifest", self.envelope.manifest.clone()),
-            ("signature", Vec::new()),
-        ]
     }
 }
 
@@ -185,7 +169,7 @@ impl Work {
     }
 
     /// What it prints if it runs to its end.
-    pub(super) fn prints(self) -> Vec<u8> {
+    pub(super) fn full_output(self) -> Vec<u8> {
         let Self::Exec { lines, .. } = self else { return Vec::new() };
         (1..=lines).flat_map(|line| format!("{line}\n").into_bytes()).collect()
     }
@@ -199,7 +183,7 @@ pub(super) fn argv(lines: u64, pause: Duration, code: i32, who: &str, evidence: 
     words.map(str::to_owned).into()
 }
 
-/// What a worker keeps of these bytes: its stated bound, calculated a second time.
+/// What a worker must keep of these bytes, calculated independently of the worker.
 pub(super) fn bounded(written: &[u8]) -> Captured {
     let (length, half) = (written.len(), limits::OUTPUT_BYTES / 2);
     if length <= limits::OUTPUT_BYTES {

@@ -14,14 +14,14 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Room for a journal and not much more. `None` where this process may not mount.
+    /// Mounts one with room for a journal and not much more. `None` where this process may not mount.
     pub(super) fn mount(path: &Path) -> Option<Self> {
         fs::create_dir_all(path).expect("a directory");
         mount(Some("redfleet-chaos"), path, Some("tmpfs"), MsFlags::empty(), Some("size=16m")).ok()?;
         Some(Self { path: path.to_owned() })
     }
 
-    /// Takes all that is free, down to the last byte.
+    /// Fills all free space, down to the last byte.
     pub(super) fn fill(&self) {
         let mut file = File::create(self.filler()).expect("an empty file still fits");
         for size in [64 * 1024, 512, 1] {
@@ -30,9 +30,9 @@ impl Disk {
         }
     }
 
-    /// Gives it back.
+    /// Frees the space again.
     pub(super) fn free(&self) {
-        // It may not be filled.
+        // The disk may not be filled: then there is no such file.
         let _ = fs::remove_file(self.filler());
     }
 

@@ -1,4 +1,4 @@
-//! What programs themselves say of having run: lines in a file, outside of Redis and of the worker.
+//! Evidence that programs leave of their runs: lines in a file, outside of Redis and of the worker.
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -9,9 +9,10 @@ use protocol::{
 
 use super::now;
 
-/// A shell script that leaves evidence: `$1` the file, `$2` lines to print, half of them before and
-/// half after a pause of `$3` seconds, `$4` the exit code, `$5` what to call itself; where it ran is what the
-/// worker says. A line this short is appended by a single write, so lines of several programs never mix.
+/// A shell script that leaves evidence. `$1` is the file. `$2` is the number of lines to print, half of them
+/// before and half after a pause of `$3` seconds. `$4` is the exit code, `$5` the name that the script writes into
+/// its evidence. The worker's environment names the host. A line this short is appended by a single write, so lines
+/// of several programs never mix.
 pub(super) const SCRIPT: &str = r#"
 read -r up _ </proc/uptime; echo "$5 start $$ $up $REDFLEET_HOST" >>"$1"
 half=$(($2 / 2)); seq 1 $half; sleep "$3"; seq $((half + 1)) "$2"
@@ -36,7 +37,7 @@ pub(super) struct Evidence {
 }
 
 impl Evidence {
-    /// Reads what was left so far.
+    /// Reads the evidence so far.
     pub(super) fn read(file: &Path) -> Self {
         let text = fs::read_to_string(file).unwrap_or_default();
         // The kernel's uptime counts hundredths of a second; good enough to sort by.
@@ -58,7 +59,7 @@ impl Evidence {
         &self.marks
     }
 
-    /// How often it started and how often it came to its end, wherever.
+    /// How often the program started and how often it came to its end, on all hosts together.
     pub(super) fn count(&self, who: &str) -> (usize, usize) {
         count(self.of(who))
     }
@@ -68,7 +69,7 @@ impl Evidence {
         count(self.of(who).filter(|mark| mark.host == host.as_str()))
     }
 
-    /// Its lines, each behind its moment.
+    /// The program's lines, each preceded by its time.
     pub(super) fn lines(&self, who: &str) -> Vec<String> {
         self.of(who).map(|mark| format!("{} evidence: {}", show_moment(mark.at), mark.line)).collect()
     }
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_script_leaves_what_is_read() {
+    fn the_script_writes_what_evidence_reads() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("evidence");
         let words = [file.to_str().unwrap(), "5", "0", "3", "me"];

@@ -1,4 +1,4 @@
-//! What is done to the fleet while it works: three hands, each at random and seeded.
+//! Faults in a working fleet. Several threads inject them, each at random from a seed of its own.
 
 use std::{fs, path::PathBuf, sync::atomic::Ordering, thread, time::Duration, time::Instant};
 
@@ -10,13 +10,13 @@ use super::{
     history::About,
     lock,
     profile::{Bug, Profile},
-    proxy::{Cut, Weather},
+    proxy::{Conditions, Cut},
 };
 
 const TAKEN: &str = "worker killed at Taken";
 const SETTLED: &str = "worker killed at Settled";
 
-/// Where a worker may be told to die, in the order of a command's life.
+/// Where a worker can be made to die, in the order of a command's life.
 const POINTS: [&str; 6] = [
     TAKEN,
     "worker killed at Begun",
@@ -26,17 +26,17 @@ const POINTS: [&str; 6] = [
     SETTLED,
 ];
 
-/// Longer than three heartbeats would take too much of a short round; longer than one must do.
+/// Longer than a heartbeat's interval. A round is too short for a halt of three heartbeats.
 const BEYOND_HEARTBEAT: Duration = Duration::from_millis(6500);
 
-/// Longer than a worker waits for an answer.
+/// Longer than a worker waits for a reply.
 const BEYOND_PATIENCE: Duration = Duration::from_secs(11);
 
 fn some(random: &mut Rng, millis: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(random.u64(millis))
 }
 
-/// Passes time, but not beyond the disturbance.
+/// Waits for so long, but not beyond the end of the disturbance.
 fn pass(fleet: &Fleet, time: Duration) {
     let end = Instant::now() + time;
     while fleet.is_disturbed() && Instant::now() < end {
@@ -44,14 +44,14 @@ fn pass(fleet: &Fleet, time: Duration) {
     }
 }
 
-/// Starts workers again after they have died; half of them must die at a named point.
+/// Restarts dead workers. Most of them must die again at a named point.
 pub(super) fn keep_workers(fleet: &Fleet, bug: Option<Bug>, seed: u64) {
     let mut random = Rng::with_seed(seed);
     while fleet.is_disturbed() {
         for number in 0..fleet.hosts.len() {
-            if fleet.bury_worker(number) {
+            if fleet.reap_worker(number) {
                 pass(fleet, some(&mut random, 0..400));
-                // A planted bug shows where it is looked for, in a worker that comes there soon.
+                // A planted bug shows at a certain point: the worker must reach that point soon.
                 let (point, dies, nth) = match bug {
                     Some(Bug::AckBeforeResult) => (SETTLED, true, random.u8(1..4)),
                     Some(Bug::IgnorePending) => (TAKEN, true, random.u8(1..4)),
@@ -64,66 +64,66 @@ pub(super) fn keep_workers(fleet: &Fleet, bug: Option<Bug>, seed: u64) {
     }
 }
 
-/// Disturbs workers and their ways to Redis, one after another.
+/// Disturbs workers and their connections to Redis, one after another.
 pub(super) fn disturb_workers(fleet: &Fleet, seed: u64) {
     let mut random = Rng::with_seed(seed);
     while fleet.is_disturbed() {
         let number = random.usize(..fleet.hosts.len());
         let about = About::Host(number);
         let host = &fleet.hosts[number];
-        let say = |name, text: String| fleet.history.fault(name, about, text);
+        let fault = |name, text: String| fleet.history.fault(name, about, text);
         match random.u8(..100) {
             0..22 => {
-                say("worker kill -9", String::new());
+                fault("worker kill -9", String::new());
                 host.kill9();
             }
             22..26 => {
-                say("worker SIGTERM", String::new());
+                fault("worker SIGTERM", String::new());
                 host.term();
             }
             26..38 => {
                 let long = random.u8(..8) == 0;
                 let time = if long { BEYOND_HEARTBEAT } else { some(&mut random, 20..1200) };
-                say("worker SIGSTOP", format!("{time:?}"));
+                fault("worker SIGSTOP", format!("{time:?}"));
                 host.halt();
                 pass(fleet, time);
                 host.cont();
             }
             38..52 => {
                 let cut = Cut::ALL[random.usize(..4)];
-                say(cut_name(cut), String::new());
+                fault(cut_name(cut), String::new());
                 host.proxy.cut(cut);
             }
             52..64 => stall(fleet, host, &mut random, about),
             64..72 => {
                 let (delay, time) = (some(&mut random, 2..150), some(&mut random, 200..2500));
-                say("delay", format!("{delay:?} each way for {time:?}"));
-                weather(fleet, host, Weather { delay, ..Weather::default() }, time);
+                fault("delay", format!("{delay:?} each way for {time:?}"));
+                under(fleet, host, Conditions { delay, ..Conditions::default() }, time);
             }
             72..82 => {
                 let time = some(&mut random, 50..1500);
-                say("answers lost", format!("for {time:?}, then cut"));
-                weather(fleet, host, Weather { lose_answers: true, ..Weather::default() }, time);
+                fault("replies lost", format!("for {time:?}, then cut"));
+                under(fleet, host, Conditions { lose_replies: true, ..Conditions::default() }, time);
                 host.proxy.cut(Cut::Both);
             }
-            // Where Redis forgets an expiry that a wrong clock led to, a right one may lead elsewhere.
+            // Where Redis loses writes, a copy may end otherwise under a right clock than under a wrong one.
             82..88 if !fleet.profile.loses() => {
                 let step_seconds = random.i64(-3600..3600);
                 let time = some(&mut random, 300..3000);
-                say("clock step", format!("{step_seconds} s for {time:?}"));
-                // A clock is read with every new connection.
-                host.proxy.weather(Weather { step_seconds, ..Weather::default() });
+                fault("clock step", format!("{step_seconds} s for {time:?}"));
+                // A worker reads the clock on every new connection.
+                host.proxy.set(Conditions { step_seconds, ..Conditions::default() });
                 host.proxy.cut(Cut::Both);
                 pass(fleet, time);
-                host.proxy.weather(Weather::default());
+                host.proxy.set(Conditions::default());
                 host.proxy.cut(Cut::Both);
             }
             88..92 => {
                 let time = some(&mut random, 100..1500);
-                fleet.history.fault("controller's answers lost", About::Everybody, format!("for {time:?}, then cut"));
-                fleet.proxy.weather(Weather { lose_answers: true, ..Weather::default() });
+                fleet.history.fault("controller's replies lost", About::Everybody, format!("for {time:?}, then cut"));
+                fleet.proxy.set(Conditions { lose_replies: true, ..Conditions::default() });
                 pass(fleet, time);
-                fleet.proxy.weather(Weather::default());
+                fleet.proxy.set(Conditions::default());
                 fleet.proxy.cut(Cut::Both);
             }
             _ => {}
@@ -140,22 +140,23 @@ fn cut_name(cut: Cut) -> &'static str {
         Cut::Both => "cut",
         Cut::Unnoticed => "cut unnoticed by Redis",
         Cut::Requests => "half-close of requests",
-        Cut::Answers => "half-close of answers",
+        Cut::Replies => "half-close of replies",
     }
 }
 
 fn stall(fleet: &Fleet, host: &Host, random: &mut Rng, about: About) {
-    let (hold_requests, hold_answers) = [(true, false), (false, true), (true, true)][random.usize(..3)];
+    let (hold_requests, hold_replies) = [(true, false), (false, true), (true, true)][random.usize(..3)];
     let time = if random.u8(..15) == 0 { BEYOND_PATIENCE } else { some(random, 50..2000) };
-    let what = format!("requests {hold_requests}, answers {hold_answers}, for {time:?}");
+    let what = format!("requests {hold_requests}, replies {hold_replies}, for {time:?}");
     fleet.history.fault("stall", about, what);
-    weather(fleet, host, Weather { hold_requests, hold_answers, ..Weather::default() }, time);
+    under(fleet, host, Conditions { hold_requests, hold_replies, ..Conditions::default() }, time);
 }
 
-fn weather(fleet: &Fleet, host: &Host, weather: Weather, time: Duration) {
-    host.proxy.weather(weather);
+/// Puts the host's connection under these conditions for so long.
+fn under(fleet: &Fleet, host: &Host, conditions: Conditions, time: Duration) {
+    host.proxy.set(conditions);
     pass(fleet, time);
-    host.proxy.weather(Weather::default());
+    host.proxy.set(Conditions::default());
 }
 
 fn fill(fleet: &Fleet, disk: &Disk, random: &mut Rng, about: About) {
@@ -203,7 +204,7 @@ pub(super) fn disturb_redis(fleet: &Fleet, seed: u64) {
     }
 }
 
-/// Takes the power from Redis: what it had not synced yet, up to a second's writes, is gone.
+/// Cuts the power of Redis: the writes that are not synced yet, up to a second of them, are lost.
 fn power_cut(fleet: &Fleet, random: &mut Rng) {
     let Some((file, synced)) = newest_aof(fleet) else { return };
     pass(fleet, some(random, 0..1000));
@@ -220,7 +221,7 @@ fn power_cut(fleet: &Fleet, random: &mut Rng) {
     fleet.losses.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The file to which Redis appends now, and its length.
+/// The file to which Redis appends at present, and its length.
 fn newest_aof(fleet: &Fleet) -> Option<(PathBuf, u64)> {
     let directory = lock(&fleet.redis).directory().join("appendonlydir");
     let files = fs::read_dir(directory).ok()?.flatten().map(|file| file.path());

@@ -1,4 +1,4 @@
-//! What happened in a round, in the order of time: what a failure is explained with.
+//! What happened in a round, in the order of time. It explains a violation.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -6,7 +6,7 @@ use protocol::time::{Millis, show_moment};
 
 use super::{lock, now};
 
-/// Whom a note is about.
+/// What a note is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
     Command(usize),
@@ -27,7 +27,7 @@ pub(super) struct History {
     faults: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-/// Faults so long before a command and after its last note belong to its history.
+/// Faults that were at most so long before the first or after the last note of a command belong to its history.
 const NEARBY_MS: Millis = 1500;
 
 impl History {
@@ -47,15 +47,15 @@ impl History {
         lock(&self.faults).clone()
     }
 
-    /// When something like `text` was noted about `about`.
+    /// When notes that contain `text` were made about `about`.
     pub(super) fn moments(&self, about: About, text: &str) -> Vec<Millis> {
         let notes = lock(&self.notes);
         notes.iter().filter(|note| note.about == about && note.text.contains(text)).map(|note| note.at).collect()
     }
 
-    /// A command's history: its own notes, the faults near them, and further lines that begin with
-    /// their moment, all by time.
-    pub(super) fn tell(&self, command: usize, host: usize, more: Vec<String>) -> String {
+    /// A command's history: its own notes, the faults near them, and further lines that begin with their time, in
+    /// the order of time.
+    pub(super) fn of_command(&self, command: usize, host: usize, more: Vec<String>) -> String {
         let notes = lock(&self.notes);
         let own = || notes.iter().filter(|note| note.about == About::Command(command)).map(|note| note.at);
         let from = own().min().unwrap_or(0).saturating_sub(NEARBY_MS);
@@ -68,7 +68,7 @@ impl History {
         let mut lines: Vec<String> =
             notes.iter().filter(near).map(|note| format!("{} {}", show_moment(note.at), note.text)).collect();
         lines.extend(more);
-        // The moments' common part: workers write microseconds, the harness milliseconds.
+        // The common part of all times: workers write microseconds, the harness milliseconds.
         lines.sort_by_key(|line| line.chars().take("2026-11-22T12:00:00.123".len()).collect::<String>());
         lines.join("\n")
     }

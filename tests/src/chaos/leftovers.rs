@@ -1,31 +1,31 @@
-//! Nothing is left behind: no pending entries, no processes, no keys without bounds, no memory.
+//! What a round must not leave behind: pending entries, processes, keys without bounds, memory.
 
 use std::{collections::HashSet, fs};
 
 use protocol::{
-    keys::{GROUP, Retention},
+    keys::{CONSUMER_GROUP, Retention},
     limits,
 };
 use redis::{Connection, RedisResult};
 
 use super::{fleet::Fleet, lock};
 
-/// A worker's resident memory at most, in kB: it is a debug build, and its outputs are of bounded size.
+/// The limit of a worker's resident memory in kB. It is a debug build, and its outputs are of bounded size.
 const MEMORY_KB: u64 = 96 * 1024;
 
-/// What is still to be acknowledged; empty once all is.
+/// The streams with entries that are not acknowledged yet.
 pub(super) fn unsettled(redis: &mut Connection, fleet: &Fleet) -> RedisResult<Vec<String>> {
     let mut left = Vec::new();
     for host in &fleet.hosts {
         for (key, name) in [(fleet.keys.commands(&host.name), "inbox"), (fleet.keys.control(&host.name), "control")] {
             let queued: u64 = redis::cmd("XLEN").arg(&key).query(redis)?;
-            let (pending,): (u64,) = match redis::cmd("XPENDING").arg(&key).arg(GROUP).query::<Vec<redis::Value>>(redis)
-            {
-                Ok(summary) => (summary.into_iter().next().map_or(Ok(0), redis::from_redis_value)?,),
-                // The stream has just been flushed away.
-                Err(error) if error.code() == Some("NOGROUP") => (0,),
-                Err(error) => return Err(error),
-            };
+            let (pending,): (u64,) =
+                match redis::cmd("XPENDING").arg(&key).arg(CONSUMER_GROUP).query::<Vec<redis::Value>>(redis) {
+                    Ok(summary) => (summary.into_iter().next().map_or(Ok(0), redis::from_redis_value)?,),
+                    // FLUSHALL has just removed the stream.
+                    Err(error) if error.code() == Some("NOGROUP") => (0,),
+                    Err(error) => return Err(error),
+                };
             if queued + pending > 0 {
                 left.push(format!("{queued} queued and {pending} pending entries in the {name} of {}", host.name));
             }
@@ -34,7 +34,7 @@ pub(super) fn unsettled(redis: &mut Connection, fleet: &Fleet) -> RedisResult<Ve
     Ok(left)
 }
 
-/// Processes that carry one of this round's jobs.
+/// Processes whose environment names one of this round's jobs.
 pub(super) fn processes(fleet: &Fleet) -> Vec<String> {
     let jobs: HashSet<String> = lock(&fleet.commands).iter().map(|command| command.job().to_string()).collect();
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
@@ -49,7 +49,7 @@ pub(super) fn processes(fleet: &Fleet) -> Vec<String> {
     processes.flatten().filter_map(orphan).collect()
 }
 
-/// Keys that nothing bounds.
+/// Keys without a bound.
 pub(super) fn keys(redis: &mut Connection, fleet: &Fleet) -> RedisResult<Vec<String>> {
     let mut wrong = Vec::new();
     let mut cursor = 0;
@@ -62,7 +62,7 @@ pub(super) fn keys(redis: &mut Connection, fleet: &Fleet) -> RedisResult<Vec<Str
         let lives: Vec<i64> = if keys.is_empty() { Vec::new() } else { pipeline.query(redis)? };
         for (key, life) in keys.iter().zip(lives) {
             match fleet.keys.retention(key) {
-                None => wrong.push(format!("the key {key} is none of ours")),
+                None => wrong.push(format!("the key {key} is not one of Redfleet's")),
                 Some(Retention::Expires(_)) if life == -1 => wrong.push(format!("the key {key} never expires")),
                 Some(_) => {}
             }
@@ -79,8 +79,8 @@ pub(super) fn keys(redis: &mut Connection, fleet: &Fleet) -> RedisResult<Vec<Str
     Ok(wrong)
 }
 
-/// Workers that use too much. What a round may add to a heap that has just held large outputs does not show;
-/// for growth there is `budget`.
+/// The most memory that a worker uses, in kB, and the workers above the limit. Slow growth does not show here:
+/// `budget` measures it.
 pub(super) fn memory(fleet: &Fleet) -> (u64, Vec<String>) {
     let used = fleet.hosts.iter().map(|host| (host.rss_kb(), &host.name));
     let wrong = used.clone().filter(|(kb, _)| *kb > MEMORY_KB).map(|(kb, name)| format!("{name} uses {kb} kB"));

@@ -1,5 +1,5 @@
-//! The load: commands at random, sent by the protocol itself, so that their ids are known and a retry
-//! is under the same id.
+//! The load: random commands. The harness writes them by itself, so that it knows their ids and repeats them
+//! under the same id.
 
 use std::{
     io::Write,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use fastrand::Rng;
-use protocol::{clock::millis, control::Control, limits, time::Millis};
+use protocol::secret::Secrets;
 use redis::{Connection, Pipeline, RedisResult};
 
 use super::{
@@ -20,100 +20,102 @@ use super::{
     history::About,
     lock, now,
 };
+use crate::Raw;
 
-/// How soon something is tried again that Redis did not acknowledge.
+/// The pause before a request that Redis did not acknowledge is sent again.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Something that remains to be done about a command.
+/// A planned request.
 #[derive(Clone, Copy)]
-enum Later {
+enum Planned {
     Send,
     Cancel,
 }
 
-/// The controller.
+/// The controller of a round.
 pub(super) struct Load<'a> {
     fleet: &'a Fleet,
     random: Rng,
     connection: Option<Connection>,
-    later: Vec<(Instant, usize, Later)>,
+    planned: Vec<(Instant, usize, Planned)>,
     losses: u64,
 }
 
 impl<'a> Load<'a> {
     pub(super) fn new(fleet: &'a Fleet, seed: u64) -> Self {
-        Self { fleet, random: Rng::with_seed(seed), connection: None, later: Vec::new(), losses: 0 }
+        Self { fleet, random: Rng::with_seed(seed), connection: None, planned: Vec::new(), losses: 0 }
     }
 
-    /// Sends commands until the disturbance ends, and then whatever remains to be sent.
+    /// Sends commands until the disturbance ends, and then everything that is still planned.
     pub(super) fn run(mut self) {
         while self.fleet.is_disturbed() {
-            // Some come in bursts larger than a host has slots.
+            // Some bursts are larger than a host's number of slots.
             let burst = if self.random.u8(..20) == 0 { 30 } else { self.random.usize(1..6) };
-            (0..burst).for_each(|_| self.one());
-            self.due();
-            self.send_again_after_a_loss();
+            (0..burst).for_each(|_| self.send_random());
+            self.send_due();
+            self.redispatch_after_a_loss();
             thread::sleep(Duration::from_millis(self.random.u64(..160)));
         }
-        while !self.later.is_empty() {
-            self.later.iter_mut().for_each(|(at, ..)| *at = Instant::now());
-            self.due();
+        while !self.planned.is_empty() {
+            self.planned.iter_mut().for_each(|(at, ..)| *at = Instant::now());
+            self.send_due();
             thread::sleep(RETRY);
         }
     }
 
-    fn one(&mut self) {
+    /// Draws a command and sends it.
+    fn send_random(&mut self) {
         let hosts: Vec<_> = self.fleet.hosts.iter().map(|host| host.name.clone()).collect();
         let number = lock(&self.fleet.commands).len();
         let command = Command::draw(&mut self.random, number, &hosts, &self.fleet.evidence);
         let (sending, cancel_after) = (command.sending, command.cancel_after);
         lock(&self.fleet.commands).push(command.clone());
         if command.cancel_first {
-            let done = self.cancel(&command);
-            self.cancelled(&command, done, true);
+            let acknowledged = self.cancel(&command);
+            self.note_cancel(&command, acknowledged, true);
         }
         match sending {
             Sending::KilledMidway => {
                 self.die_midway(&command);
                 let after = Duration::from_millis(self.random.u64(..500));
-                self.plan(after, number, Later::Send);
+                self.plan(after, number, Planned::Send);
             }
             Sending::Abandoned => self.send(&command, false),
             Sending::Plain => self.send(&command, true),
             Sending::Again { after } => {
                 self.send(&command, true);
-                self.plan(after, number, Later::Send);
+                self.plan(after, number, Planned::Send);
             }
         }
         if let Some(after) = cancel_after {
-            self.plan(after, number, Later::Cancel);
+            self.plan(after, number, Planned::Cancel);
         }
     }
 
-    fn plan(&mut self, after: Duration, number: usize, later: Later) {
-        self.later.push((Instant::now() + after, number, later));
+    fn plan(&mut self, after: Duration, number: usize, request: Planned) {
+        self.planned.push((Instant::now() + after, number, request));
     }
 
-    /// Does what is due.
-    fn due(&mut self) {
-        let due: Vec<_> = self.later.extract_if(.., |(at, ..)| *at <= Instant::now()).collect();
-        for (_, number, later) in due {
+    /// Sends the planned requests that are due.
+    fn send_due(&mut self) {
+        let due: Vec<_> = self.planned.extract_if(.., |(at, ..)| *at <= Instant::now()).collect();
+        for (_, number, request) in due {
             let command = lock(&self.fleet.commands)[number].clone();
-            match later {
-                Later::Send => self.send(&command, true),
-                Later::Cancel => {
-                    let done = self.cancel(&command);
-                    self.cancelled(&command, done, false);
-                    if !done {
-                        self.plan(RETRY, number, Later::Cancel);
+            match request {
+                Planned::Send => self.send(&command, true),
+                Planned::Cancel => {
+                    let acknowledged = self.cancel(&command);
+                    self.note_cancel(&command, acknowledged, false);
+                    if !acknowledged {
+                        self.plan(RETRY, number, Planned::Cancel);
                     }
                 }
             }
         }
     }
 
-    /// The controllers that wait for these commands notice that Redis has lost something.
-    fn send_again_after_a_loss(&mut self) {
+    /// Redispatches pending commands after Redis has lost writes, as a waiting `ctl` does.
+    fn redispatch_after_a_loss(&mut self) {
         let losses = self.fleet.losses.load(Ordering::Relaxed);
         if losses == std::mem::replace(&mut self.losses, losses) {
             return;
@@ -122,14 +124,14 @@ impl<'a> Load<'a> {
         let waiting: Vec<_> = lock(&self.fleet.commands).iter().filter(waiting).map(|command| command.number).collect();
         for number in waiting {
             let after = Duration::from_millis(self.random.u64(..600));
-            self.plan(after, number, Later::Send);
+            self.plan(after, number, Planned::Send);
         }
     }
 
     fn send(&mut self, command: &Command, retry: bool) {
         self.note(command, "sending");
         let pipeline = dispatch(self.fleet, command);
-        let result = self.ask(|connection| pipeline.exec(connection));
+        let result = self.query(|connection| pipeline.exec(connection));
         match result {
             Ok(()) => {
                 self.note(command, "Redis has acknowledged it");
@@ -138,13 +140,13 @@ impl<'a> Load<'a> {
             Err(error) => {
                 self.note(command, &format!("not acknowledged: {error}"));
                 if retry {
-                    self.plan(RETRY, command.number, Later::Send);
+                    self.plan(RETRY, command.number, Planned::Send);
                 }
             }
         }
     }
 
-    /// Says a part of what there is to say, and is gone.
+    /// Sends a part of the bytes and drops the connection, as a controller that is killed.
     fn die_midway(&mut self, command: &Command) {
         let bytes = dispatch(self.fleet, command).get_packed_pipeline();
         let part = &bytes[..self.random.usize(..=bytes.len())];
@@ -152,23 +154,20 @@ impl<'a> Load<'a> {
         self.fleet.history.fault("controller killed midway", About::Command(command.number), "");
         let socket = self.fleet.url().strip_prefix("unix://").unwrap_or_default();
         if let Ok(mut stream) = UnixStream::connect(Path::new(socket)) {
-            // Where Redis is away, nothing of it arrives.
+            // Where Redis is away, nothing arrives.
             let _ = stream.write_all(part);
         }
     }
 
+    /// Sends an order to cancel; returns whether Redis has acknowledged it.
     fn cancel(&mut self, command: &Command) -> bool {
         self.note(command, "cancelling");
-        let key = self.fleet.keys.control(&self.fleet.hosts[command.host].name);
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("XADD").arg(key).arg("MAXLEN").arg("~").arg(limits::CONTROL_ENTRIES).arg("*");
-        for (name, value) in Control::Cancel(command.job()).fields() {
-            pipeline.arg(name).arg(value);
-        }
-        self.ask(|connection| pipeline.exec(connection)).is_ok()
+        let host = &self.fleet.hosts[command.host].name;
+        let order = Raw::cancel_order(host.as_str(), command.job()).write(&self.fleet.keys, host);
+        self.query(|connection| order.exec(connection)).is_ok()
     }
 
-    fn cancelled(&self, command: &Command, acknowledged: bool, first: bool) {
+    fn note_cancel(&self, command: &Command, acknowledged: bool, first: bool) {
         self.note(command, if acknowledged { "cancel acknowledged" } else { "cancel not acknowledged" });
         let mut commands = lock(&self.fleet.commands);
         let command = &mut commands[command.number];
@@ -176,7 +175,7 @@ impl<'a> Load<'a> {
         command.cancelled_first |= first && acknowledged;
     }
 
-    fn ask<T>(&mut self, act: impl FnOnce(&mut Connection) -> RedisResult<T>) -> RedisResult<T> {
+    fn query<T>(&mut self, act: impl FnOnce(&mut Connection) -> RedisResult<T>) -> RedisResult<T> {
         if self.connection.is_none() {
             self.connection = fleet::connect(&self.fleet.proxy.url());
         }
@@ -195,21 +194,17 @@ impl<'a> Load<'a> {
     }
 }
 
-/// What `ctl` says to make a job and to send it.
+/// What `ctl` sends to create a job and to dispatch its commands.
 pub(super) fn dispatch(fleet: &Fleet, command: &Command) -> Pipeline {
-    let host = &fleet.hosts[command.host].name;
-    let (keys, manifest) = (&fleet.keys, &command.manifest);
-    let key = keys.job(command.job());
-    let waits = manifest.start_by_ms.saturating_sub(manifest.issued_at_ms);
-    let horizon: Millis = now().saturating_sub(millis(limits::START_BY_MAX));
+    let (keys, record) = (&fleet.keys, &command.record);
     let mut pipeline = redis::pipe();
-    pipeline.hset_multiple(&key, &command.job_fields(host));
-    pipeline.cmd("PEXPIRE").arg(&key).arg(manifest.retention_ms + waits + manifest.timeout_ms);
-    pipeline.cmd("ZADD").arg(keys.jobs()).arg(manifest.issued_at_ms).arg(command.job().to_string());
-    pipeline.cmd("ZREMRANGEBYRANK").arg(keys.jobs()).arg(0).arg(format!("-{}", limits::JOBS + 1));
-    pipeline.cmd("XADD").arg(keys.commands(host)).arg("MINID").arg("~").arg(horizon).arg("*");
-    for (name, value) in command.envelope.fields() {
-        pipeline.arg(name).arg(value);
+    for part in [record.write(keys), record.write_index(keys)] {
+        for command in part.cmd_iter() {
+            pipeline.add_command(command.clone());
+        }
+    }
+    for (host, proof) in record.targets.proofs() {
+        pipeline.add_command(record.write_command(keys, host, proof, &Secrets::default(), now()));
     }
     pipeline
 }

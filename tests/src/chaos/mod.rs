@@ -1,8 +1,8 @@
-//! The chaos harness: real workers, a real Redis and a TCP proxy between them, under random but seeded
-//! load and faults; and a checker that then judges, command by command, by what really happened.
+//! The chaos harness: real workers, a real Redis and TCP proxies between them, under random but seeded load
+//! and faults. A checker then judges every command by what really happened.
 //!
-//! A run is a series of rounds. Each has a fleet of its own, is disturbed for a while, healed, given
-//! time to settle, and judged.
+//! A run is a series of rounds. Each round has a fleet of its own. The fleet is disturbed for a while, healed,
+//! given time to settle, and judged.
 
 mod checker;
 mod command;
@@ -20,14 +20,14 @@ mod proxy;
 mod report;
 mod round;
 mod run;
-mod told;
+mod session;
 mod watcher;
 
 pub use profile::{Bug, Profile};
 pub use report::Report;
 pub use run::Chaos;
 
-/// Locks, whoever may have panicked while he held it: the run fails by that panic anyway.
+/// Locks a mutex even if it is poisoned: the panic that poisoned it fails the run anyway.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

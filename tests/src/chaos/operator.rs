@@ -16,15 +16,14 @@ use super::{
     fleet::Fleet,
     history::About,
     now,
-    told::{Errand, Said, Told},
+    session::{CtlOutput, Errand, Session},
 };
 use crate::{Ctl, Log};
 
-/// A `ctl` that has not ended so long after all was healed is never coming back: no command lasts a
-/// second.
+/// A `ctl` that has not ended so long after the fleet was healed never ends: no command lasts a second.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// Who asks.
+/// Somebody who uses `ctl`.
 struct Operator<'a> {
     fleet: &'a Fleet,
     name: &'a str,
@@ -32,42 +31,42 @@ struct Operator<'a> {
     ctl: Ctl,
 }
 
-/// Asks one thing after another until the disturbance ends.
-pub(super) fn operate(fleet: &Fleet, name: &str, seed: u64) -> Vec<Told> {
+/// Runs one session after another until the disturbance ends.
+pub(super) fn operate(fleet: &Fleet, name: &str, seed: u64) -> Vec<Session> {
     let ctl = Ctl::alone().env("REDFLEET_REDIS", &fleet.proxy.url());
     let mut operator = Operator { fleet, name, random: Rng::with_seed(seed), ctl };
-    let mut told = Vec::new();
-    // `ctl` refuses to ask a host that nobody has heard of.
+    let mut sessions = Vec::new();
+    // `ctl` refuses a host that has never sent a heartbeat.
     thread::sleep(Duration::from_millis(500));
     while fleet.is_disturbed() {
-        told.push(operator.one(told.len()));
+        sessions.push(operator.run_session(sessions.len()));
         thread::sleep(Duration::from_millis(operator.random.u64(..200)));
     }
-    told
+    sessions
 }
 
-/// What `ctl` says a job's programs have printed, past all proxies.
-pub(super) fn logs(fleet: &Fleet, job: JobId) -> Said {
+/// What `ctl job logs` prints, past all proxies.
+pub(super) fn logs(fleet: &Fleet, job: JobId) -> CtlOutput {
     run(fleet, &Ctl::alone().env("REDFLEET_REDIS", fleet.url()), &["job", "logs", &job.to_string()])
 }
 
 impl Operator<'_> {
-    fn one(&mut self, number: usize) -> Told {
+    fn run_session(&mut self, number: usize) -> Session {
         let who = format!("{}{number}", self.name);
         let hosts = self.draw_hosts();
         let lines = [self.random.u64(..300), 3000, 20_000, 60_000][self.random.usize(..4)];
         let work = Work::Exec { lines, pause: Duration::from_millis(self.random.u64(..200)), code: 0 };
         let errand = [Errand::Run, Errand::Follow, Errand::Cancel][self.random.usize(..3)];
         let at = now();
-        let said = self.ask(&who, errand, work, &hosts);
-        let mut told = Told { who, at, errand, work, hosts, said, job: None, then: Evidence::default() };
-        told.job = told.named_job();
-        if let (Errand::Cancel, Some(job)) = (errand, told.job) {
+        let output = self.dispatch(&who, errand, work, &hosts);
+        let mut session = Session { who, at, errand, work, hosts, output, job: None, at_cancel: Evidence::default() };
+        session.job = session.named_job();
+        if let (Errand::Cancel, Some(job)) = (errand, session.job) {
             thread::sleep(Duration::from_millis(self.random.u64(..300)));
-            told.said = self.say(&told.who, &["job", "cancel", &job.to_string()]);
-            told.then = Evidence::read(&self.fleet.evidence);
+            session.output = self.ctl(&session.who, &["job", "cancel", &job.to_string()]);
+            session.at_cancel = Evidence::read(&self.fleet.evidence);
         }
-        told
+        session
     }
 
     /// One host, or all of them.
@@ -80,35 +79,35 @@ impl Operator<'_> {
         }
     }
 
-    fn ask(&self, who: &str, errand: Errand, work: Work, hosts: &[HostName]) -> Said {
+    fn dispatch(&self, who: &str, errand: Errand, work: Work, hosts: &[HostName]) -> CtlOutput {
         let Work::Exec { lines, pause, code } = work else { unreachable!("operators run programs") };
         let names: Vec<_> = hosts.iter().map(HostName::as_str).collect();
-        let flag = match errand {
-            Errand::Run => "--output=json",
-            Errand::Follow => "--follow",
-            Errand::Cancel => "--detach",
+        let flags: &[&str] = match errand {
+            Errand::Run => &["--output=json", "--wait"],
+            Errand::Follow => &["--follow", "--wait"],
+            Errand::Cancel => &["--detach"],
         };
         let names = names.join(",");
         let program = argv(lines, pause, code, who, &self.fleet.evidence);
-        let words = ["run", flag, "--host", &names, "exec", "--"].into_iter().chain(program.iter().map(String::as_str));
-        self.say(who, &words.collect::<Vec<_>>())
+        let program: Vec<_> = program.iter().map(String::as_str).collect();
+        self.ctl(who, &[&["run"], flags, &["--host", &names, "exec", "--"], &program].concat())
     }
 
     /// Runs `ctl` to its end.
-    fn say(&self, who: &str, words: &[&str]) -> Said {
+    fn ctl(&self, who: &str, words: &[&str]) -> CtlOutput {
         let note = |text: String| self.fleet.history.note(About::Everybody, text);
         note(format!("operator: ctl {} ({who})", words[..words.len().min(4)].join(" ")));
-        let said = run(self.fleet, &self.ctl, words);
-        note(format!("operator: ctl ends: {:?} ({who})", said.code));
-        said
+        let output = run(self.fleet, &self.ctl, words);
+        note(format!("operator: ctl ends: {:?} ({who})", output.code));
+        output
     }
 }
 
-fn run(fleet: &Fleet, ctl: &Ctl, words: &[&str]) -> Said {
+fn run(fleet: &Fleet, ctl: &Ctl, words: &[&str]) -> CtlOutput {
     let mut child = ctl.command(words).spawn().expect("ctl starts");
     let (stdout, stderr) = (follow(child.stdout.take()), follow(child.stderr.take()));
     let code = end(fleet, &mut child);
-    Said { code, stdout: stdout.wait_closed(), stderr: stderr.wait_closed() }
+    CtlOutput { code, stdout: stdout.wait_closed(), stderr: stderr.wait_closed() }
 }
 
 fn follow(pipe: Option<impl Read + Send + 'static>) -> Log {

@@ -1,4 +1,4 @@
-//! Kinds of rounds: what Redis promises in them, and what is done to the fleet.
+//! Kinds of rounds: what Redis promises in each, and which faults it has.
 
 use std::{fmt, str::FromStr};
 
@@ -7,33 +7,33 @@ use crate::Aof;
 /// A kind of round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// Redis syncs each write before it answers: what it acknowledged must be there, whatever dies.
+    /// Redis syncs each write before it replies: no acknowledged write may be lost, whatever dies.
     Durable,
-    /// Redis syncs every second, and power cuts take the newest writes: the controller sends again.
+    /// Redis syncs every second, and power cuts lose the newest writes: the controller redispatches.
     PowerCuts,
-    /// FLUSHALL, now and then: the controller sends again.
+    /// FLUSHALL now and then: the controller redispatches.
     Forgetful,
     /// The disk under the workers' journals is small and often full. Needs root.
     FullDisk,
 }
 
-/// A bug that is planted in the workers, to see whether the checker finds it.
+/// A bug that is planted in the workers. The checker must find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// What must not run twice is recorded only after it has started.
+    /// A once action is recorded only after it has started.
     JournalAfterStart,
     /// Entries are acknowledged before their outcome is published.
     AckBeforeResult,
-    /// What was seen before is run again.
+    /// A copy of a known command runs again.
     NoDedup,
-    /// What an earlier process left pending is never read.
+    /// Entries that an earlier process left pending are never read.
     IgnorePending,
-    /// The inbox is trimmed although there are live entries in it.
+    /// The inbox is trimmed although it has live entries.
     TrimLive,
 }
 
 impl Profile {
-    /// All of them, in the order in which a run takes them.
+    /// All profiles, in the order of a run.
     pub const ALL: [Self; 4] = [Self::Durable, Self::PowerCuts, Self::Forgetful, Self::FullDisk];
 
     /// How Redis keeps its data.
@@ -41,14 +41,14 @@ impl Profile {
         if matches!(self, Self::PowerCuts) { Aof::EverySecond } else { Aof::Always }
     }
 
-    /// Whether Redis may lose what it acknowledged.
+    /// Whether Redis may lose acknowledged writes.
     pub(super) const fn loses(self) -> bool {
         matches!(self, Self::PowerCuts | Self::Forgetful)
     }
 }
 
 impl Bug {
-    /// All of them.
+    /// All planted bugs.
     pub const ALL: [Self; 5] =
         [Self::JournalAfterStart, Self::AckBeforeResult, Self::NoDedup, Self::IgnorePending, Self::TrimLive];
 }

@@ -1,19 +1,19 @@
-//! What a run comes to.
+//! The report of a run.
 
 use std::{collections::BTreeMap, fmt};
 
-/// Something that must not be.
+/// A broken promise.
 #[derive(Clone, Debug)]
 pub(super) struct Violation {
     pub(super) what: String,
-    /// The history of the command that it is about.
+    /// The history of the command that shows it.
     pub(super) history: String,
 }
 
-/// What a run comes to; shows itself for people.
+/// The report of a run; it is displayed for people.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// The seed from which all that was random came.
+    /// The seed of all that was random.
     pub seed: u64,
     pub(super) rounds: Vec<String>,
     /// Commands by action and state.
@@ -36,7 +36,7 @@ impl Report {
         self.faults.values().sum()
     }
 
-    /// What is wrong, in a line each.
+    /// The violations, in a line each.
     pub fn violations(&self) -> Vec<&str> {
         self.violations.iter().map(|violation| violation.what.as_str()).collect()
     }

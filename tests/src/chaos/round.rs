@@ -22,21 +22,21 @@ use super::{
     lock, operator,
     profile::{Bug, Profile},
     report::{Report, Violation},
-    told::{self, Told},
-    watcher::{self, Asked},
+    session::{self, Session},
+    watcher::{self, Watched},
 };
 
-/// A fleet that has been healed and still comes no further for so long has lost something. Longer
-/// than a worker's longest backoff, its reader's second look and its patience with Redis together.
+/// A healed fleet that makes no progress for so long has lost something. This is longer than a worker's longest
+/// backoff, its reader's blocking read and its timeout for Redis together.
 const STUCK: Duration = Duration::from_secs(25);
 
-/// Between two looks at whether all has settled.
-const LOOK: Duration = Duration::from_millis(50);
+/// The pause between two checks whether all has settled.
+const PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a controller that waits looks whether it must send again.
-const SEND_AGAIN: Duration = Duration::from_secs(1);
+/// How often a waiting controller checks whether it must redispatch.
+const REDISPATCH: Duration = Duration::from_secs(1);
 
-/// Who uses `ctl`, and what tells their seeds apart.
+/// The names of those who use `ctl`, and what makes their seeds differ.
 const OPERATORS: [(&str, u64); 3] = [("ann", 4), ("bob", 6), ("cleo", 7)];
 
 pub(super) struct Round {
@@ -46,16 +46,16 @@ pub(super) struct Round {
 }
 
 impl Round {
-    /// Disturbs a fleet for so long and judges it.
+    /// Disturbs a fleet for `time` and judges it.
     pub(super) fn run(&self, time: Duration) -> Report {
         let Some(fleet) = Fleet::start(self.profile, self.bug) else {
             let skipped = vec![format!("a round of {} (needs root and the right to mount)", self.profile)];
             return Report { skipped, ..Report::default() };
         };
         let fleet = &fleet;
-        let told = thread::scope(|scope| {
+        let sessions = thread::scope(|scope| {
             let load = Load::new(fleet, self.seed);
-            let hands = [
+            let injectors = [
                 scope.spawn(|| faults::keep_workers(fleet, self.bug, self.seed ^ 1)),
                 scope.spawn(|| faults::disturb_workers(fleet, self.seed ^ 2)),
                 scope.spawn(|| faults::disturb_workers(fleet, self.seed ^ 5)),
@@ -67,22 +67,22 @@ impl Round {
             let load = scope.spawn(|| load.run());
             thread::sleep(time);
             fleet.disturbed.store(false, Ordering::Relaxed);
-            // Whoever holds something down lets go of it first.
-            for hand in hands {
-                hand.join().expect("a hand");
+            // Whatever is halted or frozen goes on first.
+            for injector in injectors {
+                injector.join().expect("a fault injector");
             }
             fleet.heal();
             while !load.is_finished() || operators.iter().any(|operator| !operator.is_finished()) {
-                // Those that are still to die at a named point may do so now.
-                fleet.start_the_dead();
-                thread::sleep(LOOK);
+                // A worker may still die at its named point.
+                fleet.restart_dead_workers();
+                thread::sleep(PAUSE);
             }
             load.join().expect("the load");
             operators.into_iter().flat_map(|operator| operator.join().expect("an operator")).collect()
         });
-        let mut judged = Judged { told, ..Judged::default() };
+        let mut judged = Judged { sessions, ..Judged::default() };
         if let Err(error) = judged.settle(fleet).and_then(|redis| judged.judge(fleet, redis)) {
-            judged.wrong.push((None, format!("Redis cannot be asked: {error}")));
+            judged.wrong.push((None, format!("Redis cannot be read: {error}")));
         }
         judged.report(fleet, self.profile)
     }
@@ -90,33 +90,33 @@ impl Round {
 
 #[derive(Default)]
 struct Judged {
-    /// What is wrong, and with which command.
+    /// What is wrong, and the number of the command that shows it.
     wrong: Vec<(Option<usize>, String)>,
     traces: Vec<Traces>,
     evidence: Evidence,
     commands: Vec<Command>,
-    told: Vec<Told>,
+    sessions: Vec<Session>,
     memory_kb: u64,
 }
 
 impl Judged {
-    /// Waits until every command has ended and nothing is left to be acknowledged. Whoever waits for
-    /// a command that Redis has lost sends it again.
+    /// Waits until every command has ended and every entry is acknowledged. Commands that Redis has lost are
+    /// redispatched, as a waiting `ctl` does.
     fn settle(&mut self, fleet: &Fleet) -> RedisResult<Connection> {
         let mut redis = crate::eventually("Redis", || fleet.connect());
         let (mut left, mut progress) = (usize::MAX, Instant::now());
         let mut again = Instant::now();
         loop {
-            fleet.start_the_dead();
+            fleet.restart_dead_workers();
             let commands = lock(&fleet.commands).clone();
-            let asked: Vec<Asked> = commands.iter().map(Asked::of).collect();
-            let states = watcher::states(&mut redis, fleet, &asked)?;
-            watcher::see(fleet, &asked, &states);
-            let open: HashSet<usize> = asked
+            let watched: Vec<Watched> = commands.iter().map(Watched::of).collect();
+            let states = watcher::states(&mut redis, fleet, &watched)?;
+            watcher::record(fleet, &watched, &states);
+            let open: HashSet<usize> = watched
                 .iter()
                 .zip(&states)
                 .filter(|(_, state)| !state.is_some_and(State::is_terminal))
-                .map(|(asked, _)| asked.number)
+                .map(|(watched, _)| watched.number)
                 .filter(|number| commands[*number].acknowledged.is_some())
                 .collect();
             let mut unsettled = leftovers::unsettled(&mut redis, fleet)?;
@@ -132,14 +132,14 @@ impl Judged {
                 self.wrong.extend(unsettled.into_iter().map(|text| (None, format!("left behind: {text}"))));
                 return Ok(redis);
             }
-            if fleet.profile.loses() && again.elapsed() > SEND_AGAIN {
+            if fleet.profile.loses() && again.elapsed() > REDISPATCH {
                 again = Instant::now();
                 for number in open {
-                    fleet.history.note(About::Command(number), "sent again");
+                    fleet.history.note(About::Command(number), "redispatched");
                     load::dispatch(fleet, &commands[number]).exec(&mut redis)?;
                 }
             }
-            thread::sleep(LOOK);
+            thread::sleep(PAUSE);
         }
     }
 
@@ -147,7 +147,7 @@ impl Judged {
         self.commands.clone_from(&lock(&fleet.commands));
         self.evidence = Evidence::read(&fleet.evidence);
         for command in &self.commands {
-            let traces = Traces::ask(&mut redis, fleet, command.job(), &fleet.hosts[command.host].name)?;
+            let traces = Traces::read(&mut redis, fleet, command.job(), &fleet.hosts[command.host].name)?;
             let wrong = checker::judge(fleet, command, &traces, &self.evidence);
             self.wrong.extend(wrong.into_iter().map(|text| (Some(command.number), text)));
             self.traces.push(traces);
@@ -158,8 +158,8 @@ impl Judged {
         let (memory_kb, memory) = leftovers::memory(fleet);
         self.memory_kb = memory_kb;
         self.wrong.extend(keys.into_iter().chain(memory).map(|text| (None, format!("left behind: {text}"))));
-        let told = told::judge(fleet, &self.told, &self.evidence, &mut redis)?;
-        self.wrong.extend(told.into_iter().map(|text| (None, text)));
+        let sessions = session::judge(fleet, &self.sessions, &self.evidence, &mut redis)?;
+        self.wrong.extend(sessions.into_iter().map(|text| (None, text)));
         Ok(())
     }
 
@@ -169,10 +169,10 @@ impl Judged {
             let state = traces.state().map_or_else(|| "never arrived".to_owned(), |state| state.to_string());
             *commands.entry((command.work.action().to_owned(), state)).or_default() += 1;
         }
-        for told in &self.told {
-            *commands.entry((told.question().to_owned(), told.verdict())).or_default() += 1;
+        for session in &self.sessions {
+            *commands.entry((session.command().to_owned(), session.end())).or_default() += 1;
         }
-        // One that shows what broke comes first; all the others are often mere consequences.
+        // Violations of a single command come first: the others are often mere consequences.
         let (of_commands, others): (Vec<_>, Vec<_>) = self.wrong.iter().partition(|(number, _)| number.is_some());
         let violations = of_commands.into_iter().chain(others).map(|(number, text)| match number {
             Some(number) => {
@@ -191,7 +191,7 @@ impl Judged {
         }
     }
 
-    /// Everything that is known of a command, in order.
+    /// Everything that is known of a command, in the order of time.
     fn history(&self, fleet: &Fleet, number: usize) -> String {
         let command = &self.commands[number];
         let (host, job) = (&fleet.hosts[command.host], command.job().to_string());
@@ -205,7 +205,7 @@ impl Judged {
             host.name,
             i128::from(manifest.start_by_ms) - i128::from(manifest.issued_at_ms),
             manifest.timeout_ms,
-            fleet.history.tell(number, command.host, lines),
+            fleet.history.of_command(number, command.host, lines),
             ends.join("\n"),
         )
     }

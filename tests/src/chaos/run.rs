@@ -1,4 +1,4 @@
-//! A run: rounds, until the time is over or something is found.
+//! A run: rounds, until the time is over or a violation is found.
 
 use std::time::{Duration, Instant};
 
@@ -10,40 +10,40 @@ use super::{
     round::Round,
 };
 
-/// What to run.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct Chaos {
-    /// From which all that is random comes. The same seed gives the same commands and faults; how
-    /// they meet is up to the machine.
+    /// The seed of all that is random. The same seed gives the same commands and faults; their timing is up to
+    /// the machine.
     pub seed: u64,
-    /// How long.
+    /// How long the run takes.
     pub time: Duration,
-    /// Kinds of rounds, in turn.
+    /// The kinds of rounds, taken in turn.
     pub profiles: Vec<Profile>,
-    /// A bug to plant.
+    /// A bug to plant in the workers.
     pub bug: Option<Bug>,
     /// How long the fleet is disturbed in a round.
     pub round: Duration,
 }
 
-/// What a round takes beyond that at least; less time is no round.
+/// The time that a round takes at least beyond its disturbance. With less time left there is no further round.
 const MARGIN: Duration = Duration::from_secs(4);
 
 impl Chaos {
-    /// All profiles, no bug.
+    /// A run of all profiles, without a bug.
     pub fn new(seed: u64, time: Duration) -> Self {
-        // A minute must see every profile; what has more time gives the longest faults room too.
+        // A minute has room for every profile; a longer run has room for the longest faults too.
         let round = Duration::from_secs(if time > Duration::from_secs(120) { 30 } else { 9 });
         Self { seed, time, profiles: Profile::ALL.into(), bug: None, round }
     }
 
-    /// A hunt for a planted bug: short rounds, where Redis loses nothing that could excuse it.
+    /// A hunt for a planted bug: short rounds in which Redis loses nothing that could excuse the bug.
     pub fn hunt(bug: Bug, seed: u64, time: Duration) -> Self {
         let round = Duration::from_secs(6);
         Self { profiles: vec![Profile::Durable], bug: Some(bug), round, ..Self::new(seed, time) }
     }
 
-    /// Runs until the time is over, or the first round in which something is wrong.
+    /// Runs until the time is over, or until a round has a violation.
     pub fn run(&self) -> Report {
         let end = Instant::now() + self.time;
         let mut report = Report { seed: self.seed, replay: self.replay(), ..Report::default() };
@@ -59,7 +59,7 @@ impl Chaos {
         report
     }
 
-    /// The command that does this again.
+    /// The command that repeats this run.
     fn replay(&self) -> String {
         let minutes = self.time.as_secs_f64() / 60.0;
         let profiles: Vec<_> = self.profiles.iter().map(ToString::to_string).collect();

@@ -1,4 +1,4 @@
-//! Looks at the commands' states all the time, as many readers would, and remembers what it saw.
+//! Reads the commands' states all the time and records every change.
 
 use std::{thread, time::Duration};
 
@@ -7,27 +7,27 @@ use redis::{Connection, RedisResult};
 
 use super::{command::Command, fleet::Fleet, history::About, lock, now};
 
-/// Between two looks.
+/// The pause between two reads.
 const PAUSE: Duration = Duration::from_millis(25);
 
-/// How many of those that have ended are looked at again each time.
+/// How many ended commands are read again each time.
 const ENDED: usize = 100;
 
-/// A command, as far as it takes to ask for its state.
+/// What it takes to read a command's state.
 #[derive(Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct Watched {
     pub(super) number: usize,
     host: usize,
     job: JobId,
 }
 
-impl Asked {
+impl Watched {
     pub(super) fn of(command: &Command) -> Self {
         Self { number: command.number, host: command.host, job: command.job() }
     }
 }
 
-/// Looks until the disturbance ends.
+/// Watches until the disturbance ends.
 pub(super) fn watch(fleet: &Fleet) {
     let mut connection = None;
     let mut next = 0;
@@ -36,7 +36,7 @@ pub(super) fn watch(fleet: &Fleet) {
             connection = fleet.connect();
         }
         if let Some(redis) = &mut connection
-            && look(fleet, redis, &mut next).is_err()
+            && poll(fleet, redis, &mut next).is_err()
         {
             connection = None;
         }
@@ -44,25 +44,25 @@ pub(super) fn watch(fleet: &Fleet) {
     }
 }
 
-fn look(fleet: &Fleet, redis: &mut Connection, next: &mut usize) -> RedisResult<()> {
-    let asked: Vec<Asked> = {
+fn poll(fleet: &Fleet, redis: &mut Connection, next: &mut usize) -> RedisResult<()> {
+    let watched: Vec<Watched> = {
         let commands = lock(&fleet.commands);
         let from = if *next < commands.len() { *next } else { 0 };
         *next = from + ENDED;
         let wanted = |command: &&Command| !command.has_ended() || (from..*next).contains(&command.number);
-        commands.iter().filter(wanted).map(Asked::of).collect()
+        commands.iter().filter(wanted).map(Watched::of).collect()
     };
-    let states = states(redis, fleet, &asked)?;
-    see(fleet, &asked, &states);
+    let states = states(redis, fleet, &watched)?;
+    record(fleet, &watched, &states);
     Ok(())
 }
 
 /// The states of these commands now.
-pub(super) fn states(redis: &mut Connection, fleet: &Fleet, asked: &[Asked]) -> RedisResult<Vec<Option<State>>> {
+pub(super) fn states(redis: &mut Connection, fleet: &Fleet, watched: &[Watched]) -> RedisResult<Vec<Option<State>>> {
     let mut states = Vec::new();
-    for chunk in asked.chunks(500) {
+    for chunk in watched.chunks(500) {
         let mut pipeline = redis::pipe();
-        for Asked { host, job, .. } in chunk {
+        for Watched { host, job, .. } in chunk {
             pipeline.hget(fleet.keys.job_hosts(*job), fleet.hosts[*host].name.as_str());
         }
         let texts: Vec<Option<String>> = pipeline.query(redis)?;
@@ -71,14 +71,15 @@ pub(super) fn states(redis: &mut Connection, fleet: &Fleet, asked: &[Asked]) -> 
     Ok(states)
 }
 
-/// Remembers what is new.
-pub(super) fn see(fleet: &Fleet, asked: &[Asked], states: &[Option<State>]) {
+/// Records the states that are new.
+pub(super) fn record(fleet: &Fleet, watched: &[Watched], states: &[Option<State>]) {
     let mut commands = lock(&fleet.commands);
-    for (Asked { number, .. }, state) in asked.iter().zip(states) {
+    for (Watched { number, .. }, state) in watched.iter().zip(states) {
         let seen = &mut commands[*number].seen;
         if seen.last().map_or(state.is_some(), |(_, last)| last != state) {
             seen.push((now(), *state));
-            let text = state.map_or_else(|| "its state is gone".to_owned(), |state| format!("seen as {state}"));
+            let text =
+                state.map_or_else(|| "its state is gone from Redis".to_owned(), |state| format!("seen as {state}"));
             fleet.history.note(About::Command(*number), text);
         }
     }

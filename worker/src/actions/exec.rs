@@ -1,134 +1,105 @@
 //! `exec`: run a program given as an argument vector.
 
-use std::{collections::BTreeMap, io, os::unix::process::ExitStatusExt};
+use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::PathBuf, time::Duration};
 
-use nix::unistd::{Uid, User};
 use protocol::{
-    action::{ActionSpec, Argument, Arguments, Kind, Parameter, Repeat},
-    name::{HostName, JobId},
+    action::{ActionSpec, Kind, Parameter, Repeat},
+    clock::millis,
+    secret::Secret,
 };
+use serde::Deserialize;
 
-use super::{Action, Failure, Invocation, Report, Running};
+use super::{Action, Context, Failure, Output};
 use crate::{
     log::{self, excerpt},
-    process::{self, Program},
+    program::{Program, ProgramError},
 };
 
-/// Where programs are searched if the worker itself has no `PATH`.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How long a program may run where the command does not say: deployments and backups take their time.
+const TIMEOUT: Duration = Duration::from_secs(3600);
 
-pub(super) struct Exec(ActionSpec);
+pub(super) struct Exec;
 
-impl Exec {
-    pub(super) fn new() -> Self {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Arguments {
+    argv: Vec<String>,
+    cwd: Option<PathBuf>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default)]
+    secret: BTreeMap<String, Secret>,
+    lock: Option<String>,
+    stdin: Option<Secret>,
+    user: Option<String>,
+}
+
+/// Why a program did not succeed.
+#[derive(Debug, thiserror::Error)]
+enum ExecError {
+    #[error("cannot run '{0}'")]
+    Start(String, #[source] ProgramError),
+    #[error("exit code {0}")]
+    ExitCode(i32),
+    #[error("ended by signal {0}")]
+    Signal(i32),
+    #[error("it could not be ended, not even by SIGKILL")]
+    Unkillable,
+}
+
+impl Action for Exec {
+    type Arguments = Arguments;
+
+    fn spec(&self) -> ActionSpec {
         let argv = Parameter {
             required: true,
             trailing: true,
             ..Parameter::optional("argv", Kind::List, "the program and its arguments; no shell is involved")
         };
+        let secret = "environment variables whose values are kept nowhere; @FILE reads one from a file";
         let parameters = vec![
             argv,
-            Parameter::optional("cwd", Kind::Text, "directory to run in"),
+            Parameter::optional("cwd", Kind::Path, "directory to run in"),
             Parameter::optional("env", Kind::Map, "environment variables to add"),
+            Parameter { secret: true, ..Parameter::optional("secret", Kind::Map, secret) },
             Parameter::optional("lock", Kind::Text, "commands with the same lock run one after another"),
+            Parameter {
+                secret: true,
+                ..Parameter::optional("stdin", Kind::Text, "standard input; @FILE reads a file")
+            },
             Parameter::optional("user", Kind::Text, "user to run as, by name or id (the worker must be root)"),
         ];
         let spec = ActionSpec::repeatable("exec", "Run a program and return its output");
-        Self(ActionSpec { repeat: Repeat::Once, parameters, ..spec })
-    }
-}
-
-impl Action for Exec {
-    fn spec(&self) -> &ActionSpec {
-        &self.0
+        ActionSpec { repeat: Repeat::Once, parameters, timeout_ms: millis(TIMEOUT), ..spec }
     }
 
     fn exclusion(&self, arguments: &Arguments) -> Option<String> {
-        arguments.get("lock").and_then(Argument::text).map(|lock| format!("lock:{lock}"))
+        arguments.lock.as_ref().map(|lock| format!("lock '{}'", excerpt(lock, log::SENTENCE)))
     }
 
-    fn run(&self, invocation: Invocation) -> Running<'_> {
-        Box::pin(async move {
-            let Invocation { job, host, arguments, stop, live } = invocation;
-            let name = argv(&arguments).first().map(|name| excerpt(name, log::NAME)).unwrap_or_default();
-            let ended = process::run(move || program(job, &host, &arguments), &stop, &live).await;
-            let ended = ended.map_err(|error| Failure(format!("cannot run '{name}': {error}")))?;
-            let signal = ended.status.and_then(|status| status.signal());
-            let remark = match (ended.status, signal) {
-                (None, _) => Some("it could not be ended, not even by SIGKILL".to_owned()),
-                // That is how it is ended when it must be.
-                (_, Some(_)) if stop.is_cancelled() => None,
-                (_, Some(signal)) => Some(format!("ended by signal {signal}")),
-                _ if ended.left_behind => Some("ended processes that it left behind".to_owned()),
-                _ => None,
-            };
-            Ok(Report {
-                exit_code: ended.status.and_then(|status| status.code()),
-                remark,
-                killed: ended.status.is_none() || signal.is_some(),
-                stdout: ended.stdout,
-                stderr: ended.stderr,
-                ..Report::default()
-            })
-        })
-    }
-}
+    async fn run(&self, arguments: Arguments, context: Context) -> Result<Output, Failure> {
+        let Arguments { argv, cwd, mut env, secret, stdin, user, .. } = arguments;
+        env.extend(secret.into_iter().map(|(name, value)| (name, value.expose().to_owned())));
+        let stdin = stdin.map(|text| text.expose().as_bytes().to_vec());
+        let name = argv.first().map(|name| excerpt(name, log::NAME)).unwrap_or_default();
+        let ended = context.run_program(Program { argv, cwd, env, stdin, user }).await;
+        let ended = ended.map_err(|error| ExecError::Start(name, error))?;
 
-fn argv(arguments: &Arguments) -> &[String] {
-    arguments.get("argv").and_then(Argument::list).unwrap_or_default()
-}
-
-/// What is to be run. Users may be looked up in places that take their time.
-fn program(job: JobId, host: &HostName, arguments: &Arguments) -> io::Result<Program> {
-    let text = |name: &str| arguments.get(name).and_then(Argument::text);
-    let user = text("user").map(find_user).transpose()?;
-    let argv = argv(arguments).to_vec();
-    // The kernel ends strings at a zero byte; a program must not see less than was asked.
-    if argv.iter().any(|word| word.contains('\0')) {
-        return Err(io::Error::other("an argument holds a zero byte"));
-    }
-    let mut env = environment(arguments, user.as_ref())?;
-    // Last, so that nothing stands in their place: leftovers are found by them.
-    env.insert(process::JOB_VARIABLE.into(), job.to_string());
-    env.insert(process::HOST_VARIABLE.into(), host.to_string());
-    Ok(Program {
-        argv,
-        cwd: text("cwd").map(Into::into),
-        env,
-        user: user.map(|user| (user.uid.as_raw(), user.gid.as_raw())),
-    })
-}
-
-/// A small environment of known content: the worker's own may hold the Redis password.
-fn environment(arguments: &Arguments, user: Option<&User>) -> io::Result<BTreeMap<String, String>> {
-    let inherited = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
-    let me = User::from_uid(Uid::effective()).ok().flatten();
-    let mut env = BTreeMap::from([
-        ("PATH".to_owned(), inherited("PATH", PATH)),
-        ("LANG".to_owned(), inherited("LANG", "C.UTF-8")),
-    ]);
-    if let Some(user) = user.or(me.as_ref()) {
-        env.insert("HOME".into(), user.dir.to_string_lossy().into_owned());
-        env.insert("USER".into(), user.name.clone());
-        env.insert("LOGNAME".into(), user.name.clone());
-    }
-    for (name, value) in arguments.get("env").and_then(Argument::map).into_iter().flatten() {
-        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
-            let name = excerpt(name, log::NAME);
-            return Err(io::Error::other(format!("'{name}' cannot be an environment variable")));
+        let (code, signal) = (ended.status.and_then(|status| status.code()), ended.status.and_then(|s| s.signal()));
+        let error = match (ended.status, signal, code) {
+            _ if ended.survived => Some(ExecError::Unkillable),
+            // However the program ended then, its end was requested.
+            _ if context.stop.is_cancelled() => None,
+            (_, Some(signal), _) => Some(ExecError::Signal(signal)),
+            (_, _, Some(code)) if code != 0 => Some(ExecError::ExitCode(code)),
+            _ => None,
+        };
+        let remark = ended.left_behind.then(|| "ended processes that it left behind".to_owned());
+        let output =
+            Output { exit_code: code, signal, remark, stdout: ended.stdout, stderr: ended.stderr, ..Output::default() };
+        match error {
+            None => Ok(output),
+            Some(error) => Err(Failure::new(error).with(output)),
         }
-        env.insert(name.clone(), value.clone());
     }
-    Ok(env)
-}
-
-fn find_user(name: &str) -> io::Result<User> {
-    let found = match name.parse() {
-        Ok(id) => User::from_uid(Uid::from_raw(id)),
-        Err(_) => User::from_name(name),
-    };
-    let name = excerpt(name, log::NAME);
-    found
-        .map_err(|error| io::Error::other(format!("cannot look up user '{name}': {error}")))?
-        .ok_or_else(|| io::Error::other(format!("there is no user '{name}'")))
 }

@@ -1,69 +1,106 @@
-//! What a worker can do.
+//! A worker's actions: the contract of an action, and the catalogue of all actions.
 
 mod collect;
 mod exec;
 mod ping;
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, error::Error, path::PathBuf, pin::Pin, sync::Arc};
 
 use protocol::{
     action::{ActionSpec, Arguments},
-    name::{HostName, JobId},
     outcome::Captured,
 };
+use serde::{Deserialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     live::Live,
-    log::{self, excerpt},
-    metrics::{Collector, Figures, Group, MetricsError},
+    metrics::{Collector, Figures, MetricGroup},
+    policy::Policy,
+    program::{self, Ended, Owner, Program, ProgramError},
 };
 
-/// Actions that are off until the configuration allows them.
-pub const SWITCHABLE: &[&str] = &["exec"];
+/// All actions. To add one, write its file, and name it here.
+fn all() -> Vec<Registered> {
+    let mut all = vec![
+        register(ping::Ping),
+        register(exec::Exec),
+        register(collect::CollectProcesses),
+        register(collect::CollectFacts),
+        register(collect::CollectAll),
+    ];
+    all.extend(MetricGroup::ALL.into_iter().map(|group| register(collect::Collect(group))));
+    all
+}
 
-/// Something a worker can do: its description and how it is done.
-pub trait Action: Send + Sync {
+/// Something a worker can do.
+pub trait Action: Send + Sync + 'static {
+    /// The arguments. Fields are named like the parameters of [`Self::spec`], which also has the defaults.
+    type Arguments: DeserializeOwned + Send + Sync + 'static;
+
     /// Name, parameters, repeatability.
-    fn spec(&self) -> &ActionSpec;
+    fn spec(&self) -> ActionSpec;
 
     /// Commands with the same key run one after another in arrival order: those of the same service,
     /// or of the same application.
-    fn exclusion(&self, _: &Arguments) -> Option<String> {
+    fn exclusion(&self, _: &Self::Arguments) -> Option<String> {
         None
     }
 
-    /// Does it. The arguments have been checked against [`Self::spec`]. Must come to an end soon
-    /// after `invocation.stop` is cancelled; what happened until then is still worth reporting.
-    fn run(&self, invocation: Invocation) -> Running<'_>;
+    /// Executes the action. It must end soon after `context.stop` is cancelled, and should still report what happened
+    /// until then.
+    fn run(&self, arguments: Self::Arguments, context: Context)
+    -> impl Future<Output = Result<Output, Failure>> + Send;
 }
 
-/// An action at work.
-pub type Running<'a> = Pin<Box<dyn Future<Output = Result<Report, Failure>> + Send + 'a>>;
+/// The arguments of an action that takes none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoArguments {}
+
+/// What a worker offers to its actions.
+pub struct Services {
+    /// Where the worker keeps the data that must outlive it.
+    pub state_dir: PathBuf,
+    /// Reads the host's figures.
+    pub collector: Collector,
+}
 
 /// One call of an action.
-pub struct Invocation {
-    /// The job that asked.
-    pub job: JobId,
-    /// This host.
-    pub host: HostName,
-    /// Checked arguments.
-    pub arguments: Arguments,
+pub struct Context {
+    /// The command.
+    pub owner: Owner,
     /// Cancelled when the command must end: timeout, cancel, shutdown.
     pub stop: CancellationToken,
-    /// Takes output as it is produced.
+    /// How many bytes of each output stream the result keeps.
+    pub keep_output: usize,
+    /// Takes output and progress while the action runs.
     pub live: Live,
+    /// What the worker offers.
+    pub services: Arc<Services>,
 }
 
-/// What an action has to tell.
+impl Context {
+    /// Runs a program to its end; it is ended with the command.
+    pub async fn run_program(&self, program: Program) -> Result<Ended, ProgramError> {
+        program::run(program, self.owner.clone(), self.keep_output, &self.stop, &self.live).await
+    }
+
+    /// Reads the host's figures.
+    pub fn collector(&self) -> &Collector {
+        &self.services.collector
+    }
+}
+
+/// What an action reports at its end, whether or not it succeeded.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct Output {
     /// The program's exit code, where it ran one that exited by itself.
     pub exit_code: Option<i32>,
-    /// Why it failed, or what else is worth saying.
+    /// The signal that ended the program, where one did.
+    pub signal: Option<i32>,
+    /// A remark that becomes part of the outcome's reason.
     pub remark: Option<String>,
-    /// Whether a program was ended by a signal.
-    pub killed: bool,
     /// Standard output.
     pub stdout: Captured,
     /// Standard error.
@@ -71,92 +108,174 @@ pub struct Report {
     /// Structured data.
     pub data: Option<Figures>,
     /// Metric groups to bring up to date with the result.
-    pub metrics: Vec<(Group, Figures)>,
+    pub metrics: Vec<(MetricGroup, Figures)>,
 }
 
-/// Why an action could not be done. Its text is the outcome's reason.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Failure(pub String);
-
-impl From<MetricsError> for Failure {
-    fn from(error: MetricsError) -> Self {
-        Self(error.to_string())
+impl Output {
+    /// An output with structured data only.
+    pub fn of(data: Figures) -> Self {
+        Self { data: Some(data), ..Self::default() }
     }
+}
+
+/// Why an action did not succeed, and what it reports all the same.
+#[derive(Debug)]
+pub struct Failure {
+    /// Becomes the outcome's reason, with its sources.
+    pub error: Box<dyn Error + Send + Sync>,
+    /// The output until then.
+    pub output: Box<Output>,
+}
+
+impl Failure {
+    /// A failure without output.
+    pub fn new(error: impl Error + Send + Sync + 'static) -> Self {
+        Self { error: Box::new(error), output: Box::default() }
+    }
+
+    /// Replaces the output.
+    #[must_use]
+    pub fn with(self, output: Output) -> Self {
+        Self { output: Box::new(output), ..self }
+    }
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(error)
+    }
+}
+
+/// An action with its arguments, to be run once.
+pub struct Call {
+    /// See [`Action::exclusion`].
+    pub exclusion: Option<String>,
+    run: Box<dyn FnOnce(Context) -> ActionFuture + Send + Sync>,
+}
+
+/// An action at work.
+pub type ActionFuture = Pin<Box<dyn Future<Output = Result<Output, Failure>> + Send>>;
+
+impl Call {
+    /// Runs it.
+    pub fn run(self, context: Context) -> ActionFuture {
+        (self.run)(context)
+    }
+}
+
+/// Makes a call of checked arguments.
+type Prepare = Box<dyn Fn(Arguments) -> Result<Call, serde_json::Error> + Send + Sync>;
+
+/// An action with its type erased.
+struct Registered {
+    spec: ActionSpec,
+    prepare: Prepare,
+}
+
+fn register<A: Action>(action: A) -> Registered {
+    let (spec, action) = (action.spec(), Arc::new(action));
+    let prepare = move |arguments: Arguments| {
+        let arguments: A::Arguments = serde_json::from_value(serde_json::to_value(arguments)?)?;
+        let (exclusion, action) = (action.exclusion(&arguments), Arc::clone(&action));
+        let run =
+            move |context: Context| -> ActionFuture { Box::pin(async move { action.run(arguments, context).await }) };
+        Ok(Call { exclusion, run: Box::new(run) })
+    };
+    Registered { spec, prepare: Box::new(prepare) }
+}
+
+/// The descriptions of all actions.
+pub fn specs() -> Vec<ActionSpec> {
+    all().into_iter().map(|action| action.spec).collect()
 }
 
 /// The actions of one worker, by name.
-#[derive(Clone)]
 pub struct Catalogue {
-    actions: BTreeMap<String, Arc<dyn Action>>,
-}
-
-/// Why a worker does not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// It knows no such action.
-    #[error("unknown action '{0}'")]
-    Unknown(String),
-    /// Its configuration does not allow it.
-    #[error("'{0}' is not allowed by this worker's configuration (actions.allow)")]
-    NotAllowed(String),
+    actions: BTreeMap<String, Registered>,
 }
 
 impl Catalogue {
-    /// The built-in actions; of [`SWITCHABLE`] ones those in `allow`.
-    pub fn new(collector: &Arc<Collector>, allow: &[String]) -> Self {
-        let mut all: Vec<Arc<dyn Action>> = vec![Arc::new(ping::Ping::new()), Arc::new(exec::Exec::new())];
-        all.extend(collect::all(collector));
-        let allowed = |name: &str| !SWITCHABLE.contains(&name) || allow.iter().any(|allowed| allowed == name);
-        let actions = all.into_iter().map(|action| (action.spec().name.clone(), action));
-        Self { actions: actions.filter(|(name, _)| allowed(name)).collect() }
+    /// All actions. One that the policy grants to nobody is published as not allowed.
+    pub fn new(policy: &Policy) -> Self {
+        let registered = all().into_iter().map(|mut action| {
+            action.spec.allowed = policy.allows_at_all(&action.spec);
+            (action.spec.name.clone(), action)
+        });
+        Self { actions: registered.collect() }
     }
 
-    /// The action of that name.
-    pub fn find(&self, name: &str) -> Result<&Arc<dyn Action>, Refusal> {
-        let shown = || excerpt(name, log::NAME);
-        self.actions.get(name).ok_or_else(|| {
-            if SWITCHABLE.contains(&name) { Refusal::NotAllowed(shown()) } else { Refusal::Unknown(shown()) }
-        })
+    /// The description of the action of that name.
+    pub fn spec(&self, name: &str) -> Option<&ActionSpec> {
+        self.actions.get(name).map(|action| &action.spec)
+    }
+
+    /// An action with arguments that its description accepts, defaults included.
+    ///
+    /// # Errors
+    /// The arguments do not fit: the description and the action disagree.
+    pub fn prepare(&self, name: &str, arguments: Arguments) -> Option<Result<Call, serde_json::Error>> {
+        self.actions.get(name).map(|action| (action.prepare)(arguments))
     }
 
     /// The descriptions of all actions, as the facts publish them.
-    pub fn specs(&self) -> Vec<&ActionSpec> {
-        self.actions.values().map(|action| action.spec()).collect()
+    pub fn specs(&self) -> impl Iterator<Item = &ActionSpec> {
+        self.actions.values().map(|action| &action.spec)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use protocol::action::{Argument, Kind, Parameter, Repeat};
+
     use super::*;
 
     #[test]
-    fn exec_is_off_until_allowed() {
-        let collector = Arc::new(Collector::new());
-        let locked = Catalogue::new(&collector, &[]);
-        assert!(matches!(locked.find("exec"), Err(Refusal::NotAllowed(_))));
-        assert!(matches!(locked.find("exce"), Err(Refusal::Unknown(_))));
-        assert!(Catalogue::new(&collector, &["exec".into()]).find("exec").is_ok());
+    fn what_may_change_the_host_is_off_until_allowed() {
+        let allowed = |allow: &[String]| {
+            let catalogue = Catalogue::new(&Policy::default_of(&specs(), allow));
+            let allowed = catalogue.specs().filter(|spec| spec.repeat == Repeat::Once && spec.allowed);
+            allowed.map(|spec| spec.name.clone()).collect::<Vec<_>>()
+        };
+        assert!(allowed(&[]).is_empty());
+        assert_eq!(allowed(&["exec".into()]), ["exec"]);
+        assert!(Catalogue::new(&Policy::default_of(&specs(), &[])).spec("ping").unwrap().allowed);
     }
 
     #[test]
     fn the_promised_actions_are_there() {
-        let catalogue = Catalogue::new(&Arc::new(Collector::new()), &["exec".into()]);
-        let names: Vec<_> = catalogue.specs().iter().map(|spec| spec.name.as_str()).collect();
-        assert_eq!(
-            names,
-            [
-                "collect-all",
-                "collect-cpu",
-                "collect-disk",
-                "collect-facts",
-                "collect-load",
-                "collect-memory",
-                "collect-network",
-                "collect-processes",
-                "exec",
-                "ping"
-            ]
-        );
+        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]));
+        let groups = MetricGroup::ALL.map(MetricGroup::name);
+        let collects = groups.into_iter().chain(["all", "facts", "processes"]).map(|group| format!("collect-{group}"));
+        for promised in collects.chain(["exec".to_owned(), "ping".to_owned()]) {
+            assert!(catalogue.spec(&promised).is_some(), "{promised}");
+        }
+    }
+
+    /// An argument that the parameter accepts.
+    fn sample(parameter: &Parameter) -> Argument {
+        match &parameter.kind {
+            Kind::Text | Kind::Unknown => Argument::Text("x".into()),
+            Kind::Integer { min, .. } => Argument::Integer(*min),
+            Kind::Boolean => Argument::Boolean(true),
+            Kind::Choice { values } => Argument::Text(values[0].clone()),
+            Kind::Duration => Argument::Text("1s".into()),
+            Kind::Path => Argument::Text("/".into()),
+            Kind::List => Argument::List(vec!["x".into()]),
+            Kind::Map => Argument::Map([("x".into(), "y".into())].into()),
+        }
+    }
+
+    #[test]
+    fn descriptions_and_argument_types_agree() {
+        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]));
+        for spec in catalogue.specs() {
+            let with = |wanted: &dyn Fn(&&Parameter) -> bool| {
+                let given = spec.parameters.iter().filter(wanted);
+                let given = given.map(|parameter| (parameter.name.clone(), sample(parameter))).collect();
+                catalogue.prepare(&spec.name, spec.check(given).unwrap()).unwrap()
+            };
+            assert!(with(&|_| true).is_ok(), "{}: every parameter is a field", spec.name);
+            assert!(with(&|parameter| parameter.required).is_ok(), "{}: every other field is optional", spec.name);
+        }
     }
 }

@@ -1,23 +1,19 @@
-//! `ping`: the worker reads, executes and answers.
+//! `ping`: shows that the worker reads, executes and reports.
 
 use protocol::action::ActionSpec;
 
-use super::{Action, Invocation, Report, Running};
+use super::{Action, Context, Failure, NoArguments, Output};
 
-pub(super) struct Ping(ActionSpec);
-
-impl Ping {
-    pub(super) fn new() -> Self {
-        Self(ActionSpec::repeatable("ping", "Answer: the worker reads, executes and writes back"))
-    }
-}
+pub(super) struct Ping;
 
 impl Action for Ping {
-    fn spec(&self) -> &ActionSpec {
-        &self.0
+    type Arguments = NoArguments;
+
+    fn spec(&self) -> ActionSpec {
+        ActionSpec::repeatable("ping", "Answer: the worker reads, executes and writes back")
     }
 
-    fn run(&self, _: Invocation) -> Running<'_> {
-        Box::pin(async { Ok(Report::default()) })
+    async fn run(&self, _: NoArguments, _: Context) -> Result<Output, Failure> {
+        Ok(Output::default())
     }
 }

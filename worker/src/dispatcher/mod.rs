@@ -1,7 +1,9 @@
-//! The centre: owns all of the worker's state in one `select!` and talks in messages.
+//! The dispatcher: owns the worker's state in one `select!` loop, and exchanges messages with the other tasks.
 
+mod cancel;
 mod recovery;
-mod telling;
+mod reports;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,51 +13,59 @@ use std::{
 
 use protocol::{
     VERSION,
-    action::Repeat,
-    clock::{FleetClock, millis},
-    command::{EntryError, Manifest},
-    control::Control,
+    clock::FleetClock,
+    command::Manifest,
     limits,
     name::JobId,
-    outcome::{Outcome, State},
+    outcome::{Captured, Outcome, State},
     time::Millis,
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
-    time::sleep,
+    task::{JoinError, JoinSet},
+    time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
+use self::{cancel::FORGOTTEN, recovery::Recovery, reports::FACTS_EVERY, waiting::Waiting};
 use crate::{
-    Config, Identity,
-    actions::{Action, Catalogue},
+    actions::{Catalogue, Services},
+    admission::{self, Admission, Admitted, Dropped, Known, Refusal},
+    config::Config,
+    delivery::Delivery,
     executor::{self, Finished, Stop, Task},
-    fault::{self, Bug, Point},
-    inbox::Inbox,
-    journal::{Found, Journal},
-    log::{self, excerpt},
-    metrics::Collector,
+    fault::{self, Point},
+    identity::Identity,
+    journal::{Journal, Prior},
+    log::{self, Floods, excerpt, with_sources},
+    metrics::{Collector, Figures, MetricGroup},
+    pending::Pending,
     publisher::{Notice, Publisher, Write},
-    reader::{Batch, Command, Reader},
+    reader::{Batch, Command, LARGE_PAGE, Reader},
     schedule::{Claim, Schedule},
 };
 
-/// How often facts and labels are said again, which also renews their time to live.
-const FACTS_EVERY: Duration = Duration::from_secs(600);
-
-/// How often the journal forgets what is too old.
+/// How often the journal forgets records that are too old.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
-/// Answers that may wait for Redis before nothing more is taken.
-const MOST_UNSETTLED: usize = 64;
+/// How many outcomes may wait for Redis before no more commands are taken.
+const MOST_UNPUBLISHED: usize = 64;
 
-/// How far a controller's idea of the time may be ahead.
-const FUTURE_MARGIN: Duration = Duration::from_secs(3600);
+/// How many entries that get no outcome may wait for their acknowledgement before no more are read: two of the reader's
+/// largest pages, so that one is read while another one is acknowledged.
+const MOST_DROPPED: usize = 2 * LARGE_PAGE as usize;
 
 /// How many cancelled jobs are remembered: those in the journal, and those it has no room for.
 const CANCELLED_MOST: usize = limits::JOURNAL_CANCELLED + limits::CONTROL_ENTRIES;
+
+/// Kinds of lines that come in floods, besides the drops.
+const ANSWERED: &str = "answered";
+const UNRECORDED: &str = "unrecorded";
+const VANISHED: &str = "vanished";
+
+/// How long a reader may lag behind the output of a command that has ended.
+const TRIM_OUTPUT_AFTER: Duration = Duration::from_secs(5);
 
 /// How long the last outcomes may take to reach the journal when the worker stops.
 const RECORD_WITHIN: Duration = Duration::from_secs(5);
@@ -67,12 +77,12 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Dispatcher {
     config: Config,
     identity: Arc<Identity>,
-    collector: Arc<Collector>,
+    services: Arc<Services>,
     catalogue: Catalogue,
     clock: FleetClock,
     started_at_ms: u64,
-    inbox: Inbox,
-    schedule: Schedule<Accepted>,
+    pending: Pending,
+    schedule: Schedule<Waiting>,
     running: HashMap<JobId, Running>,
     /// Jobs that must not start any more.
     cancelled: HashMap<JobId, Millis>,
@@ -81,75 +91,67 @@ pub(crate) struct Dispatcher {
     sampling: JoinSet<()>,
     writes: mpsc::UnboundedSender<Write>,
     /// The reader waits on the control stream alone and must be woken when a slot is free.
-    starved: bool,
+    reader_is_blocked: bool,
     last_read: Instant,
-    /// Nothing more is started.
+    /// Whether the worker is stopping: no more commands are started.
     stopping: bool,
-    /// Whether there may be commands that a process before this one had taken and that were not read yet.
-    inherits: bool,
-    /// Whether it is known what an earlier process left.
+    /// Whether there may be commands that were delivered to a prior process and have not been read yet.
+    more_prior: bool,
+    /// Whether the journal has reported what a prior process left.
     recovered: bool,
     /// Whether the clock is Redis'.
     knows_time: bool,
-    /// Where recoveries are told.
-    recoveries: mpsc::UnboundedSender<Result<Found, String>>,
+    recoveries: mpsc::UnboundedSender<Recovery>,
+    notices: mpsc::UnboundedSender<Notice>,
     dropped: BTreeMap<&'static str, u64>,
-}
-
-/// A command that has been found good and waits for its turn.
-struct Accepted {
-    entry: String,
-    action: Arc<dyn Action>,
-    manifest: Manifest,
-    inherited: bool,
-    published: Option<State>,
-    announced: bool,
-    span: Span,
+    floods: Floods<&'static str>,
+    /// Whether it was logged that the worker is ready.
+    ready: bool,
+    /// How many commands run according to the published status.
+    shown_running: usize,
+    /// When to publish that another number runs.
+    status_due: Option<tokio::time::Instant>,
 }
 
 struct Running {
-    entry: String,
+    delivery: Delivery,
     claim: Claim,
-    retention: Duration,
     stop: watch::Sender<Option<Stop>>,
     span: Span,
 }
 
 impl Dispatcher {
     pub(crate) fn new(config: Config, identity: Arc<Identity>) -> Self {
-        let collector = Arc::new(Collector::new());
-        let catalogue = Catalogue::new(&collector, &config.allow);
-        let (writes, _) = mpsc::unbounded_channel();
         // A colon stands in no name, so no two fleets share a journal.
         let fleet = config.namespace.as_ref().map(|namespace| format!("{namespace}:")).unwrap_or_default();
-        let journal = Journal::open(config.state_dir.join(format!("{fleet}{}.journal", config.host)));
         Self {
+            services: Arc::new(Services { state_dir: config.state_dir.clone(), collector: Collector::default() }),
+            catalogue: Catalogue::new(&config.policy),
             schedule: Schedule::new(config.slots, config.reserved),
-            cancelled: HashMap::new(),
-            journal,
+            journal: Journal::open(config.state_dir.join(format!("{fleet}{}.journal", config.host))),
             config,
             identity,
-            collector,
-            catalogue,
             clock: FleetClock::local(),
             started_at_ms: 0,
-            inbox: Inbox::default(),
+            pending: Pending::default(),
             running: HashMap::new(),
+            cancelled: HashMap::new(),
             executors: JoinSet::new(),
             sampling: JoinSet::new(),
-            writes,
-            starved: false,
+            writes: mpsc::unbounded_channel().0,
+            reader_is_blocked: false,
             last_read: Instant::now(),
             stopping: false,
-            inherits: true,
+            more_prior: true,
             recovered: false,
             knows_time: false,
             recoveries: mpsc::unbounded_channel().0,
-            dropped: EntryError::REASONS
-                .into_iter()
-                .chain(["not_for_this_host", "duplicate"])
-                .map(|reason| (reason, 0))
-                .collect(),
+            notices: mpsc::unbounded_channel().0,
+            dropped: Dropped::reasons().chain([FORGOTTEN]).map(|reason| (reason, 0)).collect(),
+            floods: Floods::default(),
+            ready: false,
+            shown_running: 0,
+            status_due: None,
         }
     }
 
@@ -159,7 +161,7 @@ impl Dispatcher {
         let (batch_sender, mut batches) = mpsc::channel(1);
         let (writes, write_receiver) = mpsc::unbounded_channel();
         let (notice_sender, mut notices) = mpsc::unbounded_channel();
-        self.writes = writes;
+        (self.writes, self.notices) = (writes, notice_sender.clone());
         let reader = Reader::new(Arc::clone(&self.identity), self.config.redis.clone(), batch_sender);
         let publisher =
             Publisher::new(Arc::clone(&self.identity), self.config.redis.clone(), write_receiver, notice_sender);
@@ -177,16 +179,21 @@ impl Dispatcher {
         let mut facts = Box::pin(sleep(FACTS_EVERY));
         let mut prune = Box::pin(sleep(PRUNE_EVERY));
         loop {
+            let status_due = self.status_due();
             tokio::select! {
                 Some(batch) = batches.recv() => self.take(batch),
                 Some(done) = self.executors.join_next() => self.finished(done),
+                () = sleep_until(status_due.unwrap_or_else(tokio::time::Instant::now)), if status_due.is_some() => {
+                    self.publish_running();
+                }
                 Some(_) = self.sampling.join_next() => {}
-                Some(notice) = notices.recv() => self.hear(notice),
-                Some(Ok(found)) = recoveries.recv() => self.resume(found),
+                Some(notice) = notices.recv() => self.handle_notice(notice),
+                Some(Ok(found)) = recoveries.recv() => self.publish_found(found),
                 () = &mut heartbeat => {
                     self.try_journal();
                     self.expire_waiting();
-                    self.say_status(false);
+                    self.report_floods();
+                    self.publish_status(false);
                     heartbeat = Box::pin(sleep(jittered(limits::HEARTBEAT)));
                 }
                 () = &mut sample => {
@@ -194,7 +201,7 @@ impl Dispatcher {
                     sample = Box::pin(sleep(self.config.sample_interval));
                 }
                 () = &mut facts => {
-                    self.say_facts();
+                    self.publish_facts();
                     facts = Box::pin(sleep(jittered(FACTS_EVERY)));
                 }
                 () = &mut prune => {
@@ -206,9 +213,9 @@ impl Dispatcher {
         }
 
         self.drain(&mut batches).await;
-        // What the reader had taken but not handed over stays pending and is read after the next start.
+        // Entries that the reader has not handed over stay pending and are read after the next start.
         reader.abort();
-        self.say_status(true);
+        self.publish_status(true);
         drop(self.writes);
         if tokio::time::timeout(FLUSH_WITHIN, publisher).await.is_err() {
             tracing::warn!("Redis is away: what was not published stays pending and is done again or reported");
@@ -218,10 +225,10 @@ impl Dispatcher {
 
     /// Lets running commands end by themselves, then ends them. They can be cancelled meanwhile.
     async fn drain(&mut self, batches: &mut mpsc::Receiver<Batch>) {
-        // What waits stays pending in Redis; it is read again at the next start.
+        // Commands that wait stay pending in Redis and are read again after the next start.
         self.stopping = true;
         if !self.executors.is_empty() {
-            // The reader, which may be waiting for commands, learns that there is no room any more.
+            // The reader may be waiting for commands. The wake ends its read, so that it takes no more of them.
             self.write(Write::Wake);
             tracing::info!(running = self.running.len(), "waiting up to {:?} for running commands", self.config.grace);
         }
@@ -229,22 +236,22 @@ impl Dispatcher {
         tokio::pin!(grace);
         let give_up = sleep(self.config.grace + executor::END_WITHIN + RECORD_WITHIN);
         tokio::pin!(give_up);
-        let mut told = false;
+        let mut stopped = false;
         let mut heartbeat = Box::pin(sleep(jittered(limits::HEARTBEAT)));
         while !self.executors.is_empty() {
             tokio::select! {
                 Some(batch) = batches.recv() => self.take(batch),
                 Some(done) = self.executors.join_next() => self.finished(done),
                 () = &mut heartbeat => {
-                    self.say_status(false);
+                    self.publish_status(false);
                     heartbeat = Box::pin(sleep(jittered(limits::HEARTBEAT)));
                 }
                 () = &mut give_up => {
                     tracing::error!("{} commands do not end: the disk of the journal may hang", self.running.len());
                     break;
                 }
-                () = &mut grace, if !told => {
-                    told = true;
+                () = &mut grace, if !stopped => {
+                    stopped = true;
                     for running in self.running.values() {
                         running.stop.send_replace(Some(Stop::Shutdown));
                     }
@@ -258,248 +265,192 @@ impl Dispatcher {
         if let Some(clock) = batch.clock {
             self.clock = clock;
             self.knows_time = true;
+            self.report_ready();
         }
-        if batch.gap {
+        if batch.recreated {
             tracing::warn!(
                 "the host's streams had vanished from Redis and were made again: commands queued until then are lost"
             );
-            self.say_facts();
-            self.say_status(false);
+            self.publish_facts();
+            self.publish_status(false);
             self.sample();
         }
         for (entry, control) in batch.control {
-            self.control(entry, control.as_ref());
+            self.control(entry, control);
         }
+        let mut dropped = Vec::new();
         for command in batch.commands {
             fault::point(Point::Taken);
-            // A worker that stops leaves it pending, for the next one.
+            // A worker that stops leaves the command pending, for the next process.
             if !self.stopping {
-                self.accept(command, batch.inherited);
+                dropped.extend(self.admit(command, batch.prior));
             }
         }
-        self.inherits = batch.inherits;
-        self.start_what_may();
+        if !dropped.is_empty() {
+            self.write(Write::Acknowledge { entries: dropped });
+        }
+        self.more_prior = batch.more_prior;
+        self.start_waiting();
         self.announce_waiting();
         let room = self.room();
-        self.starved = room == 0;
+        self.reader_is_blocked = room == 0;
         // The reader's next read begins now.
-        self.inbox.next_read();
+        self.pending.begin_read();
         // The reader has gone only when the worker is stopping.
         let _ = batch.taken.map(|taken| taken.send(room));
     }
 
-    fn control(&mut self, entry: String, control: Option<&Control>) {
-        match control {
-            Some(Control::Wake) => {}
-            Some(Control::Cancel(job)) => return self.cancel(entry, *job),
-            None => self.count("malformed"),
-        }
-        self.write(Write::Control { entry });
-    }
-
-    /// How many more commands may be taken. Answers that Redis does not take must not pile up here.
+    /// How many more commands may be taken. Outcomes that Redis does not take must not pile up here.
     fn room(&self) -> usize {
         if self.stopping {
             return 0;
         }
-        let unsettled = self.inbox.len().saturating_sub(self.running.len() + self.schedule.waits());
-        if unsettled < MOST_UNSETTLED { self.schedule.room() } else { 0 }
+        let unpublished = self.pending.commands().saturating_sub(self.running.len() + self.schedule.waits());
+        let is_full = unpublished >= MOST_UNPUBLISHED || self.pending.dropped() >= MOST_DROPPED;
+        if is_full || self.holds_much_output() { 0 } else { self.schedule.room() }
+    }
+
+    /// Whether so much output waits for Redis that no more may be added.
+    fn holds_much_output(&self) -> bool {
+        self.pending.output() > limits::UNPUBLISHED_BYTES
     }
 
     /// Wakes a reader that waits for room.
     fn wake_reader(&mut self) {
-        if self.starved && self.room() > 0 {
-            self.starved = false;
+        if self.reader_is_blocked && self.room() > 0 {
+            self.reader_is_blocked = false;
             self.write(Write::Wake);
         }
     }
 
-    /// Ends the job's command, or sees to it that it never starts: what has not even been read is told as
-    /// cancelled, too. The order is acknowledged once it is on disk; until then it stays pending in Redis
-    /// and is read again, now and then and at every start.
-    fn cancel(&mut self, entry: String, job: JobId) {
-        let now = self.clock.now();
-        let recorded = self.journal.cancel(job, now);
-        // What a process before this one had taken may have begun: it is judged when it is read.
-        let unread = !self.inherits && !self.inbox.knows(job);
-        let again = self.cancelled.contains_key(&job);
-        if let Some(running) = self.running.get(&job) {
-            running.span.in_scope(|| tracing::info!("is being cancelled"));
-            running.stop.send_replace(Some(Stop::Cancelled));
-        } else if self.cancelled.len() < CANCELLED_MOST {
-            self.cancelled.insert(job, now);
-        }
-        if let Some((claim, waiting)) = self.schedule.take(|waiting| waiting.manifest.job == job) {
-            self.start_or_refuse(claim, waiting);
-        }
-        self.wake_reader();
-        let writes = self.writes.clone();
-        tokio::spawn(async move {
-            let Some(never_began) = recorded.await else {
-                if !again {
-                    tracing::warn!(%job, "the order to cancel cannot be recorded; it is tried again");
-                }
-                return;
-            };
-            if unread && never_began {
-                // Where it ended long ago, its end stands: a terminal state never changes.
-                let outcome = Box::new(Outcome::bare(State::Cancelled, Some(executor::BEFORE_START.into()), now));
-                let (metrics, retention) = (Vec::new(), limits::RETENTION_DEFAULT);
-                let _ = writes.send(Write::Outcome { entry: None, job, outcome, metrics, retention });
-            }
-            let _ = writes.send(Write::Control { entry });
-        });
-    }
-
-    /// Ends the waiting for those whose start-by has passed.
-    fn expire_waiting(&mut self) {
-        let now = self.clock.now();
-        while let Some((claim, waiting)) = self.schedule.take(|waiting| now > waiting.manifest.start_by_ms) {
-            self.start_or_refuse(claim, waiting);
-        }
-        self.wake_reader();
-    }
-
-    fn accept(&mut self, command: Command, inherited: bool) {
-        let Command { entry, content, published } = command;
-        if self.inbox.has(&entry) {
-            return; // Read again after a reconnect; it is being worked on, or has just been answered.
-        }
-        let (envelope, manifest) = match content {
-            Ok(content) => content,
-            Err(error) => {
-                tracing::warn!(entry, "dropped an entry: {}", excerpt(&error.to_string(), log::SENTENCE));
-                self.count(error.reason());
-                return self.discard(entry, None);
-            }
+    /// Judges a command that was read, and queues, refuses or drops it. Returns the entry if it is to be acknowledged
+    /// without an outcome.
+    fn admit(&mut self, command: Command, prior: bool) -> Option<String> {
+        let Command { entry, opened, published } = command;
+        let (bytes, job) = opened.as_ref().map_or((0, None), |opened| (opened.bytes, Some(opened.manifest.job)));
+        let known = Known {
+            catalogue: &self.catalogue,
+            pending: &self.pending,
+            published,
+            cancelled: job.is_some_and(|job| self.cancelled.contains_key(&job)),
+            now: self.clock.now(),
         };
-        let job = manifest.job;
-        let span =
-            info_span!("command", %job, host = %self.identity.host, action = excerpt(&manifest.action, log::NAME));
-        let _entered = span.clone().entered();
-        if !envelope.is_for(&manifest, &self.identity.host) {
-            tracing::warn!("dropped a command that is not meant for this host");
-            self.count("not_for_this_host");
-            // The job itself may be meant for this host all the same, by another entry.
-            return self.discard(entry, None);
-        }
-        if self.inbox.knows(job) && !fault::planted(Bug::NoDedup) {
-            tracing::warn!("dropped a second entry of the same job");
-            self.count("duplicate");
-            return self.discard(entry, None);
-        }
-        if published.is_some_and(State::is_terminal) && !fault::planted(Bug::NoDedup) {
-            tracing::info!("has been answered already");
-            return self.discard(entry, Some(job));
-        }
-        self.inbox.take(entry.clone(), Some(job));
-        match self.examine(&manifest) {
-            Ok((action, manifest)) => {
-                let repeatable = action.spec().repeat == Repeat::Repeatable;
-                let claim = Claim { repeatable, exclusion: action.exclusion(&manifest.arguments) };
-                let span = span.clone();
-                let accepted = Accepted { entry, action, manifest, inherited, published, announced: false, span };
-                self.schedule.push(claim, accepted, envelope.manifest.len());
+        let taken_ms = known.now;
+        match admission::admit(&entry, opened, &known) {
+            Admission::Admitted(manifest, Admitted { call, claim }) => {
+                let (delivery, span) = (Delivery::new(entry, &manifest), self.span(&manifest));
+                let prior = match published {
+                    Some(State::Running) => Prior::Running,
+                    _ if prior => Prior::Delivered,
+                    _ => Prior::None,
+                };
+                self.pending.add(delivery.entry.clone(), delivery.job);
+                let waiting = Waiting { delivery, manifest, call, prior, taken_ms, announced: None, span };
+                self.schedule.push(claim, waiting, bytes);
             }
-            Err((state, reason)) => self.refuse(entry, &manifest, state, &reason),
+            Admission::Refused(manifest, refusal) => {
+                let (delivery, span) = (Delivery::new(entry, &manifest), self.span(&manifest));
+                self.pending.add(delivery.entry.clone(), delivery.job);
+                self.refuse(delivery, &span, refusal);
+            }
+            Admission::Dropped(dropped) => return self.drop_entry(entry, &dropped),
         }
+        None
+    }
+
+    fn span(&self, manifest: &Manifest) -> Span {
+        let action = excerpt(&manifest.action, log::NAME);
+        info_span!("command", job = %manifest.job, host = %self.identity.host, action)
+    }
+
+    fn drop_entry(&mut self, entry: String, dropped: &Dropped) -> Option<String> {
+        if matches!(dropped, Dropped::Pending) {
+            // The entry is acknowledged with its outcome.
+            return None;
+        }
+        let logs = match dropped.reason() {
+            Some(reason) => self.drops(reason),
+            None => self.floods.admits(ANSWERED),
+        };
+        let job = match dropped {
+            Dropped::Answered(manifest) => Some(manifest.job),
+            // Another entry of the same job may still be meant for this host.
+            Dropped::Entry(_) | Dropped::Duplicate(_) | Dropped::Pending => None,
+        };
+        match dropped {
+            _ if !logs => {}
+            Dropped::Answered(manifest) => self.span(manifest).in_scope(|| tracing::info!("{dropped}")),
+            Dropped::Duplicate(manifest) => {
+                self.span(manifest).in_scope(|| tracing::warn!("dropped an entry: {dropped}"));
+            }
+            dropped => tracing::warn!(entry, "dropped an entry: {}", excerpt(&with_sources(dropped), log::SENTENCE)),
+        }
+        self.pending.add_dropped(entry.clone(), job);
+        Some(entry)
     }
 
     /// Ends a command that never starts.
-    fn refuse(&mut self, entry: String, manifest: &Manifest, state: State, reason: &str) {
-        let reason = excerpt(reason, log::SENTENCE);
-        tracing::warn!("{state}: {reason}");
-        let outcome = Outcome::bare(state, Some(reason), self.clock.now());
-        self.publish(entry, manifest.job, Box::new(outcome), retention(manifest));
+    fn refuse(&self, delivery: Delivery, span: &Span, refusal: Refusal) {
+        span.in_scope(|| tracing::warn!("{}: {}", refusal.state, refusal.reason));
+        let outcome = refusal.outcome(self.clock.now());
+        self.write(Write::Outcome { delivery, outcome, metrics: Vec::new() });
     }
 
-    /// Whether the command may start now: its action, and the manifest with its arguments completed.
-    fn examine(&self, manifest: &Manifest) -> Result<(Arc<dyn Action>, Manifest), (State, String)> {
-        let rejected = |reason: String| (State::Rejected, reason);
-        let horizon = manifest.start_by_ms.saturating_sub(manifest.issued_at_ms);
-        if horizon > millis(limits::START_BY_MAX) {
-            return Err(rejected(format!(
-                "its start-by is later than {} after it was issued",
-                protocol::time::show_duration(limits::START_BY_MAX)
-            )));
-        }
-        if manifest.start_by_ms.saturating_sub(self.clock.now()) > millis(limits::START_BY_MAX + FUTURE_MARGIN) {
-            return Err(rejected("its start-by is too far in the future".into()));
-        }
-        let action = self.catalogue.find(&manifest.action).map_err(|refusal| rejected(refusal.to_string()))?;
-        let arguments = action.spec().check(manifest.arguments.clone()).map_err(|error| rejected(error.to_string()))?;
-        Ok((Arc::clone(action), Manifest { arguments, ..manifest.clone() }))
-    }
-
-    /// Starts every waiting command that has a lane.
-    fn start_what_may(&mut self) {
+    /// Starts every waiting command that has a lane. Thousands may wait, and each may leave megabytes of output.
+    fn start_waiting(&mut self) {
         while !self.stopping
-            && let Some((claim, accepted)) = self.schedule.next()
+            && !self.holds_much_output()
+            && let Some((claim, waiting)) = self.schedule.next()
         {
-            self.start_or_refuse(claim, accepted);
+            self.start_or_refuse(claim, waiting, false);
         }
     }
 
-    /// Starts a command, or ends it if it may not start any more. What must not run twice is judged by
-    /// the journal, as it may have run already: its task asks.
-    fn start_or_refuse(&mut self, claim: Claim, accepted: Accepted) {
-        let verdict = if claim.repeatable { self.too_late_or_cancelled(&accepted.manifest) } else { None };
-        match verdict {
-            None => self.start(claim, accepted),
-            Some((state, reason)) => {
+    /// Starts a command, or ends it if it must not start any more. A command that must not run twice may have run
+    /// already: its executor asks the journal first.
+    fn start_or_refuse(&mut self, claim: Claim, waiting: Waiting, cancelled: bool) {
+        let cancelled = cancelled || self.cancelled.contains_key(&waiting.delivery.job);
+        let refusal = admission::may_start(&waiting.manifest, cancelled, waiting.taken_ms, self.clock.now());
+        match refusal.filter(|_| claim.repeatable) {
+            None => self.start(claim, waiting, cancelled),
+            Some(refusal) => {
                 self.schedule.ended(&claim);
-                let _entered = accepted.span.clone().entered();
-                self.refuse(accepted.entry, &accepted.manifest, state, &reason);
+                self.refuse(waiting.delivery, &waiting.span, refusal);
             }
         }
     }
 
-    /// Says of those that have to wait that they have arrived.
-    fn announce_waiting(&mut self) {
-        for waiting in self.schedule.waiting().filter(|waiting| !waiting.announced) {
-            waiting.announced = true;
-            let (job, retention) = (waiting.manifest.job, retention(&waiting.manifest));
-            let _ = self.writes.send(Write::State { job, state: State::Delivered, retention });
-        }
-    }
-
-    fn too_late_or_cancelled(&self, manifest: &Manifest) -> Option<(State, String)> {
-        if self.cancelled.contains_key(&manifest.job) {
-            return Some((State::Cancelled, executor::BEFORE_START.into()));
-        }
-        executor::too_late(manifest, self.clock.now()).map(|reason| (State::Expired, reason))
-    }
-
-    fn start(&mut self, claim: Claim, accepted: Accepted) {
-        let Accepted { entry, action, manifest, inherited, published, span, .. } = accepted;
+    fn start(&mut self, claim: Claim, waiting: Waiting, cancelled: bool) {
+        let Waiting { delivery, manifest, call, prior, taken_ms, span, .. } = waiting;
         span.in_scope(|| tracing::debug!("starts"));
         let (stop, stopped) = watch::channel(None);
-        let (job, retention) = (manifest.job, retention(&manifest));
-        if !claim.repeatable {
-            self.inbox.is_journaled(&entry);
+        let (job, repeatable) = (delivery.job, claim.repeatable);
+        if !repeatable {
+            self.pending.mark_journaled(&delivery.entry);
         }
-        self.running.insert(job, Running { entry: entry.clone(), claim, retention, stop, span: span.clone() });
+        self.running.insert(job, Running { delivery: delivery.clone(), claim, stop, span: span.clone() });
         let task = Task {
-            entry,
-            action,
+            delivery,
             manifest,
-            host: self.identity.host.clone(),
-            retention,
-            inherited,
-            published,
-            cancelled: self.cancelled.contains_key(&job),
+            call,
+            repeatable,
+            prior,
+            taken_ms,
+            cancelled,
             clock: self.clock,
             stop: stopped,
+            identity: Arc::clone(&self.identity),
+            services: Arc::clone(&self.services),
             journal: self.journal.clone(),
             writes: self.writes.clone(),
         };
         self.executors.spawn(async move { (job, task.run().await) }.instrument(span));
     }
 
-    fn finished(&mut self, done: Result<(JobId, Finished), tokio::task::JoinError>) {
+    fn finished(&mut self, done: Result<(JobId, Finished), JoinError>) {
         // Executors catch their action's panics and are never aborted.
-        let (job, Finished { outcome, metrics }) = done.expect("an executor always ends with an outcome");
-        let Some(Running { entry, claim, retention, span, .. }) = self.running.remove(&job) else { return };
+        let (job, (outcome, metrics)) = done.expect("an executor always ends with an outcome");
+        let Some(Running { delivery, claim, span, .. }) = self.running.remove(&job) else { return };
         span.in_scope(|| {
             let took = outcome.duration_ms().unwrap_or(0);
             match (outcome.state, outcome.reason.as_deref().unwrap_or("no reason given")) {
@@ -507,51 +458,93 @@ impl Dispatcher {
                 (state, reason) => tracing::warn!("{state} after {took} ms: {reason}"),
             }
         });
-        self.write(Write::Outcome { entry: Some(entry), job, outcome, metrics, retention });
+
+        self.publish_end(delivery, outcome, metrics);
         self.schedule.ended(&claim);
-        self.start_what_may();
+        self.start_waiting();
+        self.announce_waiting();
         self.wake_reader();
     }
 
-    fn publish(&mut self, entry: String, job: JobId, outcome: Box<Outcome>, retention: Duration) {
-        self.write(Write::Outcome { entry: Some(entry), job, outcome, metrics: Vec::new(), retention });
+    /// Publishes the outcome of a command that has run. Its output waits for Redis here.
+    fn publish_end(&mut self, delivery: Delivery, outcome: Box<Outcome>, metrics: Vec<(MetricGroup, Figures)>) {
+        let live = |captured: &Captured| usize::try_from(captured.written_bytes).unwrap_or(usize::MAX);
+        let live = live(&outcome.stdout).saturating_add(live(&outcome.stderr)).min(limits::LIVE_LAG_BYTES);
+        let kept = outcome.stdout.kept.len() + outcome.stderr.kept.len();
+        if live > limits::LIVE_BYTES / 2 {
+            self.trim_output_later(delivery.clone());
+        }
+        self.pending.hold_output(&delivery.entry, kept + live);
+        self.write(Write::Outcome { delivery, outcome, metrics });
     }
 
-    fn discard(&mut self, entry: String, job: Option<JobId>) {
-        self.inbox.take(entry.clone(), job);
-        self.write(Write::Discard { entry });
+    /// Drops the output that was kept for readers that lag behind a running command.
+    fn trim_output_later(&self, delivery: Delivery) {
+        // A worker that stops does not wait for that. The bytes then stay as long as the job does.
+        let writes = self.writes.downgrade();
+        tokio::spawn(async move {
+            sleep(TRIM_OUTPUT_AFTER).await;
+            let _ = writes.upgrade().map(|writes| writes.send(Write::TrimOutput { delivery }));
+        });
     }
 
-    fn hear(&mut self, notice: Notice) {
+    fn handle_notice(&mut self, notice: Notice) {
         match notice {
-            Notice::Settled { entry } => {
-                if let Some(job) = self.inbox.settle(entry) {
-                    self.journal.published(job);
+            Notice::Acknowledged { entries } => {
+                let held_up = self.holds_much_output();
+                for entry in entries {
+                    if let Some(job) = self.pending.acknowledge(entry) {
+                        self.journal.published(job);
+                    }
+                }
+                if held_up {
+                    self.start_waiting();
                 }
                 self.wake_reader();
             }
             Notice::Open => {
-                self.say_facts();
-                self.say_status(false);
+                self.publish_facts();
+                self.publish_status(false);
                 self.sample();
+            }
+            Notice::Vanished => {
+                if self.floods.admits(VANISHED) {
+                    tracing::warn!("keys of this host had vanished from Redis; they are published again");
+                }
+                self.publish_facts();
+                self.sample();
+            }
+            Notice::Unrecorded(job) => {
+                if self.floods.admits(UNRECORDED) {
+                    tracing::warn!(%job, "the order to cancel cannot be recorded; it is tried again");
+                }
             }
             Notice::Clock(clock) => (self.clock, self.knows_time) = (clock, true),
         }
     }
 
-    fn count(&mut self, reason: &'static str) {
+    /// Counts an entry that is dropped. Returns whether to log it: of a flood, only its size is logged.
+    fn drops(&mut self, reason: &'static str) -> bool {
         *self.dropped.entry(reason).or_default() += 1;
+        self.floods.admits(reason)
+    }
+
+    /// Logs the sizes of floods.
+    fn report_floods(&mut self) {
+        for (kind, count) in self.floods.due() {
+            match kind {
+                ANSWERED => tracing::info!("{count} more entries have an outcome already"),
+                UNRECORDED => tracing::warn!("{count} more orders to cancel cannot be recorded"),
+                VANISHED => tracing::warn!("keys of this host vanished from Redis {count} more times"),
+                reason => tracing::warn!("dropped {count} more entries: {}", reason.replace('_', " ")),
+            }
+        }
     }
 
     fn write(&self, write: Write) {
         // The publisher outlives the dispatcher; it cannot have gone.
         let _ = self.writes.send(write);
     }
-}
-
-/// How long a job's results are kept, within bounds.
-fn retention(manifest: &Manifest) -> Duration {
-    Duration::from_millis(manifest.retention_ms).clamp(Duration::from_secs(60), limits::RETENTION_MAX)
 }
 
 fn jittered(period: Duration) -> Duration {

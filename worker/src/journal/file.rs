@@ -1,38 +1,39 @@
 //! The journal's file: opened, or made where there is none.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt, path::Path};
 
 use protocol::clock::FleetClock;
 use redb::Database;
 
-use super::records;
-
-/// Why a journal cannot be opened that another process has.
-const LOCKED: &str = "another worker of this host is running";
+use super::{error::Cause, records};
 
 /// The store's page cache, in bytes.
 const CACHE: usize = 256 * 1024;
 
-/// Whether another worker of this host has the journal: then its commands are that one's business.
-pub(crate) fn is_locked(reason: &str) -> bool {
-    reason.contains(LOCKED)
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
 }
 
-/// Opens the journal at `path`, and says whether it had to be made.
+impl FileId {
+    /// The file of that name, if there is one.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().map(|found| Self { device: found.dev(), inode: found.ino() })
+    }
+}
+
+/// Opens the journal at `path`, and returns whether it had to be made.
 ///
 /// # Errors
-/// Why it cannot be used; see [`is_locked`].
-pub(super) fn open(path: &Path) -> Result<(Database, bool), String> {
-    let made = !path.try_exists().map_err(|error| error.to_string())?;
+/// Why it cannot be used.
+pub(super) fn open(path: &Path) -> Result<(Database, bool), Cause> {
+    let made = !path.try_exists()?;
     if made {
-        make(path).map_err(|error| error.to_string())?;
+        make(path)?;
     }
-    let opened = Database::builder().set_cache_size(CACHE).open(path);
-    let store = opened.map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => LOCKED.into(),
-        error => error.to_string(),
-    })?;
-    Ok((store, made))
+    Ok((Database::builder().set_cache_size(CACHE).open(path)?, made))
 }
 
 /// Makes an empty journal under another name first: one that a crash left half made would be taken
@@ -74,6 +75,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("web1.journal");
         let _owner = open(&path).unwrap();
-        assert!(is_locked(&open(&path).unwrap_err()));
+        assert!(matches!(open(&path), Err(Cause::Locked)));
     }
 }

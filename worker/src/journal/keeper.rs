@@ -1,10 +1,11 @@
-//! The journal's thread: what is asked for while it syncs shares the next sync.
+//! The journal's thread. Requests that arrive during a sync share the next sync.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::mpsc::{Receiver, TryRecvError},
+    sync::mpsc::{Receiver, RecvTimeoutError},
     time::{Duration, Instant},
+    vec::IntoIter,
 };
 
 use protocol::{name::JobId, time::Millis};
@@ -12,10 +13,11 @@ use redb::{Database, Durability, ReadableDatabase};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Begin, Bounds, Found, Request, file,
+    Begin, Bounds, Cause, Found, JournalError, JournalFull, Request,
+    file::{self, FileId},
     records::{self, Record, Tables},
 };
-use crate::fault;
+use crate::{fault, log::with_sources};
 
 /// How long a journal that failed is left alone before it is opened again.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
@@ -23,63 +25,49 @@ const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// Outcomes that are remembered while they cannot be recorded.
 const MOST_UNWRITTEN: usize = 100;
 
-const PANICKED: &str = "it is damaged (the store panicked)";
+/// Sends a reply once its transaction is on disk. After a failure it is dropped unsent.
+type Reply = Box<dyn FnOnce()>;
 
-/// An answer that is given once the transaction it stems from is on disk.
-type Answer = Box<dyn FnOnce(Result<(), &str>)>;
-
+#[derive(Default)]
 pub(super) struct Keeper {
     path: PathBuf,
     bounds: Bounds,
     store: Option<Database>,
+    /// The file that is open.
+    file: Option<FileId>,
     /// Whether this process made the file.
     fresh: bool,
     /// When and why it could not be used.
-    failed: Option<(Instant, String)>,
-    trouble: watch::Sender<Option<String>>,
-    full: watch::Sender<Option<String>>,
-    /// Whether it has been read what an earlier process left.
+    failed: Option<(Instant, Cause)>,
+    pub(super) trouble: watch::Sender<Option<JournalError>>,
+    pub(super) full: watch::Sender<Option<JournalFull>>,
+    /// Whether what a prior process left has been read.
     reconciled: bool,
-    /// Outcomes that could not be recorded, for the next time it can be written.
+    /// Outcomes that could not be recorded, to be recorded when the journal can be written again.
     unwritten: Vec<(JobId, Record)>,
     sweep: Option<Sweep>,
 }
 
-/// A search for what is too old, piece by piece.
+/// A search for records that are too old, piece by piece.
 struct Sweep {
     now: Millis,
-    /// The key it has come to.
+    /// The key that the search has reached.
     after: Vec<u8>,
 }
 
 impl Keeper {
-    pub(super) fn new(
-        path: PathBuf,
-        bounds: Bounds,
-        trouble: watch::Sender<Option<String>>,
-        full: watch::Sender<Option<String>>,
-    ) -> Self {
-        Self {
-            path,
-            bounds,
-            store: None,
-            fresh: false,
-            failed: None,
-            trouble,
-            full,
-            reconciled: false,
-            unwritten: Vec::new(),
-            sweep: None,
-        }
+    pub(super) fn new(path: PathBuf, bounds: Bounds) -> Self {
+        Self { path, bounds, ..Self::default() }
     }
 
-    /// Serves until nobody can ask any more.
+    /// Serves requests until all senders are gone.
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
         while let Some(batch) = self.next(requests) {
             let mut rest = Vec::new();
             for request in batch {
                 match request {
-                    Request::Reconcile { now, reply } => tell(reply, self.reconcile(now)),
+                    Request::Reconcile { now, reply } => send(reply, self.reconcile(now)),
+                    Request::Probe if self.trouble.borrow().is_none() => self.look(),
                     Request::Prune { now } => drop(self.sweep.get_or_insert(Sweep { now, after: Vec::new() })),
                     request => rest.push(request),
                 }
@@ -95,153 +83,120 @@ impl Keeper {
         }
     }
 
-    /// What is asked by now; waits for that unless there is something to do meanwhile.
+    /// The requests that have arrived. Waits for the first one unless a sweep is under way.
     fn next(&self, requests: &Receiver<Request>) -> Option<Vec<Request>> {
-        let first = if self.sweep.is_none() {
-            Some(requests.recv().ok()?)
-        } else {
-            match requests.try_recv() {
-                Err(TryRecvError::Disconnected) => return None,
-                first => first.ok(),
-            }
-        };
-        Some(first.into_iter().chain(requests.try_iter()).collect())
-    }
-
-    /// Reads what an earlier process left. Needs no room on the disk.
-    fn reconcile(&mut self, now: Millis) -> Result<Found, String> {
-        let read = caught(|| {
-            let transaction = self.store()?.begin_read().map_err(|error| error.to_string())?;
-            records::found(&transaction, now).map_err(|error| error.to_string())
-        });
-        match read {
-            Ok((found, known)) => {
-                self.reconciled = true;
-                self.tell_full(known);
-                Ok(found)
-            }
-            Err(reason) => {
-                self.fail(reason.clone());
-                Err(reason)
-            }
+        let patience = if self.sweep.is_some() { Duration::ZERO } else { Duration::MAX };
+        match requests.recv_timeout(patience) {
+            Err(RecvTimeoutError::Disconnected) => None,
+            first => Some(first.into_iter().chain(requests.try_iter()).collect()),
         }
     }
 
-    /// Forgets what is too old in the next piece, so that whoever asks meanwhile waits for that at most.
+    /// Reads what a prior process left. Needs no room on the disk.
+    fn reconcile(&mut self, now: Millis) -> Result<Found, JournalError> {
+        let read = caught(|| Ok(records::found(&self.store()?.begin_read()?, now)?));
+        let (found, known) = read.map_err(|cause| self.fail(cause))?;
+        self.reconciled = true;
+        self.trouble.send_if_modified(|trouble| trouble.take_if(|trouble| trouble.is_locked()).is_some());
+        self.report_room(known);
+        Ok(found)
+    }
+
+    /// Forgets the records in the next piece that are too old. A request that arrives meanwhile waits for one piece.
     fn sweep_on(&mut self) {
         let Some(Sweep { now, after }) = self.sweep.take() else { return };
         let most = self.bounds.piece;
         let swept = caught(|| {
-            let store = self.store()?;
-            let work = || -> Result<_, redb::Error> {
-                let transaction = store.begin_write()?;
-                let mut tables = Tables::open(&transaction)?;
-                let (orders, commands) = (tables.orders()?, tables.known()?);
-                if after.is_empty() {
-                    tables.forget_cancelled(now)?;
-                }
-                let next = tables.forget(now, &after, most)?;
-                let known = tables.known()?;
-                let forgotten = known < commands || tables.orders()? < orders;
-                drop(tables);
-                // Only what is on disk makes room in the file; a transaction that changed nothing is given up.
-                if forgotten {
-                    transaction.commit()?;
-                }
-                Ok((next, known))
-            };
-            work().map_err(|error| error.to_string())
+            let transaction = self.store()?.begin_write()?;
+            let mut tables = Tables::open(&transaction)?;
+            let (orders, commands) = (tables.orders()?, tables.known()?);
+            if after.is_empty() {
+                tables.forget_cancelled(now)?;
+            }
+            let next = tables.forget(now, &after, most)?;
+            let known = tables.known()?;
+            let forgotten = known < commands || tables.orders()? < orders;
+            drop(tables);
+
+            // Only a commit makes room in the file. A transaction that changed nothing is dropped.
+            if forgotten {
+                transaction.commit()?;
+            }
+            Ok((next, known))
         });
         match swept {
             Ok((next, known)) => {
                 self.sweep = next.map(|after| Sweep { now, after });
-                self.tell_full(known);
+                self.report_room(known);
             }
-            Err(reason) => drop(self.fail(reason)),
+            Err(cause) => drop(self.fail(cause)),
         }
     }
 
-    /// One transaction for all that is asked; one sync at most.
+    /// Handles all requests in one transaction, with one sync at most.
     fn serve(&mut self, batch: Vec<Request>) {
-        let mut answers = Vec::new();
         let durable = batch.iter().any(|request| !matches!(request, Request::Published { .. }));
-        // What cannot be recorded now is recorded when it can.
+        // Outcomes that cannot be recorded now are recorded later.
         let ends: Vec<(JobId, Record)> = batch.iter().filter_map(Request::end).collect();
-        let trouble = match caught(|| self.transact(batch, durable, &mut answers)) {
-            Err(reason) => {
+        // Both are dropped only after a failure is reported: a caller without a reply reads the reason there.
+        let (mut requests, mut replies) = (batch.into_iter(), Vec::new());
+        match caught(|| self.transact(&mut requests, durable, &mut replies)) {
+            Err(cause) => {
                 self.unwritten.extend(ends);
                 let excess = self.unwritten.len().saturating_sub(MOST_UNWRITTEN);
                 self.unwritten.drain(..excess);
-                Some(self.fail(reason))
+                drop(self.fail(cause));
             }
-            // Nothing was written that would show that its trouble is over.
-            Ok(_) if !durable => return,
+            // No durable write has shown that the journal works again.
+            Ok(_) if !durable => {}
             Ok(known) => {
                 self.unwritten.clear();
                 self.trouble.send_if_modified(|current| current.take().is_some());
-                self.tell_full(known);
-                None
+                self.report_room(known);
+                for reply in replies {
+                    reply();
+                }
             }
-        };
-        let verdict = trouble.as_deref().map_or(Ok(()), Err);
-        for answer in answers {
-            answer(verdict);
         }
     }
 
-    /// Does what is asked and says how many commands are known then.
-    fn transact(&mut self, batch: Vec<Request>, durable: bool, answers: &mut Vec<Answer>) -> Result<u64, String> {
-        let troubled = self.trouble.borrow().is_some();
-        if let Err(reason) = self.store() {
-            // Everyone gets the answer of a journal that knows nothing.
-            answers.extend(batch.into_iter().filter_map(Request::refused));
-            return Err(reason);
+    /// Handles the requests and returns how many commands are known then.
+    fn transact(
+        &mut self,
+        requests: &mut IntoIter<Request>,
+        durable: bool,
+        replies: &mut Vec<Reply>,
+    ) -> Result<u64, Cause> {
+        let mut transaction = self.store()?.begin_write()?;
+        transaction.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
+        let mut tables = Tables::open(&transaction)?;
+        for (job, end) in &self.unwritten {
+            tables.finish(*job, end)?;
         }
-        let this = &*self;
-        let work = || -> Result<u64, redb::Error> {
-            let mut transaction = this.store.as_ref().expect("it is open").begin_write()?;
-            transaction.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
-            let mut tables = Tables::open(&transaction)?;
-            for (job, end) in &this.unwritten {
-                tables.finish(*job, end)?;
-            }
-            for request in batch {
-                answers.extend(this.apply(request, &mut tables)?);
-            }
-            if troubled && durable {
-                tables.probe()?;
-            }
-            let known = tables.known()?;
-            drop(tables);
-            if durable {
-                fault::slow_sync();
-            }
-            transaction.commit()?;
-            Ok(known)
-        };
-        work().map_err(|error| error.to_string())
+        for request in requests {
+            replies.extend(self.apply(request, &mut tables)?);
+        }
+        if durable && self.trouble.borrow().is_some() {
+            tables.probe()?;
+        }
+        let known = tables.known()?;
+        drop(tables);
+
+        if durable {
+            fault::slow_sync();
+        }
+        transaction.commit()?;
+        Ok(known)
     }
 
-    fn apply(&self, request: Request, tables: &mut Tables) -> Result<Option<Answer>, redb::Error> {
+    fn apply(&self, request: Request, tables: &mut Tables) -> Result<Option<Reply>, redb::Error> {
         Ok(match request {
             Request::Begin { reply, .. } if !self.reconciled => {
-                let reason = "the journal has not been read yet";
-                Some(Box::new(|_| tell(reply, Begin::Unavailable(reason.into()))))
+                Some(after(reply, Begin::Unavailable(JournalError::new(&self.path, Cause::NotRead))))
             }
-            Request::Begin { start, reply } => {
-                let begin = tables.begin(start, self.fresh, &self.bounds)?;
-                Some(Box::new(|verdict| {
-                    tell(reply, verdict.map_or_else(|reason| Begin::Unavailable(reason.into()), |()| begin));
-                }))
-            }
-            Request::Finish { job, end, reply } => {
-                tables.finish(job, &end)?;
-                Some(Box::new(|_| tell(reply, ())))
-            }
-            Request::Cancel { job, now, reply } => {
-                let cancelled = tables.cancel(job, now, &self.bounds)?;
-                Some(Box::new(move |verdict| tell(reply, cancelled.filter(|_| verdict.is_ok()))))
-            }
+            Request::Begin { start, reply } => Some(after(reply, tables.begin(start, self.fresh, &self.bounds)?)),
+            Request::Finish { job, end, reply } => Some(after(reply, tables.finish(job, &end)?)),
+            Request::Cancel { job, now, reply } => Some(after(reply, tables.cancel(job, now, &self.bounds)?)),
             Request::Published { job } => {
                 tables.published(job, &self.bounds)?;
                 None
@@ -250,53 +205,68 @@ impl Keeper {
         })
     }
 
-    /// Says whether there is room for another command.
-    fn tell_full(&self, known: u64) {
-        let is_full = known >= self.bounds.commands;
-        if is_full == self.full.borrow().is_some() {
+    /// Reports whether there is room for another command.
+    fn report_room(&self, known: u64) {
+        let full = (known >= self.bounds.commands).then_some(JournalFull(self.bounds.commands));
+        if full.is_some() == self.full.borrow().is_some() {
             return;
         }
-        if is_full {
-            tracing::error!("{}", self.bounds.full());
+        if let Some(full) = &full {
+            tracing::error!("{full}");
         } else {
             tracing::info!("the journal has room again");
         }
-        self.full.send_replace(is_full.then(|| self.bounds.full()));
+        self.full.send_replace(full);
     }
 
-    /// Closes the store and tells why; says the whole sentence.
-    fn fail(&mut self, reason: String) -> String {
-        let trouble = format!("the journal {} cannot be used: {reason}", self.path.display());
-        if self.trouble.borrow().is_none() {
-            tracing::error!("{trouble}");
+    /// Closes the store and reports why.
+    fn fail(&mut self, cause: Cause) -> JournalError {
+        let error = JournalError::new(&self.path, cause.clone());
+        // Who waits for the other worker says so.
+        if self.trouble.send_replace(Some(error.clone())).is_none() && !error.is_locked() {
+            tracing::error!("{}", with_sources(&error));
         }
-        self.store = None;
-        if !self.rests() {
-            self.failed = Some((Instant::now(), reason));
+        // A file that comes back is the same one.
+        if !matches!(cause, Cause::Gone) {
+            self.store = None;
+            if !self.rests() {
+                self.failed = Some((Instant::now(), cause));
+            }
         }
-        self.trouble.send_if_modified(|current| {
-            let changed = current.as_ref() != Some(&trouble);
-            *current = Some(trouble.clone());
-            changed
-        });
-        trouble
+        error
     }
 
-    /// Whether it failed just now and is left alone.
+    /// Notices whether the file is gone.
+    fn look(&mut self) {
+        if self.is_gone() {
+            drop(self.fail(Cause::Gone));
+        }
+    }
+
+    /// Whether the file that is open is not the journal's any more: what it records, no later process finds.
+    fn is_gone(&self) -> bool {
+        self.store.is_some() && FileId::of(&self.path) != self.file
+    }
+
+    /// Whether the journal failed just now and is left alone.
     fn rests(&self) -> bool {
         self.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < REOPEN_AFTER)
     }
 
-    fn store(&mut self) -> Result<&Database, String> {
+    fn store(&mut self) -> Result<&Database, Cause> {
+        if self.is_gone() {
+            return Err(Cause::Gone);
+        }
         if self.store.is_none() {
-            if let Some((_, reason)) = self.failed.as_ref().filter(|_| self.rests()) {
-                return Err(reason.clone());
+            if let Some((_, cause)) = self.failed.as_ref().filter(|_| self.rests()) {
+                return Err(cause.clone());
             }
             let (store, made) = file::open(&self.path)?;
             self.fresh |= made;
             self.store = Some(store);
+            self.file = FileId::of(&self.path);
         }
-        self.store.as_ref().ok_or_else(|| "it is not open".into())
+        Ok(self.store.as_ref().expect("it has just been opened"))
     }
 }
 
@@ -306,27 +276,19 @@ impl Request {
         let Self::Finish { job, end, .. } = self else { return None };
         Some((*job, (**end).clone()))
     }
-
-    /// The answer while there is no journal.
-    fn refused(self) -> Option<Answer> {
-        match self {
-            Self::Begin { reply, .. } => Some(Box::new(|verdict| {
-                let reason = verdict.err().unwrap_or_default().to_owned();
-                tell(reply, Begin::Unavailable(reason));
-            })),
-            Self::Finish { reply, .. } => Some(Box::new(|_| tell(reply, ()))),
-            Self::Cancel { reply, .. } => Some(Box::new(|_| tell(reply, None))),
-            Self::Reconcile { .. } | Self::Published { .. } | Self::Probe | Self::Prune { .. } => None,
-        }
-    }
 }
 
 /// A damaged file may make the store panic; that must not end the worker.
-fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(PANICKED.into()))
+fn caught<T>(work: impl FnOnce() -> Result<T, Cause>) -> Result<T, Cause> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Cause::Panicked))
 }
 
-/// Answers; whoever asked may have gone meanwhile.
-fn tell<T>(reply: oneshot::Sender<T>, answer: T) {
-    let _ = reply.send(answer);
+/// A reply that waits for its transaction.
+fn after<T: 'static>(reply: oneshot::Sender<T>, value: T) -> Reply {
+    Box::new(|| send(reply, value))
+}
+
+/// Replies. The receiver may have gone meanwhile.
+fn send<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
 }

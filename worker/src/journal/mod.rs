@@ -1,4 +1,4 @@
-//! The journal: what must be known after a crash, on disk before it is acted upon.
+//! The journal: records what must be known after a crash, on disk, before the worker acts upon it.
 //!
 //! ```text
 //! (nothing) ──begin──▶ started ──finish──▶ finished ──published──▶ finished, published
@@ -6,13 +6,14 @@
 //! ```
 //!
 //! A `once` action is recorded as started, durably, before it starts; its outcome is recorded before
-//! it is published. After a crash, *started* therefore means that nobody knows how far it came, and
+//! it is published. After a crash, *started* therefore means that it is not known how far it came, and
 //! *nothing* that it never began. Records are kept longer than any command may wait, so that no copy
 //! of a command can start it again.
 //!
 //! The store is owned by a thread of its own ([`keeper`]): a slow disk holds up only those who wait for
-//! it. [`records`] says what is in the store, [`file`] how it is opened and made.
+//! it. [`records`] defines what is in the store, [`file`] how it is opened and made.
 
+mod error;
 mod file;
 mod keeper;
 mod records;
@@ -20,42 +21,39 @@ mod records;
 use std::{
     path::PathBuf,
     sync::mpsc::{Sender, channel},
-    time::Duration,
 };
 
 use protocol::{limits, name::JobId, outcome::Outcome, time::Millis};
 use tokio::sync::{oneshot, watch};
 
-pub(crate) use file::is_locked;
+use crate::{delivery::Delivery, log::with_sources};
+use error::Cause;
+pub(crate) use error::{JournalError, JournalFull};
 use keeper::Keeper;
 use records::Record;
 
 /// A command that is about to start.
 #[derive(Debug)]
-pub(crate) struct Start {
-    pub(crate) job: JobId,
-    /// The stream entry that asks.
-    pub(crate) entry: String,
-    /// How long its result is to be kept.
-    pub(crate) retention: Duration,
+pub(crate) struct BeginRequest {
+    pub(crate) delivery: Delivery,
     pub(crate) now: Millis,
-    /// Whether it may start if nothing is known of it.
+    /// Whether it may start if the journal does not know it.
     pub(crate) allowed: bool,
-    pub(crate) before: Before,
+    pub(crate) prior: Prior,
 }
 
-/// What Redis shows of a command and the processes before this one.
+/// What Redis shows of a command and the prior worker processes of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Before {
-    /// None has had it.
-    Nothing,
-    /// One had taken it, and may have started it.
-    Taken,
+pub(crate) enum Prior {
+    /// It was delivered to none of them.
+    None,
+    /// It was delivered to one, which may have started it.
+    Delivered,
     /// One had started it.
-    Ran,
+    Running,
 }
 
-/// What the journal says to a command that is about to start.
+/// The journal's reply to a command that is about to start.
 #[derive(Debug)]
 pub(crate) enum Begin {
     /// It is recorded: start it.
@@ -64,14 +62,14 @@ pub(crate) enum Begin {
     Known(Option<Box<Outcome>>),
     /// It was cancelled before it started.
     Cancelled,
-    /// Nothing is known of it and it may not start; nothing is recorded.
-    MayNot,
-    /// Nothing is known of it, but this journal came into being after it may have run; nothing is recorded.
+    /// It is not known and may not start; nothing is recorded.
+    NotAllowed,
+    /// It is not known, but this journal was made after it may have run; nothing is recorded.
     Lost,
-    /// Nothing is known of it, and there is no room to record it, so it must not start. Says what to do.
-    Full(String),
+    /// It is not known, and there is no room to record it, so it must not start.
+    Full(JournalFull),
     /// The journal cannot be used, so it must not start.
-    Unavailable(String),
+    Unavailable(JournalError),
 }
 
 /// What a worker finds at its start.
@@ -86,11 +84,9 @@ pub(crate) struct Found {
 /// An outcome that may not have been published.
 #[derive(Debug)]
 pub(crate) struct Unpublished {
-    pub(crate) job: JobId,
-    pub(crate) entry: String,
-    pub(crate) retention: Duration,
+    pub(crate) delivery: Delivery,
     pub(crate) outcome: Box<Outcome>,
-    /// Whether it was running when the process before this one died.
+    /// Whether it was running when the prior process died.
     pub(crate) was_running: bool,
 }
 
@@ -118,21 +114,9 @@ impl Default for Bounds {
     }
 }
 
-impl Bounds {
-    /// Why nothing more may start at the bound, and what to do.
-    fn full(&self) -> String {
-        format!(
-            "the journal is full: it knows {} commands and may forget none within {} days, as a copy of it could then \
-             run again; put more work into fewer commands, or wait until the oldest are that old",
-            self.commands,
-            records::KEEP.as_secs() / (24 * 3600)
-        )
-    }
-}
-
 enum Request {
-    Reconcile { now: Millis, reply: oneshot::Sender<Result<Found, String>> },
-    Begin { start: Start, reply: oneshot::Sender<Begin> },
+    Reconcile { now: Millis, reply: oneshot::Sender<Result<Found, JournalError>> },
+    Begin { start: BeginRequest, reply: oneshot::Sender<Begin> },
     Finish { job: JobId, end: Box<Record>, reply: oneshot::Sender<()> },
     Published { job: JobId },
     Cancel { job: JobId, now: Millis, reply: oneshot::Sender<Option<bool>> },
@@ -144,21 +128,22 @@ enum Request {
 #[derive(Clone)]
 pub(crate) struct Journal {
     requests: Sender<Request>,
-    trouble: watch::Receiver<Option<String>>,
-    full: watch::Receiver<Option<String>>,
+    path: PathBuf,
+    trouble: watch::Receiver<Option<JournalError>>,
+    full: watch::Receiver<Option<JournalFull>>,
 }
 
 impl Journal {
-    /// Opens the journal at `path`, or makes it. Trouble is told by [`Self::trouble`], not here: a worker
-    /// without a journal still answers.
+    /// Opens the journal at `path`, or makes it. Trouble is reported by [`Self::trouble`], not here: a worker
+    /// without a journal still works.
     pub(crate) fn open(path: PathBuf) -> Self {
         Self::bounded(path, Bounds::default())
     }
 
     fn bounded(path: PathBuf, bounds: Bounds) -> Self {
         let (requests, receiver) = channel();
-        let ((say_trouble, trouble), (say_full, full)) = (watch::channel(None), watch::channel(None));
-        let keeper = Keeper::new(path, bounds, say_trouble, say_full);
+        let keeper = Keeper::new(path.clone(), bounds);
+        let (trouble, full) = (keeper.trouble.subscribe(), keeper.full.subscribe());
         let spawned = std::thread::Builder::new()
             .name("journal".into())
             .stack_size(512 * 1024)
@@ -166,70 +151,72 @@ impl Journal {
         if let Err(error) = spawned {
             tracing::error!("the journal's thread cannot start: {error}");
         }
-        Self { requests, trouble, full }
+        Self { requests, path, trouble, full }
     }
 
     /// Why the journal cannot be used, where it cannot.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<JournalError> {
         self.trouble.borrow().clone()
     }
 
     /// Why actions that must not run twice are refused, where they are.
     pub(crate) fn refusal(&self) -> Option<String> {
-        self.trouble().or_else(|| self.full.borrow().clone())
+        let full = || self.full.borrow().as_ref().map(ToString::to_string);
+        self.trouble().map(|trouble| with_sources(&trouble)).or_else(full)
     }
 
-    /// Reads what an earlier process left; until that has been possible nothing begins. Changes nothing.
+    /// Reads what a prior process left; until that has succeeded nothing begins. Changes nothing.
     ///
     /// # Errors
-    /// Why it cannot be read; see [`is_locked`].
-    pub(crate) async fn reconcile(&self, now: Millis) -> Result<Found, String> {
-        let answer = self.ask(|reply| Request::Reconcile { now, reply }).await;
-        answer.unwrap_or_else(|| Err("the journal failed".into()))
+    /// Why it cannot be read; see [`JournalError::is_locked`].
+    pub(crate) async fn reconcile(&self, now: Millis) -> Result<Found, JournalError> {
+        self.ask(|reply| Request::Reconcile { now, reply }).await.unwrap_or_else(|_| Err(self.no_reply()))
     }
 
-    /// Records, durably, that the command starts; or says what is known of it, or why it must not.
-    pub(crate) async fn begin(&self, start: Start) -> Begin {
-        let answer = self.ask(|reply| Request::Begin { start, reply }).await;
-        answer.unwrap_or_else(|| Begin::Unavailable("the journal failed".into()))
+    /// Records, durably, that the command starts; or replies its outcome, or why it must not start.
+    pub(crate) async fn begin(&self, start: BeginRequest) -> Begin {
+        self.ask(|reply| Request::Begin { start, reply }).await.unwrap_or_else(|_| Begin::Unavailable(self.no_reply()))
     }
 
     /// Records, durably where the disk allows it, how the command ended.
-    pub(crate) async fn finish(&self, job: JobId, entry: String, retention: Duration, outcome: Box<Outcome>) {
-        let end = Box::new(Record::finished(entry, retention, outcome));
-        self.ask(|reply| Request::Finish { job, end, reply }).await;
+    pub(crate) async fn finish(&self, delivery: Delivery, outcome: Box<Outcome>) {
+        let job = delivery.job;
+        let end = Box::new(Record::finished(delivery, outcome));
+        let _ = self.ask(|reply| Request::Finish { job, end, reply }).await;
     }
 
-    /// Remembers that the outcome is published; not durable by itself, as publishing again does no harm.
+    /// Records that the outcome is published; not durable by itself, as publishing again does no harm.
     pub(crate) fn published(&self, job: JobId) {
         let _ = self.requests.send(Request::Published { job });
     }
 
     /// Records, durably, that the job must not start any more. `Some(false)`: it has started already;
-    /// `None`: it could not be recorded. The order is given at once, so that whatever begins later hears of it.
+    /// `None`: it could not be recorded. The request is queued at once, before whatever begins later.
     pub(crate) fn cancel(&self, job: JobId, now: Millis) -> impl Future<Output = Option<bool>> + use<> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.requests.send(Request::Cancel { job, now, reply });
-        async move {
-            sent.ok()?;
-            answer.await.ok().flatten()
-        }
+        let reply = self.ask(|reply| Request::Cancel { job, now, reply });
+        async { reply.await.ok().flatten() }
     }
 
-    /// Tries whether it can be used again.
+    /// Looks whether the journal is still there; tries whether one in trouble can be used again.
     pub(crate) fn probe(&self) {
         let _ = self.requests.send(Request::Probe);
     }
 
-    /// Begins to forget what is older than any command may be.
+    /// Begins to forget records that are older than any command may be.
     pub(crate) fn prune(&self, now: Millis) {
         let _ = self.requests.send(Request::Prune { now });
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).ok()?;
-        answer.await.ok()
+    /// Queues a request at once. If the request fails, its reply is dropped.
+    fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> oneshot::Receiver<T> {
+        let (sender, reply) = oneshot::channel();
+        let _ = self.requests.send(request(sender));
+        reply
+    }
+
+    /// Why there was no reply: the journal failed, or its thread has ended.
+    fn no_reply(&self) -> JournalError {
+        self.trouble().unwrap_or_else(|| JournalError::new(&self.path, Cause::NoReply))
     }
 }
 

@@ -1,24 +1,30 @@
 //! The journal as its callers see it.
 
+use std::time::Duration;
+
 use protocol::{
     clock::millis,
     outcome::{Captured, State},
 };
 
-use super::{records::KEEP, *};
+use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const NOW: Millis = 1_790_000_000_000;
 
-/// When everything of [`NOW`] is too old.
-const LATER: Millis = NOW + KEEP.as_secs() * 1000 + 1;
+/// A moment at which all records of [`NOW`] are too old.
+const LATER: Millis = NOW + limits::JOURNAL_KEEP.as_secs() * 1000 + 1;
 
 fn outcome(state: State) -> Box<Outcome> {
     Box::new(Outcome::bare(state, None, NOW))
 }
 
-fn start(job: JobId) -> Start {
-    Start { job, entry: "1-1".into(), retention: HOUR, now: NOW, allowed: true, before: Before::Nothing }
+fn delivery(job: JobId) -> Delivery {
+    Delivery { job, entry: "1-1".into(), retention: HOUR }
+}
+
+fn start(job: JobId) -> BeginRequest {
+    BeginRequest { delivery: delivery(job), now: NOW, allowed: true, prior: Prior::None }
 }
 
 fn path(directory: &tempfile::TempDir) -> PathBuf {
@@ -42,7 +48,7 @@ async fn reopen(directory: &tempfile::TempDir) -> (Journal, Found) {
         let journal = Journal::open(path(directory));
         match journal.reconcile(NOW).await {
             Ok(found) => return (journal, found),
-            Err(reason) => assert!(is_locked(&reason), "{reason}"),
+            Err(reason) => assert!(reason.is_locked(), "{reason}"),
         }
     }
 }
@@ -51,12 +57,12 @@ async fn reopen(directory: &tempfile::TempDir) -> (Journal, Found) {
 async fn done(journal: &Journal, outcome: Box<Outcome>) -> JobId {
     let job = JobId::new();
     assert!(matches!(journal.begin(start(job)).await, Begin::Go));
-    journal.finish(job, "1-1".into(), HOUR, outcome).await;
+    journal.finish(delivery(job), outcome).await;
     job
 }
 
 /// The same, and published.
-async fn told(journal: &Journal, outcome: Box<Outcome>) -> JobId {
+async fn published(journal: &Journal, outcome: Box<Outcome>) -> JobId {
     let job = done(journal, outcome).await;
     journal.published(job);
     job
@@ -76,21 +82,21 @@ async fn a_command_begins_once() {
     let (journal, job) = (journal(&directory).await, JobId::new());
     assert!(matches!(journal.begin(start(job)).await, Begin::Go));
     assert!(matches!(journal.begin(start(job)).await, Begin::Known(None)));
-    journal.finish(job, "1-1".into(), HOUR, outcome(State::Succeeded)).await;
+    journal.finish(delivery(job), outcome(State::Succeeded)).await;
     assert_eq!(known(&journal, job).await.state, State::Succeeded);
     assert_eq!(journal.cancel(job, NOW).await, Some(false));
-    let late = Start { allowed: false, ..start(JobId::new()) };
-    assert!(matches!(journal.begin(late).await, Begin::MayNot));
+    let late = BeginRequest { allowed: false, ..start(JobId::new()) };
+    assert!(matches!(journal.begin(late).await, Begin::NotAllowed));
 }
 
 #[tokio::test]
 async fn an_end_that_is_known_stands() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(&directory).await;
-    let told = told(&journal, outcome(State::Succeeded)).await;
+    let told = published(&journal, outcome(State::Succeeded)).await;
     let done = done(&journal, outcome(State::Succeeded)).await;
     for job in [told, done] {
-        journal.finish(job, "1-1".into(), HOUR, outcome(State::Interrupted)).await;
+        journal.finish(delivery(job), outcome(State::Interrupted)).await;
         assert_eq!(known(&journal, job).await.state, State::Succeeded);
     }
 }
@@ -108,7 +114,7 @@ async fn nothing_begins_before_it_has_been_read() {
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(path(&directory));
     let Begin::Unavailable(reason) = journal.begin(start(JobId::new())).await else { panic!("it was not read") };
-    assert!(reason.contains("not been read"), "{reason}");
+    assert!(with_sources(&reason).contains("not been read"), "{reason}");
     assert!(journal.trouble().is_none());
 }
 
@@ -119,12 +125,12 @@ async fn what_was_running_is_interrupted_and_what_was_not_published_is_found() {
     let running = JobId::new();
     assert!(matches!(before.begin(start(running)).await, Begin::Go));
     let finished = done(&before, outcome(State::Failed)).await;
-    told(&before, outcome(State::Failed)).await;
+    published(&before, outcome(State::Failed)).await;
     assert_eq!(before.cancel(JobId::new(), NOW).await, Some(true));
     drop(before);
     let (journal, found) = reopen(&directory).await;
     let unpublished: Vec<_> =
-        found.unpublished.iter().map(|one| (one.job, one.outcome.state, one.was_running)).collect();
+        found.unpublished.iter().map(|one| (one.delivery.job, one.outcome.state, one.was_running)).collect();
     assert_eq!(unpublished.len(), 2);
     assert!(unpublished.contains(&(running, State::Interrupted, true)));
     assert!(unpublished.contains(&(finished, State::Failed, false)));
@@ -135,12 +141,15 @@ async fn what_was_running_is_interrupted_and_what_was_not_published_is_found() {
 #[tokio::test]
 async fn what_a_process_before_it_may_have_started_never_starts_if_it_is_too_young_to_know() {
     let directory = tempfile::tempdir().unwrap();
-    let taken = |entry: &str| Start { entry: entry.into(), before: Before::Taken, ..start(JobId::new()) };
+    let taken = |entry: &str| {
+        let delivery = Delivery { entry: entry.into(), ..delivery(JobId::new()) };
+        BeginRequest { delivery, prior: Prior::Delivered, ..start(JobId::new()) }
+    };
     let (older, younger) = ("1-1", "9000000000000-0");
     let fresh = journal(&directory).await;
     for entry in [older, younger] {
         assert!(matches!(fresh.begin(taken(entry)).await, Begin::Lost), "another process had it before");
-        let late = Start { allowed: false, ..taken(entry) };
+        let late = BeginRequest { allowed: false, ..taken(entry) };
         assert!(matches!(fresh.begin(late).await, Begin::Lost), "it may have run in time");
     }
     assert!(matches!(fresh.begin(start(JobId::new())).await, Begin::Go));
@@ -149,10 +158,10 @@ async fn what_a_process_before_it_may_have_started_never_starts_if_it_is_too_you
     let (journal, _) = reopen(&directory).await;
     assert!(matches!(journal.begin(taken(younger)).await, Begin::Go), "the journal would know");
     assert!(matches!(journal.begin(taken(older)).await, Begin::Lost));
-    let ran = Start { before: Before::Ran, ..taken(younger) };
+    let ran = BeginRequest { prior: Prior::Running, ..taken(younger) };
     assert!(matches!(journal.begin(ran).await, Begin::Lost));
     let lost = taken(older);
-    assert_eq!(journal.cancel(lost.job, NOW).await, Some(true));
+    assert_eq!(journal.cancel(lost.delivery.job, NOW).await, Some(true));
     assert!(matches!(journal.begin(lost).await, Begin::Lost), "that it never started is not known");
 }
 
@@ -169,7 +178,7 @@ async fn records_outlive_the_longest_wait_and_then_go() {
     journal.prune(LATER);
     assert!(matches!(journal.begin(start(job)).await, Begin::Go));
     // Running ones are not forgotten, however long they run.
-    journal.prune(NOW + 2 * millis(KEEP));
+    journal.prune(NOW + 2 * millis(limits::JOURNAL_KEEP));
     assert!(matches!(journal.begin(start(job)).await, Begin::Known(None)));
 }
 
@@ -179,10 +188,10 @@ async fn they_go_piece_by_piece() {
     let journal = bounded(&directory, Bounds { piece: 10, ..Bounds::default() }).await;
     let mut jobs = Vec::new();
     for _ in 0..35 {
-        jobs.push(told(&journal, outcome(State::Succeeded)).await);
+        jobs.push(published(&journal, outcome(State::Succeeded)).await);
     }
     journal.prune(LATER);
-    // Whoever asks waits for one piece at most, and at least one is done before he is answered.
+    // A request waits for one piece at most, and at least one piece is done before its reply.
     for _ in 0..4 {
         known(&journal, done(&journal, outcome(State::Failed)).await).await;
     }
@@ -195,21 +204,25 @@ async fn they_go_piece_by_piece() {
 async fn a_full_journal_starts_nothing_more_and_knows_what_it_knew() {
     let directory = tempfile::tempdir().unwrap();
     let journal = bounded(&directory, Bounds { commands: 2, ..Bounds::default() }).await;
-    let first = told(&journal, outcome(State::Succeeded)).await;
+    let first = published(&journal, outcome(State::Succeeded)).await;
     assert_eq!(journal.refusal(), None);
     let second = JobId::new();
     assert!(matches!(journal.begin(start(second)).await, Begin::Go));
-    let Begin::Full(reason) = journal.begin(start(JobId::new())).await else { panic!("it is full") };
+    let Begin::Full(full) = journal.begin(start(JobId::new())).await else { panic!("it is full") };
+    let reason = full.to_string();
     assert_eq!(journal.refusal().as_ref(), Some(&reason));
     assert!(reason.contains("8 days") && reason.len() < 250, "{reason}");
-    assert_eq!(journal.trouble(), None);
+    assert!(journal.trouble().is_none());
 
-    journal.finish(second, "1-1".into(), HOUR, outcome(State::Failed)).await;
+    journal.finish(delivery(second), outcome(State::Failed)).await;
     assert_eq!(known(&journal, first).await.state, State::Succeeded);
     assert_eq!(known(&journal, second).await.state, State::Failed);
-    let late = Start { allowed: false, ..start(JobId::new()) };
-    assert!(matches!(journal.begin(late).await, Begin::MayNot), "it is told why it may not, not that there is no room");
-    let taken = Start { before: Before::Taken, ..start(JobId::new()) };
+    let late = BeginRequest { allowed: false, ..start(JobId::new()) };
+    assert!(
+        matches!(journal.begin(late).await, Begin::NotAllowed),
+        "the reason is that it may not, not that there is no room"
+    );
+    let taken = BeginRequest { prior: Prior::Delivered, ..start(JobId::new()) };
     assert!(matches!(journal.begin(taken).await, Begin::Lost));
 
     journal.prune(LATER);
@@ -224,8 +237,8 @@ async fn a_full_journal_starts_nothing_more_and_knows_what_it_knew() {
 
 /// That the journal knows nothing of a command, without starting it.
 async fn known_nothing(journal: &Journal, job: JobId) {
-    let ask = Start { allowed: false, ..start(job) };
-    assert!(matches!(journal.begin(ask).await, Begin::MayNot));
+    let ask = BeginRequest { allowed: false, ..start(job) };
+    assert!(matches!(journal.begin(ask).await, Begin::NotAllowed));
 }
 
 #[tokio::test]
@@ -255,19 +268,20 @@ async fn the_output_of_the_oldest_published_ones_is_dropped_first() {
     let journal = bounded(&directory, Bounds { outcome_bytes: 2500, ..Bounds::default() }).await;
     let unpublished = done(&journal, printed(1000, NOW)).await;
     // They need not be published in the order in which they ended.
-    let newest = told(&journal, printed(1000, NOW + 3)).await;
-    let oldest = told(&journal, printed(1000, NOW + 1)).await;
+    let newest = published(&journal, printed(1000, NOW + 3)).await;
+    let oldest = published(&journal, printed(1000, NOW + 1)).await;
     assert_eq!(known(&journal, oldest).await, printed(1000, NOW + 1));
-    let newer = told(&journal, printed(1000, NOW + 2)).await;
+    let newer = published(&journal, printed(1000, NOW + 2)).await;
     for (job, at) in [(unpublished, NOW), (newest, NOW + 3), (newer, NOW + 2)] {
         assert_eq!(known(&journal, job).await, printed(1000, at));
     }
     let cut = Captured { kept: Vec::new(), written_bytes: 1000, cut_bytes: 1000 };
     assert_eq!(known(&journal, oldest).await, Box::new(Outcome { stdout: cut, ..*printed(0, NOW + 1) }));
 
-    // What is forgotten leaves its room to others.
+    // Forgotten records make room for others.
     journal.prune(LATER + 10);
-    let [one, other] = [told(&journal, printed(1000, LATER)).await, told(&journal, printed(1000, LATER)).await];
+    let [one, other] =
+        [published(&journal, printed(1000, LATER)).await, published(&journal, printed(1000, LATER)).await];
     for job in [one, other] {
         assert_eq!(known(&journal, job).await, printed(1000, LATER));
     }
@@ -278,7 +292,7 @@ async fn its_size_is_bounded() {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(&directory).await;
     for round in 0..300 {
-        told(&journal, printed(2 * limits::OUTPUT_BYTES, NOW + round)).await;
+        published(&journal, printed(2 * limits::OUTPUT_BYTES, NOW + round)).await;
     }
     drop(journal);
     reopen(&directory).await;
@@ -294,9 +308,9 @@ async fn size(commands: usize) -> u64 {
     let directory = tempfile::tempdir().unwrap();
     let journal = journal(&directory).await;
     for _ in 0..commands / 1000 {
-        // What is asked at once shares its syncs.
+        // Requests made at once share their syncs.
         let outcome = Box::new(Outcome { exit_code: Some(0), started_at_ms: Some(NOW), ..*outcome(State::Succeeded) });
-        futures_util::future::join_all((0..1000).map(|_| told(&journal, outcome.clone()))).await;
+        futures_util::future::join_all((0..1000).map(|_| published(&journal, outcome.clone()))).await;
     }
     drop(journal);
     let since = std::time::Instant::now();
@@ -308,7 +322,7 @@ async fn size(commands: usize) -> u64 {
         let since = std::time::Instant::now();
         journal.prune(now);
         let (mut asked, mut longest) = (0, Duration::ZERO);
-        // Each answer comes after a piece of the search.
+        // Each reply comes after a piece of the search.
         for _ in 0..=commands / Bounds::default().piece {
             let since = std::time::Instant::now();
             known_nothing(&journal, JobId::new()).await;
@@ -341,12 +355,13 @@ async fn a_damaged_or_unwritable_journal_refuses_and_says_why() {
     for _ in 0..3 {
         journal.reconcile(NOW).await.unwrap_err();
         let Begin::Unavailable(reason) = journal.begin(start(JobId::new())).await else { panic!("it is damaged") };
-        assert!(reason.len() < 200, "{reason}");
+        assert!(reason.to_string().len() < 250, "{reason}");
     }
-    assert!(journal.trouble().unwrap().contains("web1.journal"));
-    assert_eq!(journal.refusal(), journal.trouble());
+    let trouble = with_sources(&journal.trouble().unwrap());
+    assert!(trouble.contains("web1.journal"), "{trouble}");
+    assert_eq!(journal.refusal(), Some(trouble));
     let journal = Journal::open("/proc/nowhere/web1.journal".into());
     assert!(matches!(journal.begin(start(JobId::new())).await, Begin::Unavailable(_)));
     assert_eq!(journal.cancel(JobId::new(), NOW).await, None);
-    journal.finish(JobId::new(), "1-1".into(), HOUR, outcome(State::Failed)).await;
+    journal.finish(delivery(JobId::new()), outcome(State::Failed)).await;
 }

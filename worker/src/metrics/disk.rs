@@ -1,70 +1,78 @@
-//! How full the mounted file systems are.
+//! Space and inodes of the mounted file systems.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::mounts::{self, Mount};
-use super::probe::{self, Answer, Prober, Space};
-use super::source::Source;
-use super::{Figures, MetricsError, percent, put};
+use serde_json::Value;
 
-/// Knows which mounts hang.
+use super::{
+    Figures, MetricsError,
+    mounts::{self, Mount},
+    percent,
+    probe::{self, MountState, Prober},
+    put,
+    source::Source,
+};
+
+/// How long a mount may take to respond before it is reported as unresponsive.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
 pub(super) struct Disk {
+    source: Source,
     prober: Arc<Prober>,
-    timeout: Duration,
 }
 
 impl Disk {
-    pub(super) fn new(source: &Source, timeout: Duration) -> Self {
-        let source = source.clone();
-        Self { prober: Prober::new(move |point| probe::space(&source.path(point))), timeout }
+    pub(super) fn new(source: &Source) -> Self {
+        let root = source.clone();
+        Self { source: source.clone(), prober: Prober::new(move |point| probe::space(&root.path(point))) }
     }
 
-    pub(super) async fn collect(&self, source: &Source) -> Result<Figures, MetricsError> {
-        let mounts = mounts::read(source)?;
-        let answers = self.prober.ask(&mounts, self.timeout).await?;
-        Ok(figures(mounts.iter().zip(answers)))
+    pub(super) async fn collect(&self) -> Result<Figures, MetricsError> {
+        let mounts = mounts::read(&self.source)?;
+        let states = self.prober.probe(&mounts, TIMEOUT).await?;
+        Ok(figures(mounts.iter().zip(states)))
     }
 }
 
-fn figures<'a>(answers: impl Iterator<Item = (&'a Mount, Answer)>) -> Figures {
+fn figures<'a>(states: impl Iterator<Item = (&'a Mount, MountState)>) -> Figures {
     let mut rows = Figures::new();
-    let mut fullest: Option<(bool, f64, String)> = None;
-    let (mut mounts, mut unresponsive) = (0_u64, 0_u64);
-    for (mount, answer) in answers {
-        let point = name(mount);
-        match answer {
-            Answer::Gone => continue,
-            // It holds nothing, so it is no real file system.
-            Answer::Space(space) if space.total_bytes == 0 => continue,
-            Answer::Space(space) => {
-                let usage = usage(&space);
-                // What cannot be written to, such as an image, is full as a rule; it is
-                // named only where there is nothing else.
-                let rank = (!space.read_only, usage);
-                if fullest.as_ref().is_none_or(|(writable, usage, _)| rank > (*writable, *usage)) {
-                    fullest = Some((rank.0, rank.1, point.clone()));
-                }
-                put(&mut rows, format!("usage:{point}"), usage);
-                put(&mut rows, format!("total_bytes:{point}"), space.total_bytes);
-                put(&mut rows, format!("used_bytes:{point}"), space.used_bytes);
-                put(&mut rows, format!("available_bytes:{point}"), space.available_bytes);
+    let mut fullest = None;
+    let (mut mounts, mut unresponsive) = (0, 0);
+    for (mount, state) in states {
+        let point = mount.point.to_string_lossy().replace(char::is_control, "?");
+        let mut row = |figure: &str, value: Value| put(&mut rows, format!("{figure}:{point}"), value);
+        match state {
+            MountState::Gone => continue,
+            // A file system without blocks stores no data.
+            MountState::Space(space) if space.total_bytes == 0 => continue,
+            MountState::Space(space) => {
+                // Like df: space that is reserved for root counts neither as used nor as available.
+                let usage = percent(space.used_bytes, space.used_bytes.saturating_add(space.available_bytes));
+                row("usage", usage.into());
+                row("total_bytes", space.total_bytes.into());
+                row("used_bytes", space.used_bytes.into());
+                row("available_bytes", space.available_bytes.into());
                 if space.inodes > 0 {
-                    let usage = percent(space.inodes_used, space.inodes);
-                    put(&mut rows, format!("inodes_usage:{point}"), usage);
+                    row("inodes_usage", percent(space.inodes_used, space.inodes).into());
+                }
+
+                // A read-only file system, such as an image, is often full. Writable ones take precedence.
+                let rank = (!space.read_only, usage);
+                if fullest.as_ref().is_none_or(|(fullest, _)| rank > *fullest) {
+                    fullest = Some((rank, point));
                 }
             }
-            Answer::Failed(why) => put(&mut rows, format!("state:{point}"), why),
-            Answer::Unresponsive => {
+            MountState::Failed(error) => row("state", error.desc().into()),
+            MountState::Unresponsive => {
                 unresponsive += 1;
-                put(&mut rows, format!("state:{point}"), "unresponsive");
+                row("state", "unresponsive".into());
             }
         }
         mounts += 1;
     }
 
     let mut figures = Figures::new();
-    if let Some((_, usage, point)) = fullest {
+    if let Some(((_, usage), point)) = fullest {
         put(&mut figures, "usage", usage);
         put(&mut figures, "fullest_mount", point);
     }
@@ -74,24 +82,14 @@ fn figures<'a>(answers: impl Iterator<Item = (&'a Mount, Answer)>) -> Figures {
     figures
 }
 
-/// In percent, as `df` reckons: what is kept for root does not count as room.
-fn usage(space: &Space) -> f64 {
-    let usable = space.used_bytes.saturating_add(space.available_bytes);
-    percent(space.used_bytes, usable)
-}
-
-/// The mount point as part of a figure's name.
-fn name(mount: &Mount) -> String {
-    let point = mount.point.to_string_lossy();
-    point.replace(char::is_control, "?")
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use nix::errno::Errno;
 
-    fn space(used_bytes: u64, read_only: bool) -> Answer {
-        Answer::Space(Space {
+    use super::{super::probe::Space, *};
+
+    fn space(used_bytes: u64, read_only: bool) -> MountState {
+        MountState::Space(Space {
             total_bytes: 1_000,
             used_bytes,
             available_bytes: 900 - used_bytes,
@@ -101,11 +99,11 @@ mod tests {
         })
     }
 
-    fn of(answers: &[(&str, Answer)]) -> String {
+    fn of(states: &[(&str, MountState)]) -> String {
         let mount = |point: &str| Mount { device: "8:1".to_owned(), point: point.into() };
-        let mounts: Vec<_> = answers.iter().map(|(point, _)| mount(point)).collect();
-        let answers = answers.iter().map(|(_, answer)| answer.clone());
-        serde_json::to_string(&figures(mounts.iter().zip(answers))).unwrap()
+        let mounts: Vec<_> = states.iter().map(|(point, _)| mount(point)).collect();
+        let states = states.iter().map(|(_, state)| *state);
+        serde_json::to_string(&figures(mounts.iter().zip(states))).unwrap()
     }
 
     #[test]
@@ -113,10 +111,10 @@ mod tests {
         let figures = of(&[
             ("/", space(300, false)),
             ("/iso", space(900, true)),
-            ("/gone", Answer::Gone),
-            ("/empty", Answer::Space(Space::default())),
-            ("/mnt/a\nb", Answer::Unresponsive),
-            ("/mnt/x", Answer::Failed("Stale file handle".to_owned())),
+            ("/gone", MountState::Gone),
+            ("/empty", MountState::Space(Space::default())),
+            ("/mnt/a\nb", MountState::Unresponsive),
+            ("/mnt/x", MountState::Failed(Errno::ENOTCONN)),
         ]);
         assert_eq!(
             figures,
@@ -126,7 +124,7 @@ mod tests {
                 r#""available_bytes:/":600,"inodes_usage:/":0.3,"#,
                 r#""usage:/iso":100.0,"total_bytes:/iso":1000,"used_bytes:/iso":900,"#,
                 r#""available_bytes:/iso":0,"#,
-                r#""state:/mnt/a?b":"unresponsive","state:/mnt/x":"Stale file handle"}"#,
+                r#""state:/mnt/a?b":"unresponsive","state:/mnt/x":"Transport endpoint is not connected"}"#,
             )
         );
     }
@@ -139,9 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn this_host_has_a_root() {
-        let source = Source::new("/".into());
-        let disk = Disk::new(&source, Duration::from_secs(10));
-        let figures = disk.collect(&source).await.unwrap();
+        let figures = Disk::new(&Source::new("/".into())).collect().await.unwrap();
         assert!(figures["total_bytes:/"].as_u64().unwrap() > 0, "{figures:?}");
         assert!((0.0..=100.0).contains(&figures["usage"].as_f64().unwrap()));
     }

@@ -1,16 +1,15 @@
-//! What rarely changes about a host.
+//! Properties of a host that rarely change.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
+use jiff::Timestamp;
 use nix::ifaddrs::getifaddrs;
 use serde_json::Value;
 
-use super::source::Source;
-use super::{Figures, cpu, memory, put};
+use super::{Figures, cpu, memory, source::Source};
 
-/// How the makers of virtual machines sign them (`/sys/class/dmi/id/`), and what people
-/// call those. The first that is found counts.
+/// Texts in `/sys/class/dmi/id/` by which virtual machines identify themselves, and the names that are reported
+/// for them. The first match counts.
 const MACHINES: &[(&str, &str)] = &[
     ("KVM", "kvm"),
     ("OpenStack", "kvm"),
@@ -28,31 +27,32 @@ const MACHINES: &[(&str, &str)] = &[
     ("Virtual Machine", "hyperv"),
 ];
 
-pub(super) fn collect(source: &Source) -> Figures {
-    let mut facts = Figures::new();
-    let mut fact = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            put(&mut facts, name, value);
-        }
-    };
-    let text = |file| source.text(file).map(Value::from);
-    let release = source.text("/etc/os-release").or_else(|| source.text("/usr/lib/os-release")).unwrap_or_default();
+/// Files that container engines create in their containers.
+const CONTAINERS: &[(&str, &str)] =
+    &[("/.dockerenv", "docker"), ("/run/.containerenv", "podman"), ("/var/run/secrets/kubernetes.io", "kubernetes")];
 
-    let os = release_field(&release, "NAME").or_else(|| source.text("/proc/sys/kernel/ostype"));
-    fact("os", os.map(Value::from));
-    fact("os_version", release_field(&release, "VERSION_ID").map(Value::from));
-    fact("kernel", text("/proc/sys/kernel/osrelease"));
-    fact("architecture", Some(std::env::consts::ARCH.into()));
-    fact("hostname", text("/proc/sys/kernel/hostname"));
-    fact("cores", cpu::cores(source).ok().map(Value::from));
-    fact("memory_bytes", memory::total_bytes(source).ok().map(Value::from));
-    fact("addresses", addresses().map(Value::from));
-    fact("boot_id", text("/proc/sys/kernel/random/boot_id"));
-    fact("booted_at", source.text("/proc/stat").as_deref().and_then(booted_at).map(Value::from));
-    fact("machine_id", machine_id(source).map(Value::from));
-    fact("virtualization", virtualization(source).map(Value::from));
-    fact("container", container(source).map(Value::from));
-    facts
+pub(super) fn collect(source: &Source) -> Figures {
+    let release = source.text("/etc/os-release").or_else(|| source.text("/usr/lib/os-release")).unwrap_or_default();
+    let cpu = cpu::read(source).ok();
+    let booted = cpu.as_ref().and_then(|cpu| Timestamp::from_second(cpu.booted.try_into().ok()?).ok());
+
+    let text = |file| source.text(file).map(Value::from);
+    let facts = [
+        ("os", release_field(&release, "NAME").map(Value::from).or_else(|| text("/proc/sys/kernel/ostype"))),
+        ("os_version", release_field(&release, "VERSION_ID").map(Value::from)),
+        ("kernel", text("/proc/sys/kernel/osrelease")),
+        ("architecture", Some(std::env::consts::ARCH.into())),
+        ("hostname", text("/proc/sys/kernel/hostname")),
+        ("cores", cpu.map(|cpu| cpu.cores.into())),
+        ("memory_bytes", memory::total_bytes(source).ok().map(Value::from)),
+        ("addresses", addresses().map(Value::from)),
+        ("boot_id", text("/proc/sys/kernel/random/boot_id")),
+        ("booted_at", booted.map(|booted| booted.to_string().into())),
+        ("machine_id", machine_id(source).map(Value::from)),
+        ("virtualization", virtualization(source).map(Value::from)),
+        ("container", container(source).map(Value::from)),
+    ];
+    facts.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 /// A field of `/etc/os-release`, which is written in shell syntax.
@@ -63,61 +63,45 @@ fn release_field(release: &str, name: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.replace('\\', ""))
 }
 
-/// The addresses of this host by which others may reach it. Those of a link say nothing
-/// without naming the link.
+/// The addresses at which other hosts can reach this one. Link-local addresses are left out: they are ambiguous
+/// without the name of the link.
 fn addresses() -> Option<Vec<String>> {
     let addresses = getifaddrs().ok()?.filter_map(|interface| {
         let address = interface.address?;
-        let ip = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
-            (Some(v4), _) => IpAddr::V4(v4.ip()),
-            (_, Some(v6)) => IpAddr::V6(v6.ip()),
-            _ => return None,
-        };
-        let of_link = match ip {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        let ip = v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))?;
+        let link_local = match ip {
             IpAddr::V4(v4) => v4.is_link_local(),
             IpAddr::V6(v6) => v6.is_unicast_link_local(),
         };
-        (!ip.is_loopback() && !of_link).then_some(ip)
+        (!ip.is_loopback() && !link_local).then_some(ip)
     });
-    // Sorted, so that an unchanged host has unchanged facts.
+    // Sorted, so that the facts of an unchanged host stay the same.
     let sorted: BTreeSet<IpAddr> = addresses.collect();
     Some(sorted.iter().map(IpAddr::to_string).collect())
 }
 
-/// RFC 3339, UTC.
-fn booted_at(stat: &str) -> Option<String> {
-    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
-    let booted = jiff::Timestamp::from_second(seconds.trim().parse().ok()?).ok()?;
-    Some(booted.to_string())
-}
-
 fn machine_id(source: &Source) -> Option<String> {
     let id = source.text("/etc/machine-id")?;
-    // An image that never booted has "uninitialized".
+    // Before an image's first boot, the file contains "uninitialized".
     id.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(id)
 }
 
 fn virtualization(source: &Source) -> Option<String> {
-    let signs = ["product_name", "sys_vendor", "board_vendor", "bios_vendor"]
-        .map(|sign| source.text(&format!("/sys/class/dmi/id/{sign}")));
-    let signed = |(sign, name): &(&str, &'static str)| {
-        let found = signs.iter().flatten().any(|text| text.contains(sign));
-        found.then(|| (*name).to_owned())
-    };
-    MACHINES.iter().find_map(signed).or_else(|| source.text("/sys/hypervisor/type")).or_else(|| {
+    let texts = ["product_name", "sys_vendor", "board_vendor", "bios_vendor"]
+        .map(|file| source.text(&format!("/sys/class/dmi/id/{file}")).unwrap_or_default());
+    let machine = MACHINES.iter().find(|(sign, _)| texts.iter().any(|text| text.contains(sign)));
+    machine.map(|(_, name)| (*name).to_owned()).or_else(|| source.text("/sys/hypervisor/type")).or_else(|| {
         let info = source.text("/proc/cpuinfo")?;
         let flags = info.lines().find(|line| line.starts_with("flags"))?;
-        let virtual_machine = flags.split_whitespace().any(|flag| flag == "hypervisor");
-        virtual_machine.then(|| "yes".to_owned())
+        flags.split_whitespace().any(|flag| flag == "hypervisor").then(|| "yes".to_owned())
     })
 }
 
 fn container(source: &Source) -> Option<String> {
-    let left_by =
-        [("/.dockerenv", "docker"), ("/run/.containerenv", "podman"), ("/var/run/secrets/kubernetes.io", "kubernetes")];
-    // Others say it here, as systemd asks them to.
+    // The interface that systemd offers to container engines.
     source.text("/run/systemd/container").or_else(|| {
-        let (_, engine) = left_by.iter().find(|(file, _)| source.has(file))?;
+        let (_, engine) = CONTAINERS.iter().find(|(file, _)| source.path(file).exists())?;
         Some((*engine).to_owned())
     })
 }
@@ -144,7 +128,7 @@ mod tests {
         };
         write("etc/os-release", "NAME=\"Debian GNU/Linux\"\nVERSION_ID='12'\n");
         write("etc/machine-id", "uninitialized\n");
-        write("proc/stat", "cpu 1 2 3 4 5 6 7 8\ncpu0 1 2 3 4 5 6 7 8\nbtime 1753000000\n");
+        write("proc/stat", "cpu 1 2 3 4\ncpu0 1 2 3 4\nctxt 1\nbtime 1753000000\nprocesses 1\n");
         write("sys/class/dmi/id/sys_vendor", "QEMU\n");
         write("sys/class/dmi/id/product_name", "KVM Virtual Machine\n");
         write(".dockerenv", "");

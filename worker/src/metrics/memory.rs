@@ -1,74 +1,56 @@
-//! Use of memory and swap, from `/proc/meminfo`.
+//! Memory and swap, from `/proc/meminfo`.
+//!
+//! Not read by `procfs-core`: its `Meminfo` rejects a file without `Slab`, `VmallocTotal` and others,
+//! which gVisor leaves out, and it can panic on malformed text.
 
-use super::source::{Parsed, Source, excerpt, number};
-use super::{Figures, MetricsError, percent, put};
+use super::{
+    Figures, MetricsError, percent, put,
+    source::{Parsed, Source},
+};
 
-/// In bytes.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Memory {
-    total: u64,
-    free: u64,
-    available: u64,
-    buffers: u64,
-    cached: u64,
-    swap_total: u64,
-    swap_free: u64,
-}
+const FILE: &str = "/proc/meminfo";
 
 pub(super) fn collect(source: &Source) -> Result<Figures, MetricsError> {
-    let memory = read(source)?;
-    let used = memory.total.saturating_sub(memory.available);
-    let swap_used = memory.swap_total.saturating_sub(memory.swap_free);
+    source.parse(FILE, figures)
+}
+
+pub(super) fn total_bytes(source: &Source) -> Result<u64, MetricsError> {
+    source.parse(FILE, |text| total(&String::from_utf8_lossy(text)))
+}
+
+fn figures(text: &[u8]) -> Parsed<Figures> {
+    let text = String::from_utf8_lossy(text);
+    let bytes = |name| -> Parsed<u64> { Ok(field(&text, name)?.unwrap_or(0)) };
+    let (total, free, buffers, cached) = (total(&text)?, bytes("MemFree")?, bytes("Buffers")?, bytes("Cached")?);
+    let (swap_total, swap_free) = (bytes("SwapTotal")?, bytes("SwapFree")?);
+
+    // Kernels before 3.14 have no MemAvailable. This estimate was usual before it.
+    let estimate = || free.saturating_add(buffers).saturating_add(cached).min(total);
+    let available = field(&text, "MemAvailable")?.unwrap_or_else(estimate);
+    let used = total.saturating_sub(available);
+
     let mut figures = Figures::new();
-    put(&mut figures, "usage", percent(used, memory.total));
-    put(&mut figures, "total_bytes", memory.total);
+    put(&mut figures, "usage", percent(used, total));
+    put(&mut figures, "total_bytes", total);
     put(&mut figures, "used_bytes", used);
-    put(&mut figures, "available_bytes", memory.available);
-    put(&mut figures, "free_bytes", memory.free);
-    put(&mut figures, "buffers_bytes", memory.buffers);
-    put(&mut figures, "cached_bytes", memory.cached);
-    put(&mut figures, "swap_total_bytes", memory.swap_total);
-    put(&mut figures, "swap_used_bytes", swap_used);
+    put(&mut figures, "available_bytes", available);
+    put(&mut figures, "free_bytes", free);
+    put(&mut figures, "buffers_bytes", buffers);
+    put(&mut figures, "cached_bytes", cached);
+    put(&mut figures, "swap_total_bytes", swap_total);
+    put(&mut figures, "swap_used_bytes", swap_total.saturating_sub(swap_free));
     Ok(figures)
 }
 
-/// All memory, in bytes.
-pub(super) fn total_bytes(source: &Source) -> Result<u64, MetricsError> {
-    Ok(read(source)?.total)
+fn total(text: &str) -> Parsed<u64> {
+    Ok(field(text, "MemTotal")?.ok_or("MemTotal is missing")?)
 }
 
-fn read(source: &Source) -> Result<Memory, MetricsError> {
-    source.parse("/proc/meminfo", parse)
-}
-
-fn parse(text: &str) -> Parsed<Memory> {
-    let mut memory = Memory::default();
-    let mut available = None;
-    for line in text.lines() {
-        let (name, value) =
-            line.split_once(':').ok_or_else(|| format!("a line without a colon: {:?}", excerpt(line)))?;
-        let field = match name {
-            "MemTotal" => &mut memory.total,
-            "MemFree" => &mut memory.free,
-            "MemAvailable" => available.insert(0),
-            "Buffers" => &mut memory.buffers,
-            "Cached" => &mut memory.cached,
-            "SwapTotal" => &mut memory.swap_total,
-            "SwapFree" => &mut memory.swap_free,
-            _ => continue,
-        };
-        let kilobytes: u64 = number(value.split_whitespace().next(), name)?;
-        *field = kilobytes.saturating_mul(1024);
-    }
-    if memory.total == 0 {
-        return Err("MemTotal is missing".to_owned());
-    }
-    // Kernels before 3.14 do not say; this is what people reckoned with then.
-    memory.available = available.unwrap_or_else(|| {
-        let guess = memory.free.saturating_add(memory.buffers);
-        guess.saturating_add(memory.cached).min(memory.total)
-    });
-    Ok(memory)
+/// The field `name` in bytes. None if the kernel does not report it.
+fn field(text: &str, name: &str) -> Parsed<Option<u64>> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kibibytes = value.map(|value| value.trim_end_matches("kB").trim().parse::<u64>()).transpose()?;
+    Ok(kibibytes.map(|kibibytes| kibibytes.saturating_mul(1024)))
 }
 
 #[cfg(test)]
@@ -89,23 +71,26 @@ HugePages_Total:       0
 
     #[test]
     fn parses_what_the_kernel_writes() {
-        let memory = parse(MEMINFO).unwrap();
-        assert_eq!(memory.total, 24_684_084 * 1024);
-        assert_eq!(memory.available, 22_215_676 * 1024);
-        assert_eq!(memory.cached, 2_000_000 * 1024);
-        assert_eq!(memory.swap_total - memory.swap_free, 576 * 1024);
+        let figures = figures(MEMINFO.as_bytes()).unwrap();
+        assert_eq!(figures["total_bytes"], 24_684_084_u64 * 1024);
+        assert_eq!(figures["available_bytes"], 22_215_676_u64 * 1024);
+        assert_eq!(figures["used_bytes"], 2_468_408_u64 * 1024);
+        assert_eq!(figures["usage"], 10.0);
+        assert_eq!(figures["cached_bytes"], 2_000_000_u64 * 1024);
+        assert_eq!(figures["swap_used_bytes"], 576 * 1024);
     }
 
     #[test]
-    fn an_old_kernel_is_reckoned_for() {
+    fn a_kernel_without_mem_available_gets_an_estimate() {
         let text = MEMINFO.replace("MemAvailable", "MemOther");
-        assert_eq!(parse(&text).unwrap().available, 22_100_000 * 1024);
+        assert_eq!(figures(text.as_bytes()).unwrap()["available_bytes"], 22_100_000_u64 * 1024);
     }
 
     #[test]
     fn malformed_text_is_an_error() {
-        for text in ["", "MemTotal", "MemTotal:", "MemTotal: much kB", "MemFree: 1 kB"] {
-            assert!(parse(text).is_err(), "{text:?}");
+        for text in ["", "MemTotal", "MemTotal:", "MemTotal: much kB", "MemFree: 1 kB", "MemTotal: 1 kB\nCached: x kB"]
+        {
+            assert!(figures(text.as_bytes()).is_err(), "{text:?}");
         }
     }
 }

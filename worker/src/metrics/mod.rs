@@ -1,15 +1,18 @@
-//! Host figures, read from Linux's `/proc`: what the sampler keeps current in Redis and
-//! what the `collect-*` actions return.
+//! Figures about this host, mostly from Linux's `/proc`. The sampler publishes them in Redis, and the `collect-*`
+//! actions return them.
 //!
-//! Figures are flat: a name with its unit, and a number or a text. Percentages lie between
-//! 0.0 and 100.0 and are rounded to one decimal; bytes are whole numbers. What belongs to one
-//! of several things carries its name after a colon (`usage:/home`, `receive_errors:eth0`).
+//! Figures are flat: each has a name, which contains its unit, and a number or a text. Percentages lie between
+//! 0.0 and 100.0 and have one decimal. Bytes are whole numbers. A figure of one item among several has the
+//! item's name after a colon (`usage:/home`, `receive_errors:eth0`).
+//!
+//! A new group needs a row in `protocol::metrics`, a module here and an arm in [`Collector::collect`]. If its figures
+//! cover a time window, [`Collector`] also holds its `Readings`.
 
 mod cpu;
 mod disk;
-mod error;
 mod facts;
 mod load;
+mod masking;
 mod memory;
 mod mounts;
 mod network;
@@ -18,116 +21,117 @@ mod processes;
 mod readings;
 mod source;
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{error::Error, io, path::PathBuf, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use error::MetricsError;
-pub use protocol::metrics::Group;
+pub use protocol::metrics::MetricGroup;
 
 use disk::Disk;
 use processes::Processes;
 use readings::Readings;
 use source::Source;
 
-/// Named figures, the most telling first.
+/// Named figures, the most important first.
 pub type Figures = serde_json::Map<String, Value>;
 
-/// How long a mount may take to say how full it is before it is called unresponsive.
-const MOUNT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What the list of processes is ordered by, the greatest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The order of the list of processes, greatest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ProcessOrder {
-    /// Use of the processors, over 200 ms.
+    /// CPU use, measured over 200 ms.
     Cpu,
     /// Resident memory.
     Memory,
 }
 
-impl ProcessOrder {
-    /// The order's name, as people write it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Memory => "memory",
-        }
-    }
+/// Why figures could not be collected. The texts leave out the sources.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// A file or directory could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system reported.
+        source: io::Error,
+    },
+    /// The text of a file has an unknown format.
+    #[error("cannot parse {}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What the parser reported.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The counters of `/proc/stat` stand still.
+    #[error("the clock ticks in /proc/stat do not advance")]
+    NoTicks,
+    /// A thread could not be started, or it panicked.
+    #[error("cannot work in a thread")]
+    Thread(#[source] io::Error),
+    /// The list of processes was not complete in time.
+    #[error("the list of processes was not complete within {0:?}")]
+    ProcessesTimedOut(Duration),
 }
 
-/// Reads the figures of this host. One per worker, shared: it remembers earlier readings, so
-/// that rates cover a second or more without anyone waiting for it, and it remembers
-/// which mounts hang.
+/// Collects the figures of a host. One per worker, shared: it keeps earlier readings, so that a collect seldom
+/// waits for a second one, and it knows which mounts hang.
 pub struct Collector {
     source: Source,
-    cpu: Readings<cpu::Ticks>,
+    cpu: Readings<cpu::Reading>,
     network: Readings<network::Interfaces>,
     disk: Disk,
     processes: Processes,
 }
 
 impl Collector {
-    /// A collector for this host. Takes the first processor and network readings at once.
-    pub fn new() -> Self {
-        Self::at(PathBuf::from("/"))
-    }
-
-    /// A collector for the host whose root directory is `root`: reads `<root>/proc/…`, and
-    /// looks for mounts below it.
+    /// A collector for the host with the root directory `root`. It reads `<root>/proc/…`, and probes the mounts
+    /// below `root`. It takes the first CPU and network readings at once.
     pub fn at(root: PathBuf) -> Self {
         let source = Source::new(root);
-        let collector = Self {
-            disk: Disk::new(&source, MOUNT_TIMEOUT),
+        Self {
+            cpu: Readings::new(&source, cpu::read),
+            network: Readings::new(&source, network::read),
+            disk: Disk::new(&source),
             processes: Processes::new(&source),
-            cpu: Readings::new(),
-            network: Readings::new(),
             source,
-        };
-        // A file that cannot be read is reported by the first collect that needs it.
-        let _ = collector.cpu.take(|| cpu::read(&collector.source));
-        let _ = collector.network.take(|| network::read(&collector.source));
-        collector
+        }
     }
 
-    /// Gives each mount this long to answer, in place of one second.
-    #[must_use]
-    pub fn with_mount_timeout(mut self, timeout: Duration) -> Self {
-        self.disk = Disk::new(&self.source, timeout);
-        self
-    }
-
-    /// Fresh figures of one group. Ends within 50 ms, or for [`Group::Disk`] within the
-    /// mount timeout; usually at once.
-    pub async fn collect(&self, group: Group) -> Result<Figures, MetricsError> {
+    /// Current figures of one group. Usually returns at once. Takes at most about 100 ms, or one second for
+    /// [`MetricGroup::Disk`].
+    pub async fn collect(&self, group: MetricGroup) -> Result<Figures, MetricsError> {
         let figures = match group {
-            Group::Cpu => cpu::collect(&self.source, &self.cpu).await,
-            Group::Memory => memory::collect(&self.source),
-            Group::Load => load::collect(&self.source),
-            Group::Disk => self.disk.collect(&self.source).await,
-            Group::Network => network::collect(&self.source, &self.network).await,
-        }?;
-        Ok(stamped(figures))
+            MetricGroup::Cpu => cpu::collect(&self.cpu).await,
+            MetricGroup::Memory => memory::collect(&self.source),
+            MetricGroup::Load => load::collect(&self.source),
+            MetricGroup::Disk => self.disk.collect().await,
+            MetricGroup::Network => network::collect(&self.network).await,
+        };
+        figures.map(stamped)
     }
 
-    /// The `top` processes that use most. By [`ProcessOrder::Cpu`] it takes 200 ms.
+    /// The `top` processes that use most. Takes 200 ms if ordered by CPU use.
     pub async fn processes(&self, by: ProcessOrder, top: usize) -> Result<Figures, MetricsError> {
-        Ok(stamped(self.processes.collect(by, top).await?))
+        self.processes.collect(by, top).await.map(stamped)
     }
 
-    /// What rarely changes about the host. What cannot be found out is left out.
+    /// Properties of the host that rarely change. Those that cannot be determined are left out.
     pub fn facts(&self) -> Figures {
         facts::collect(&self.source)
     }
 }
 
+/// A collector for this host.
 impl Default for Collector {
     fn default() -> Self {
-        Self::new()
+        Self::at("/".into())
     }
 }
 
-/// Adds when the figures were taken.
+/// Adds the time of the sample.
 fn stamped(mut figures: Figures) -> Figures {
     put(&mut figures, "sampled_at", format!("{:.3}", jiff::Timestamp::now()));
     figures
@@ -137,7 +141,7 @@ fn put(figures: &mut Figures, name: impl Into<String>, value: impl Into<Value>) 
     figures.insert(name.into(), value.into());
 }
 
-/// `part` of `whole` in percent with one decimal; nothing of nothing is 0.
+/// `part` of `whole` in percent with one decimal. 0 if `whole` is 0.
 fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         return 0.0;
@@ -161,10 +165,19 @@ mod tests {
         assert_eq!(Value::from(percent(0, 0)).to_string(), "0.0");
     }
 
+    #[test]
+    fn process_orders_have_lower_case_names() {
+        for (order, name) in [(ProcessOrder::Cpu, "cpu"), (ProcessOrder::Memory, "memory")] {
+            assert_eq!(serde_json::to_value(order).unwrap(), name);
+            assert_eq!(serde_json::from_value::<ProcessOrder>(name.into()).unwrap(), order);
+        }
+        assert!(serde_json::from_value::<ProcessOrder>("CPU".into()).is_err());
+    }
+
     #[tokio::test]
     async fn this_host_gives_every_group_with_its_time_last() {
-        let collector = Collector::new();
-        for group in Group::ALL {
+        let collector = Collector::default();
+        for group in MetricGroup::ALL {
             let figures = collector.collect(group).await.unwrap();
             let (last, stamp) = figures.iter().next_back().unwrap();
             assert_eq!(last, "sampled_at", "{group:?}");
@@ -178,13 +191,13 @@ mod tests {
     async fn a_missing_or_broken_file_is_named() {
         let root = tempfile::tempdir().unwrap();
         let collector = Collector::at(root.path().to_owned());
-        for group in Group::ALL {
+        for group in MetricGroup::ALL {
             let error = collector.collect(group).await.unwrap_err().to_string();
             assert!(error.contains("/proc/"), "{group:?}: {error}");
         }
         std::fs::create_dir(root.path().join("proc")).unwrap();
         std::fs::write(root.path().join("proc/loadavg"), "high\n").unwrap();
-        let error = collector.collect(Group::Load).await.unwrap_err();
+        let error = collector.collect(MetricGroup::Load).await.unwrap_err();
         assert!(matches!(error, MetricsError::Malformed { .. }), "{error}");
         assert!(error.to_string().contains("/proc/loadavg"), "{error}");
     }

@@ -1,96 +1,57 @@
-//! Which mounts hold data, from `/proc/self/mountinfo`.
+//! The mounts that store data, from `/proc/self/mountinfo`.
+//!
+//! Not read by `procfs-core`: its `MountInfos` keeps octal escapes as they are and rejects paths that are not UTF-8.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::OsString,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+};
 
-use super::MetricsError;
-use super::source::{Parsed, Source, excerpt};
+use super::{
+    MetricsError,
+    source::{Parsed, Source},
+};
 
-/// Kinds of file systems that hold no data of their own. Looking at an autofs would mount it.
-const PSEUDO: &[&str] = &[
-    "autofs",
-    "bdev",
-    "binder",
-    "binfmt_misc",
-    "bpf",
-    "cgroup",
-    "cgroup2",
-    "configfs",
-    "cpuset",
-    "debugfs",
-    "devpts",
-    "devtmpfs",
-    "efivarfs",
-    "fuse.gvfsd-fuse",
-    "fuse.lxcfs",
-    "fuse.portal",
-    "fusectl",
-    "hugetlbfs",
-    "iso9660",
-    "mqueue",
-    "nfsd",
-    "nsfs",
-    "pipefs",
-    "proc",
-    "pstore",
-    "ramfs",
-    "resctrl",
-    "rootfs",
-    "rpc_pipefs",
-    "securityfs",
-    "selinuxfs",
-    "smackfs",
-    "sockfs",
-    "squashfs",
-    "sysfs",
-    "tracefs",
-];
-
-/// Where the system and container engines mount what is not worth watching: file systems
-/// in memory, and layers over a file system that is listed itself.
-const SCRATCH: &[&str] = &["/run", "/dev", "/sys", "/var/lib/docker", "/var/lib/containers", "/var/lib/kubelet"];
+/// File systems in memory and overlays are left out below these directories: there the system and container
+/// engines mount them for their own use.
+const SCRATCH: [&str; 6] = ["/run", "/dev", "/sys", "/var/lib/docker", "/var/lib/containers", "/var/lib/kubelet"];
 
 /// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Mount {
-    /// Major and minor device number, which all mounts of one file system share.
+    /// Major and minor device number. All mounts of one file system share it.
     pub(super) device: String,
-    /// Where it is mounted, on the host.
+    /// The mount point on the host.
     pub(super) point: PathBuf,
 }
 
-/// The mounts that hold data, by mount point. Of a file system that is mounted several times,
-/// the shortest mount point.
+/// The mounts that store data, ordered by mount point. A file system that is mounted several times is listed
+/// once, with its shortest mount point.
 pub(super) fn read(source: &Source) -> Result<Vec<Mount>, MetricsError> {
-    source.parse_bytes("/proc/self/mountinfo", parse)
+    source.parse("/proc/self/mountinfo", parse)
 }
 
 fn parse(text: &[u8]) -> Parsed<Vec<Mount>> {
-    // Later mounts cover earlier ones at the same point.
-    let mut visible: HashMap<PathBuf, Option<String>> = HashMap::new();
+    // A later mount hides an earlier one at the same point, even if it stores no data itself.
+    let mut visible = BTreeMap::new();
     for line in text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        let (mount, kind) =
-            parse_line(line).ok_or_else(|| format!("not a mount: {:?}", excerpt(&String::from_utf8_lossy(line))))?;
-        let holds_data = holds_data(kind, &mount.point);
-        visible.insert(mount.point, holds_data.then_some(mount.device));
+        let malformed = || format!("not a mount: {:?}", String::from_utf8_lossy(line));
+        let (mount, kind) = parse_line(line).ok_or_else(malformed)?;
+        let stores_data = stores_data(kind, &mount.point);
+        visible.insert(mount.point.clone(), stores_data.then_some(mount));
     }
-    let mut by_device: HashMap<String, PathBuf> = HashMap::new();
-    for (point, device) in visible {
-        let Some(device) = device else { continue };
-        let length = |point: &Path| (point.as_os_str().len(), point.to_owned());
-        match by_device.get(&device) {
-            Some(shortest) if length(shortest) <= length(&point) => {}
-            _ => drop(by_device.insert(device, point)),
-        }
-    }
-    let mut mounts: Vec<_> = by_device.into_iter().map(|(device, point)| Mount { device, point }).collect();
+
+    let mut mounts: Vec<Mount> = visible.into_values().flatten().collect();
+    mounts.sort_by_key(|mount| mount.point.as_os_str().len());
+    let mut devices = HashSet::new();
+    mounts.retain(|mount| devices.insert(mount.device.clone()));
     mounts.sort_by(|a, b| a.point.cmp(&b.point));
     Ok(mounts)
 }
 
-/// `ID PARENT DEVICE ROOT POINT OPTIONS [TAG]… - KIND SOURCE SUPER_OPTIONS`
+/// Parses `ID PARENT DEVICE ROOT POINT OPTIONS [TAG]… - KIND SOURCE SUPER_OPTIONS`.
 fn parse_line(line: &[u8]) -> Option<(Mount, &str)> {
     let mut words = line.split(|byte| *byte == b' ');
     let device = str::from_utf8(words.nth(2)?).ok()?.to_owned();
@@ -101,14 +62,20 @@ fn parse_line(line: &[u8]) -> Option<(Mount, &str)> {
     sound.then_some((Mount { device, point }, kind))
 }
 
-fn holds_data(kind: &str, point: &Path) -> bool {
+fn stores_data(kind: &str, point: &Path) -> bool {
     match kind {
         "tmpfs" | "overlay" => !SCRATCH.iter().any(|scratch| point.starts_with(scratch)),
-        kind => !PSEUDO.contains(&kind),
+        // A probe of an autofs would mount it. The others store no data of their own, or are read-only images.
+        "autofs" | "bdev" | "binder" | "binfmt_misc" | "bpf" | "cgroup" | "cgroup2" | "configfs" | "cpuset"
+        | "debugfs" | "devpts" | "devtmpfs" | "efivarfs" | "fuse.gvfsd-fuse" | "fuse.lxcfs" | "fuse.portal"
+        | "fusectl" | "hugetlbfs" | "iso9660" | "mqueue" | "nfsd" | "nsfs" | "pipefs" | "proc" | "pstore" | "ramfs"
+        | "resctrl" | "rootfs" | "rpc_pipefs" | "securityfs" | "selinuxfs" | "smackfs" | "sockfs" | "squashfs"
+        | "sysfs" | "tracefs" => false,
+        _ => true,
     }
 }
 
-/// The kernel writes space, tab, newline, backslash and hash as `\` and three octal digits.
+/// Replaces escapes. The kernel writes space, tab, newline, backslash and hash as `\` and three octal digits.
 fn unescape(mut word: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(word.len());
     while let [first, rest @ ..] = word {

@@ -1,71 +1,59 @@
 //! Traffic of the network interfaces, from two readings of `/proc/net/dev`.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::readings::{Readings, Span};
-use super::source::{Parsed, Source, excerpt, number};
-use super::{Figures, MetricsError, put, rounded};
+use procfs_core::{
+    FromBufRead,
+    net::{DeviceStatus, InterfaceDeviceStatus},
+};
 
-/// The counters of one interface since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counters {
-    receive: Direction,
-    transmit: Direction,
-}
+use super::{
+    Figures, MetricsError, put,
+    readings::{Readings, Span},
+    rounded,
+    source::{Parsed, Source, parsed},
+};
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Direction {
-    bytes: u64,
-    errors: u64,
-    drops: u64,
-}
+/// Figures of each interface, and of all interfaces together.
+const SUMMED: [&str; 4] =
+    ["receive_bytes_per_second", "transmit_bytes_per_second", "receive_bytes_total", "transmit_bytes_total"];
 
-/// The interfaces that count, in the kernel's order.
-pub(super) type Interfaces = Arc<[(String, Counters)]>;
+/// The counters of each interface, by name.
+pub(super) type Interfaces = Arc<BTreeMap<String, DeviceStatus>>;
 
 pub(super) fn read(source: &Source) -> Result<Interfaces, MetricsError> {
     source.parse("/proc/net/dev", parse)
 }
 
-pub(super) async fn collect(source: &Source, readings: &Readings<Interfaces>) -> Result<Figures, MetricsError> {
-    Ok(figures(&readings.span(|| read(source)).await?))
+pub(super) async fn collect(readings: &Readings<Interfaces>) -> Result<Figures, MetricsError> {
+    Ok(figures(&readings.span().await?))
 }
 
 fn figures(Span { before, after, window }: &Span<Interfaces>) -> Figures {
-    let rate = |direction: fn(&Counters) -> Direction, name: &str, now: &Counters| {
-        let earlier = before.iter().find(|(earlier, _)| earlier == name);
-        // An interface that was made again since counts from zero, as does a new one: what it
-        // has carried by now need not have come within the window, so neither has a rate yet.
-        let earlier = earlier.map_or(direction(now).bytes, |(_, then)| direction(then).bytes);
-        per_second(direction(now).bytes.saturating_sub(earlier), *window)
-    };
     let mut rows = Figures::new();
-    let (mut receive_rate, mut transmit_rate) = (0_u64, 0_u64);
-    let (mut receive_total, mut transmit_total) = (0_u64, 0_u64);
+    let mut sums = [0_u64; SUMMED.len()];
     for (name, now) in after.iter() {
-        let receiving = rate(|counters| counters.receive, name, now);
-        let transmitting = rate(|counters| counters.transmit, name, now);
-        receive_rate = receive_rate.saturating_add(receiving);
-        transmit_rate = transmit_rate.saturating_add(transmitting);
-        receive_total = receive_total.saturating_add(now.receive.bytes);
-        transmit_total = transmit_total.saturating_add(now.transmit.bytes);
+        // A new interface has no rate yet: its bytes may date from before the window. Neither has one whose
+        // counters went backwards, because it was made anew under the same name.
+        let then = before.get(name).unwrap_or(now);
+        let rate = |bytes: fn(&DeviceStatus) -> u64| per_second(bytes(now).saturating_sub(bytes(then)), *window);
+        let values = [rate(|now| now.recv_bytes), rate(|now| now.sent_bytes), now.recv_bytes, now.sent_bytes];
+
         let mut row = |figure: &str, value: u64| put(&mut rows, format!("{figure}:{name}"), value);
-        row("receive_bytes_total", now.receive.bytes);
-        row("transmit_bytes_total", now.transmit.bytes);
-        row("receive_bytes_per_second", receiving);
-        row("transmit_bytes_per_second", transmitting);
-        row("receive_errors", now.receive.errors);
-        row("transmit_errors", now.transmit.errors);
-        row("receive_drops", now.receive.drops);
-        row("transmit_drops", now.transmit.drops);
+        for ((figure, value), sum) in SUMMED.into_iter().zip(values).zip(&mut sums) {
+            *sum = sum.saturating_add(value);
+            row(figure, value);
+        }
+        row("receive_errors", now.recv_errs);
+        row("transmit_errors", now.sent_errs);
+        row("receive_drops", now.recv_drop);
+        row("transmit_drops", now.sent_drop);
     }
 
     let mut figures = Figures::new();
-    put(&mut figures, "receive_bytes_per_second", receive_rate);
-    put(&mut figures, "transmit_bytes_per_second", transmit_rate);
-    put(&mut figures, "receive_bytes_total", receive_total);
-    put(&mut figures, "transmit_bytes_total", transmit_total);
+    for (figure, sum) in SUMMED.into_iter().zip(sums) {
+        put(&mut figures, figure, sum);
+    }
     put(&mut figures, "window_seconds", rounded(window.as_secs_f64(), 3));
     figures.append(&mut rows);
     figures
@@ -76,28 +64,13 @@ fn per_second(bytes: u64, window: Duration) -> u64 {
     u64::try_from(u128::from(bytes) * 1_000_000 / micros).unwrap_or(u64::MAX)
 }
 
-fn parse(text: &str) -> Parsed<Interfaces> {
-    let mut interfaces = Vec::new();
-    for line in text.lines().skip(2) {
-        // Alias names hold a colon too.
-        let (name, counters) =
-            line.rsplit_once(':').ok_or_else(|| format!("a line without a colon: {:?}", excerpt(line)))?;
-        let name = name.trim();
-        let counters =
-            counters.split_whitespace().map(|word| number(Some(word), name)).collect::<Parsed<Vec<u64>>>()?;
-        let [bytes, _, errors, drops, _, _, _, _, sent, _, sent_errors, sent_drops, ..] = counters[..] else {
-            return Err(format!("too few counters: {:?}", excerpt(line)));
-        };
-        // Traffic of loopback never leaves, and that of a container's cable is
-        // counted again by the bridge it is plugged into.
-        if name == "lo" || name.starts_with("veth") {
-            continue;
-        }
-        let receive = Direction { bytes, errors, drops };
-        let transmit = Direction { bytes: sent, errors: sent_errors, drops: sent_drops };
-        interfaces.push((name.to_owned(), Counters { receive, transmit }));
-    }
-    Ok(interfaces.into())
+fn parse(text: &[u8]) -> Parsed<Interfaces> {
+    // The kernel allows names that are not UTF-8; the parser does not.
+    let text = String::from_utf8_lossy(text);
+    let mut interfaces = parsed(InterfaceDeviceStatus::from_buf_read(text.as_bytes()))?.0;
+    // Loopback traffic never leaves the host. The bridge of a container's veth counts the same traffic again.
+    interfaces.retain(|name, _| name != "lo" && !name.starts_with("veth"));
+    Ok(Arc::new(interfaces.into_iter().collect()))
 }
 
 #[cfg(test)]
@@ -108,39 +81,40 @@ mod tests {
 Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
     lo:    3193      29    0    0    0     0          0         0     3193      29    0    0    0     0       0          0
-  eth0:161916684    7807    1    2    0     0          0         0   675481    6294    3    4    0     0       0          0
-veth12: 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9 9
-  wg0: 1000 5 0 0 0 0 0 0 500 4 0 0 0 0 0 0
+  wg0:    1000       5    0    0    0     0          0         0      500       4    0    0    0     0       0          0
+veth12:      9       9    9    9    9     9          9         9        9       9    9    9    9     9       9          9
+  eth0: 161916684    7807    1    2    0     0          0         0   675481    6294    3    4    0     0       0          0
 ";
 
     #[test]
     fn parses_what_the_kernel_writes() {
-        let interfaces = parse(DEV).unwrap();
-        let names: Vec<_> = interfaces.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["eth0", "wg0"]);
-        let expected = Counters {
-            receive: Direction { bytes: 161_916_684, errors: 1, drops: 2 },
-            transmit: Direction { bytes: 675_481, errors: 3, drops: 4 },
-        };
-        assert_eq!(interfaces[0].1, expected);
-        assert!(parse("").unwrap().is_empty());
+        let interfaces = parse(DEV.as_bytes()).unwrap();
+        assert_eq!(interfaces.keys().collect::<Vec<_>>(), ["eth0", "wg0"]);
+        let eth0 = &interfaces["eth0"];
+        assert_eq!((eth0.recv_bytes, eth0.recv_errs, eth0.recv_drop), (161_916_684, 1, 2));
+        assert_eq!((eth0.sent_bytes, eth0.sent_errs, eth0.sent_drop), (675_481, 3, 4));
+        assert!(parse(b"").unwrap().is_empty());
+        let odd = [b"\n\n  w\xff: ", "7 ".repeat(16).as_bytes()].concat();
+        assert_eq!(parse(&odd).unwrap()["w\u{fffd}"].sent_drop, 7);
     }
 
     #[test]
     fn malformed_text_is_an_error() {
-        for line in ["eth0 1 2 3", "eth0: 1 2 3", "eth0: 1 2 3 4 5 6 7 8 9 10 x 12"] {
-            assert!(parse(&format!("a\nb\n{line}\n")).is_err(), "{line:?}");
+        for line in ["", "eth0 1 2 3", "eth0: 1 2 3", "eth0: 1 2 3 4 5 6 7 8 9 10 x 12 13 14 15 16"] {
+            assert!(parse(format!("a\nb\n{line}\n").as_bytes()).is_err(), "{line:?}");
         }
     }
 
     #[test]
     fn rates_come_from_two_readings_and_a_remade_interface_counts_as_zero() {
-        let before = parse(DEV).unwrap();
-        let mut later = before.to_vec();
-        later[0].1.receive.bytes += 3_000;
-        later[0].1.transmit.bytes += 600;
-        later[1].1.receive.bytes = 10;
-        later.push(("new0".to_owned(), later[0].1));
+        let before = parse(DEV.as_bytes()).unwrap();
+        let mut later = BTreeMap::clone(&before);
+        let eth0 = later.get_mut("eth0").unwrap();
+        eth0.recv_bytes += 3_000;
+        eth0.sent_bytes += 600;
+        let new0 = eth0.clone();
+        later.insert("new0".to_owned(), new0);
+        later.get_mut("wg0").unwrap().recv_bytes = 10;
         let figures = figures(&Span { before, after: later.into(), window: Duration::from_millis(1_500) });
         assert_eq!(figures.keys().next().unwrap(), "receive_bytes_per_second");
         assert_eq!(figures["receive_bytes_per_second"], 2_000);

@@ -1,197 +1,128 @@
-//! Asks mounts how full they are. Any of them may hang, for as long as its server is away,
-//! in a system call that nothing interrupts.
+//! Probes of mounts: how much space their file systems have.
 //!
-//! So threads that nobody waits for do the asking. One thread goes through the mounts of a
-//! collect. When it gets stuck, another one goes on with the rest, then two more, then four,
-//! so any number of stuck mounts is passed in time. A mount that is being asked
-//! is never asked a second time: whoever comes meanwhile shares the answer, or, once the
-//! mount has kept somebody waiting for too long, is told so at once.
+//! A probe of a mount whose server is away hangs in a system call that nothing interrupts. Therefore each probe
+//! runs in a detached thread, and no mount has more than one probe at a time, so there are at most as many threads
+//! as mounts. Callers that come during a probe share its result. Once a probe has exceeded the time limit of one
+//! caller, the mount counts as unresponsive until the probe ends, and further callers do not wait for it.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
-use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    io,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use nix::errno::Errno;
-use nix::sys::statvfs::{FsFlags, statvfs};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, timeout_at};
+use nix::{
+    errno::Errno,
+    sys::statvfs::{FsFlags, statvfs},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
+use super::{MetricsError, mounts::Mount};
 use crate::detached::{self, lock};
 
-use super::MetricsError;
-use super::mounts::Mount;
+/// How long a new probe may be the only one, before the next one starts.
+const HEAD_START: Duration = Duration::from_millis(20);
 
-/// This often within the time limit, it is looked whether the threads are stuck.
-const LOOKS: u32 = 20;
-
-/// The room on a file system.
+/// The space of a file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Space {
     pub(super) total_bytes: u64,
     pub(super) used_bytes: u64,
-    /// What is free for everybody; the rest of what is free is for root.
+    /// Without the part of the free space that is reserved for root.
     pub(super) available_bytes: u64,
-    /// 0 where inodes are not limited.
+    /// 0 if the number of inodes is unlimited.
     pub(super) inodes: u64,
     pub(super) inodes_used: u64,
     pub(super) read_only: bool,
 }
 
-/// What is known about a mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+/// The result of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MountState {
     Space(Space),
     /// It was unmounted meanwhile.
     Gone,
-    Failed(String),
+    Failed(Errno),
     Unresponsive,
 }
 
-type Probe = Box<dyn Fn(&Path) -> io::Result<Space> + Send + Sync>;
+/// A probe under way. None until it ends or exceeds the time limit of a caller.
+type Probe = watch::Sender<Option<MountState>>;
 
-/// Asks mounts, and knows which are being asked.
+/// Finds the space below a mount point. May hang.
+type FindSpace = dyn Fn(&Path) -> nix::Result<Space> + Send + Sync;
+
 pub(super) struct Prober {
-    probe: Probe,
-    under_way: Mutex<HashMap<Mount, Asking>>,
-}
-
-/// A thread is asking a mount.
-struct Asking {
-    askers: Vec<Asker>,
-    overdue: bool,
-}
-
-/// Who waits for an answer, and to which of its questions.
-struct Asker {
-    index: usize,
-    answers: UnboundedSender<(usize, Answer)>,
-}
-
-/// What the threads of one collect share.
-struct Pass {
-    prober: Arc<Prober>,
-    queue: Mutex<VecDeque<(usize, Mount)>>,
-    answers: UnboundedSender<(usize, Answer)>,
+    find_space: Box<FindSpace>,
+    under_way: Mutex<HashMap<Mount, Probe>>,
 }
 
 impl Prober {
-    pub(super) fn new(probe: impl Fn(&Path) -> io::Result<Space> + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { probe: Box::new(probe), under_way: Mutex::default() })
+    pub(super) fn new(find_space: impl Fn(&Path) -> nix::Result<Space> + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { find_space: Box::new(find_space), under_way: Mutex::default() })
     }
 
-    /// What each of `mounts` answers within `timeout`, in their order.
-    pub(super) async fn ask(
+    /// The state of each of `mounts`, in their order. Ends within the time limit.
+    pub(super) async fn probe(
         self: &Arc<Self>,
         mounts: &[Mount],
-        timeout: Duration,
-    ) -> Result<Vec<Answer>, MetricsError> {
-        let (sender, mut receiver) = unbounded_channel();
-        let pass = Arc::new(Pass {
-            prober: Arc::clone(self),
-            queue: Mutex::new(mounts.iter().cloned().enumerate().collect()),
-            answers: sender,
-        });
-        let deadline = Instant::now() + timeout;
-        let mut answers = vec![None; mounts.len()];
-        let mut missing = mounts.len();
-        let mut threads = 1;
-        while missing > 0 && Instant::now() < deadline {
-            for _ in 0..threads.min(lock(&pass.queue).len()) {
-                let pass = Arc::clone(&pass);
-                detached::run(move || pass.go_through()).map_err(MetricsError::Thread)?;
-            }
-            threads *= 2;
-            let look = deadline.min(Instant::now() + timeout / LOOKS);
-            while missing > 0
-                && let Ok(Some((index, answer))) = timeout_at(look, receiver.recv()).await
-            {
-                answers[index] = Some(answer);
-                missing -= 1;
-            }
+        limit: Duration,
+    ) -> Result<Vec<MountState>, MetricsError> {
+        let start = Instant::now();
+
+        // As long as mounts respond, one thread runs at a time. Mounts that hang use up the first half of the time
+        // limit at most; then the remaining probes start at once.
+        let mut probes = Vec::with_capacity(mounts.len());
+        for mount in mounts {
+            let probe = self.start(mount).map_err(MetricsError::Thread)?;
+            wait(&probe, (start + limit / 2).min(Instant::now() + HEAD_START)).await;
+            probes.push(probe);
         }
-        if missing > 0 {
-            let mut under_way = lock(&self.under_way);
-            for (mount, _) in mounts.iter().zip(&answers).filter(|(_, answer)| answer.is_none()) {
-                if let Some(asking) = under_way.get_mut(mount) {
-                    asking.overdue = true;
-                }
-            }
+
+        let mut states = Vec::with_capacity(mounts.len());
+        for probe in probes {
+            wait(&probe, start + limit).await;
+            // If there is no result yet, this also tells the other callers of the probe.
+            probe.send_modify(|state| states.push(*state.get_or_insert(MountState::Unresponsive)));
         }
-        let answers = answers.into_iter();
-        Ok(answers.map(|answer| answer.unwrap_or(Answer::Unresponsive)).collect())
+        Ok(states)
     }
 
-    /// Whether the caller is to ask `mount` now. If not, `asker` has an answer or will get it.
-    fn begin(&self, mount: &Mount, asker: Asker) -> bool {
-        match lock(&self.under_way).entry(mount.clone()) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(Asking { askers: vec![asker], overdue: false });
-                true
-            }
-            Entry::Occupied(asking) if asking.get().overdue => {
-                asker.tell(Answer::Unresponsive);
-                false
-            }
-            Entry::Occupied(mut asking) => {
-                asking.get_mut().askers.push(asker);
-                false
-            }
+    /// The probe of `mount` that is under way, or else a new one.
+    fn start(self: &Arc<Self>, mount: &Mount) -> io::Result<Probe> {
+        // Held until the probe is in the map: its thread removes it from there.
+        let mut under_way = lock(&self.under_way);
+        if let Some(probe) = under_way.get(mount) {
+            return Ok(probe.clone());
         }
-    }
-
-    fn end(&self, mount: &Mount, answer: &Answer) {
-        let asking = lock(&self.under_way).remove(mount);
-        for asker in asking.into_iter().flat_map(|asking| asking.askers) {
-            asker.tell(answer.clone());
-        }
+        let probe = Probe::new(None);
+        let (prober, key, result) = (Arc::clone(self), mount.clone(), probe.clone());
+        detached::run(move || {
+            let state = match (prober.find_space)(&key.point) {
+                Ok(space) => MountState::Space(space),
+                Err(Errno::ENOENT) => MountState::Gone,
+                Err(error) => MountState::Failed(error),
+            };
+            lock(&prober.under_way).remove(&key);
+            result.send_replace(Some(state));
+        })?;
+        under_way.insert(mount.clone(), probe.clone());
+        Ok(probe)
     }
 }
 
-impl Pass {
-    /// Asks one mount after the other, while there are any and somebody wants to know.
-    fn go_through(&self) {
-        while !self.answers.is_closed()
-            && let Some((index, mount)) = self.next()
-        {
-            let answers = self.answers.clone();
-            if self.prober.begin(&mount, Asker { index, answers }) {
-                let answer = (self.prober.probe)(&mount.point).into();
-                self.prober.end(&mount, &answer);
-            }
-        }
-    }
-
-    fn next(&self) -> Option<(usize, Mount)> {
-        lock(&self.queue).pop_front()
-    }
+/// Waits until a probe has a state, at most until `deadline`.
+async fn wait(probe: &Probe, deadline: Instant) {
+    let _ = timeout_at(deadline, probe.subscribe().wait_for(Option::is_some)).await;
 }
 
-impl Asker {
-    fn tell(self, answer: Answer) {
-        // Nobody there: the time limit has passed.
-        let _ = self.answers.send((self.index, answer));
-    }
-}
-
-impl From<io::Result<Space>> for Answer {
-    fn from(result: io::Result<Space>) -> Self {
-        match result {
-            Ok(space) => Self::Space(space),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Gone,
-            // The plain description, without the error number.
-            Err(error) => Self::Failed(match error.raw_os_error() {
-                Some(number) => Errno::from_raw(number).desc().to_owned(),
-                None => error.to_string(),
-            }),
-        }
-    }
-}
-
-/// Asks the kernel. May hang.
-pub(super) fn space(point: &Path) -> io::Result<Space> {
+/// The space of the file system at `point`. Hangs if the mount hangs.
+pub(super) fn space(point: &Path) -> nix::Result<Space> {
     let found = statvfs(point)?;
     let bytes = |blocks: u64| blocks.saturating_mul(found.fragment_size());
     Ok(Space {
@@ -206,16 +137,15 @@ pub(super) fn space(point: &Path) -> io::Result<Space> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-    use std::sync::Condvar;
+    use std::{collections::HashSet, sync::Condvar};
 
     use super::*;
 
-    /// Mounts that hang while they are in the set, and what was asked so far.
+    /// Answers probes. Those of the mounts in `hung` hang.
     #[derive(Default)]
     struct Fake {
         hung: Mutex<HashSet<&'static str>>,
-        asked: Mutex<Vec<String>>,
+        probed: Mutex<Vec<String>>,
         changed: Condvar,
     }
 
@@ -226,18 +156,18 @@ mod tests {
         fn new(hung: &[&'static str]) -> (Arc<Self>, Arc<Prober>) {
             let fake = Arc::new(Self::default());
             lock(&fake.hung).extend(hung);
-            let probe = Arc::clone(&fake);
-            (fake, Prober::new(move |point| probe.probe(point)))
+            let space = Arc::clone(&fake);
+            (fake, Prober::new(move |point| space.space(point)))
         }
 
-        fn probe(&self, point: &Path) -> io::Result<Space> {
+        fn space(&self, point: &Path) -> nix::Result<Space> {
             let point = point.to_str().unwrap();
-            lock(&self.asked).push(point.to_owned());
+            lock(&self.probed).push(point.to_owned());
             self.changed.notify_all();
             let hung = self.changed.wait_while(lock(&self.hung), |hung| hung.contains(point));
             drop(hung.unwrap());
             if point == "/gone" {
-                return Err(Errno::ENOENT.into());
+                return Err(Errno::ENOENT);
             }
             Ok(SPACE)
         }
@@ -247,8 +177,8 @@ mod tests {
             self.changed.notify_all();
         }
 
-        fn times_asked(&self, point: &str) -> usize {
-            lock(&self.asked).iter().filter(|asked| *asked == point).count()
+        fn times_probed(&self, point: &str) -> usize {
+            lock(&self.probed).iter().filter(|probed| *probed == point).count()
         }
     }
 
@@ -267,47 +197,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hung_mount_holds_up_nobody_and_is_asked_once_until_it_answers() {
+    async fn a_hung_mount_holds_up_nobody_and_has_one_probe_until_it_responds() {
         let (fake, prober) = Fake::new(&["/hung"]);
         let mounts = mounts(&["/", "/hung", "/home", "/gone"]);
-        let expected = [Answer::Space(SPACE), Answer::Unresponsive, Answer::Space(SPACE), Answer::Gone];
+        let expected = [MountState::Space(SPACE), MountState::Unresponsive, MountState::Space(SPACE), MountState::Gone];
         let limit = Duration::from_millis(400);
         let begin = Instant::now();
-        assert_eq!(prober.ask(&mounts, limit).await.unwrap(), expected);
+        assert_eq!(prober.probe(&mounts, limit).await.unwrap(), expected);
         assert!(begin.elapsed() < 10 * limit, "{:?}", begin.elapsed());
 
-        // The limit no longer matters: what is known to hang is not waited for.
+        // Further callers do not wait for it, whatever their limit.
         let ages = Duration::from_secs(1_000);
-        let again = tokio::time::timeout(ages / 50, prober.ask(&mounts, ages)).await;
+        let again = tokio::time::timeout(ages / 50, prober.probe(&mounts, ages)).await;
         assert_eq!(again.unwrap().unwrap(), expected);
-        assert_eq!((fake.times_asked("/hung"), fake.times_asked("/")), (1, 2));
+        assert_eq!((fake.times_probed("/hung"), fake.times_probed("/")), (1, 2));
 
         fake.release();
-        until(async || prober.ask(&mounts, ages).await.unwrap()[1] == Answer::Space(SPACE)).await;
-        assert_eq!(fake.times_asked("/hung"), 2);
-        assert!(lock(&prober.under_way).is_empty());
+        until(async || lock(&prober.under_way).is_empty()).await;
+        assert_eq!(prober.probe(&mounts, ages).await.unwrap()[1], MountState::Space(SPACE));
+        assert_eq!(fake.times_probed("/hung"), 2);
     }
 
     #[tokio::test]
-    async fn who_comes_while_a_mount_is_asked_shares_the_answer() {
+    async fn callers_that_come_during_a_probe_share_its_result() {
         let (fake, prober) = Fake::new(&["/slow"]);
         let mounts = mounts(&["/slow"]);
         let ages = Duration::from_secs(1_000);
-        let ask = || {
+        let call = || {
             let (prober, mounts) = (Arc::clone(&prober), mounts.clone());
-            tokio::spawn(async move { prober.ask(&mounts, ages).await })
+            tokio::spawn(async move { prober.probe(&mounts, ages).await })
         };
-        let asks = [ask(), ask()];
+        let calls = [call(), call()];
         until(async || {
             let under_way = lock(&prober.under_way);
-            under_way.values().any(|asking| asking.askers.len() == 2)
+            under_way.values().any(|probe| probe.receiver_count() == 2)
         })
         .await;
         fake.release();
-        for ask in asks {
-            assert_eq!(ask.await.unwrap().unwrap(), [Answer::Space(SPACE)]);
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap(), [MountState::Space(SPACE)]);
         }
-        assert_eq!(fake.times_asked("/slow"), 1);
+        assert_eq!(fake.times_probed("/slow"), 1);
     }
 
     #[tokio::test]
@@ -315,10 +245,10 @@ mod tests {
         let hung: Vec<&str> = (0..40).map(|n| &*format!("/hung/{n}").leak()).collect();
         let (fake, prober) = Fake::new(&hung);
         let mounts = mounts(&[&hung[..], &["/"]].concat());
-        let answers = prober.ask(&mounts, Duration::from_secs(1)).await.unwrap();
-        assert_eq!(answers[40], Answer::Space(SPACE));
-        assert!(answers[..40].iter().all(|answer| *answer == Answer::Unresponsive));
-        assert!(hung.iter().all(|point| fake.times_asked(point) == 1));
+        let states = prober.probe(&mounts, Duration::from_secs(1)).await.unwrap();
+        assert_eq!(states[40], MountState::Space(SPACE));
+        assert!(states[..40].iter().all(|state| *state == MountState::Unresponsive));
+        assert!(hung.iter().all(|point| fake.times_probed(point) == 1));
         fake.release();
     }
 }

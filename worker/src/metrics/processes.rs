@@ -1,52 +1,70 @@
-//! The processes that use most, from `/proc/PID/`. Command lines are shown as `ps` shows
-//! them to everybody; environments, where secrets live, are never read.
+//! The processes that use most CPU or memory, from `/proc/PID/`.
+//!
+//! Command lines are shown, as `ps` shows them to every user, but with passwords masked. Environments often hold secrets
+//! and are never read.
+//!
+//! `/proc/PID/stat` is not read by `procfs-core`: its `Stat` can panic on malformed text, and it parses and keeps
+//! fifty fields of each process.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Read;
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    fs::{self, File},
+    io::Read,
+    mem,
+    os::unix::fs::MetadataExt,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::unistd::{SysconfVar, Uid, User, sysconf};
-use serde_json::Value;
-use tokio::sync::Semaphore;
+use serde_json::{Value, json};
+use tokio::{sync::Semaphore, time::timeout};
 
+use super::{
+    Figures, MetricsError, ProcessOrder,
+    masking::mask,
+    put, rounded,
+    source::{Parsed, Source},
+};
 use crate::detached;
 
-use super::source::{Parsed, Source, excerpt, number};
-use super::{Figures, MetricsError, ProcessOrder, put, rounded};
-
-/// Over which the use of the processors is measured.
+/// CPU use is measured over this time.
 const WINDOW: Duration = Duration::from_millis(200);
 
-/// A command line can hang while its process is stuck in the kernel, and a user's name can
-/// while a directory server is away.
+/// Time limit of a list. Reading a command line can hang while its process is stuck in the kernel, and so can
+/// looking up a user's name while a directory server is away.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// At most this many lists are made at once, stuck ones included.
+/// How many lists are made at once, including those that hang.
 const AT_ONCE: usize = 4;
 
-/// A command line is cut here.
+/// The maximum length of a command line in the list.
 const COMMAND_BYTES: usize = 200;
 
-/// Lists processes, in threads that may get stuck.
+/// How much of a command line is read. One character takes up to four bytes, and masking shortens what is read.
+const READ_BYTES: usize = 8 * COMMAND_BYTES;
+
 pub(super) struct Processes {
     source: Source,
     slots: Arc<Semaphore>,
 }
 
-/// A process as `/proc/PID/stat` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is kept of `/proc/PID/stat`.
+#[derive(Clone, Debug)]
 struct Process {
+    read_at: Instant,
     pid: u32,
     name: String,
     state: char,
-    /// Spent on the processors, in clock ticks.
+    /// CPU time so far, in clock ticks.
     ticks: u64,
-    /// When it started, in clock ticks since boot: tells apart processes with the same pid.
+    /// Start time, in clock ticks since boot. Processes that had the same pid one after the other differ in it.
     started: u64,
     resident_pages: u64,
+    /// 0 until it is measured.
+    cpu_percent: f64,
 }
 
 impl Processes {
@@ -55,72 +73,49 @@ impl Processes {
     }
 
     pub(super) async fn collect(&self, by: ProcessOrder, top: usize) -> Result<Figures, MetricsError> {
-        let timed_out = MetricsError::ProcessesTimedOut(TIMEOUT);
-        tokio::time::timeout(TIMEOUT, self.collect_patiently(by, top)).await.unwrap_or(Err(timed_out))
-    }
-
-    async fn collect_patiently(&self, by: ProcessOrder, top: usize) -> Result<Figures, MetricsError> {
-        let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let source = self.source.clone();
-        let listed = detached::call(move || {
-            let figures = list(&source, by, top);
-            drop(slot);
-            figures
-        });
-        listed.await.map_err(MetricsError::Thread)?
+        let listed = async {
+            let slot = Arc::clone(&self.slots).acquire_owned().await;
+            let source = self.source.clone();
+            let list = move || {
+                let _slot = slot;
+                list(&source, by, top)
+            };
+            detached::call(list).await.map_err(MetricsError::Thread)?
+        };
+        timeout(TIMEOUT, listed).await.unwrap_or(Err(MetricsError::ProcessesTimedOut(TIMEOUT)))
     }
 }
 
 fn list(source: &Source, by: ProcessOrder, top: usize) -> Result<Figures, MetricsError> {
-    let mut processes;
-    let mut cpu_percent = HashMap::new();
+    let mut processes = scan(source)?;
     match by {
-        ProcessOrder::Memory => {
-            processes = scan(source)?;
-            processes.sort_by_key(|(_, process)| (process.resident_pages, u32::MAX - process.pid));
-        }
+        ProcessOrder::Memory => processes.sort_by_key(|process| (Reverse(process.resident_pages), process.pid)),
         ProcessOrder::Cpu => {
-            let before = scan(source)?;
             thread::sleep(WINDOW);
-            processes = scan(source)?;
-            cpu_percent = used(&before, &processes);
-            processes.sort_by(|(_, a), (_, b)| {
-                let used = |process: &Process| cpu_percent[&process.pid];
-                // Of idle ones the busiest so far.
-                used(a).total_cmp(&used(b)).then(a.ticks.cmp(&b.ticks))
-            });
+            let before = mem::replace(&mut processes, scan(source)?);
+            measure(&before, &mut processes);
+            // Equally busy processes, such as idle ones, are ordered by their CPU time so far.
+            processes.sort_by(|a, b| b.cpu_percent.total_cmp(&a.cpu_percent).then(b.ticks.cmp(&a.ticks)));
         }
     }
-    let count = processes.len() as u64;
-    let rows: Vec<Value> = processes
-        .iter()
-        .rev()
-        .take(top)
-        .filter_map(|(_, process)| row(source, process, cpu_percent.get(&process.pid).copied()).map(Value::Object))
-        .collect();
+
+    let rows: Vec<Value> =
+        processes.iter().take(top).filter_map(|process| row(source, process, by)).map(Value::Object).collect();
     let mut figures = Figures::new();
-    put(&mut figures, "count", count);
-    put(&mut figures, "by", by.name());
+    put(&mut figures, "count", processes.len());
+    put(&mut figures, "by", json!(by));
     put(&mut figures, "processes", rows);
     Ok(figures)
 }
 
-/// All processes, each with when it was looked at.
-fn scan(source: &Source) -> Result<Vec<(Instant, Process)>, MetricsError> {
-    let path = source.path("/proc".as_ref());
-    let entries = match fs::read_dir(&path) {
-        Ok(entries) => entries,
-        Err(source) => return Err(MetricsError::Read { path, source }),
-    };
+fn scan(source: &Source) -> Result<Vec<Process>, MetricsError> {
+    let path = source.path("/proc");
+    let entries = fs::read_dir(&path).map_err(|source| MetricsError::Read { path, source })?;
     let mut processes = Vec::new();
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        match source.parse(&format!("/proc/{pid}/stat"), |text| parse(pid, text)) {
-            Ok(process) => processes.push((Instant::now(), process)),
-            // It has ended meanwhile.
+    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
+        match source.parse(format!("/proc/{pid}/stat"), |text| parse(pid, text)) {
+            Ok(process) => processes.push(process),
+            // The process has ended meanwhile.
             Err(MetricsError::Read { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -128,33 +123,32 @@ fn scan(source: &Source) -> Result<Vec<(Instant, Process)>, MetricsError> {
     Ok(processes)
 }
 
-/// The use of one processor in percent, by pid. A process that is new has none yet.
-fn used(before: &[(Instant, Process)], after: &[(Instant, Process)]) -> HashMap<u32, f64> {
-    let before: HashMap<_, _> =
-        before.iter().map(|(at, process)| ((process.pid, process.started), (*at, process.ticks))).collect();
+/// Sets the CPU use of each process that was there before, in percent of one processor.
+fn measure(before: &[Process], after: &mut [Process]) {
+    let before: HashMap<_, _> = before.iter().map(|process| ((process.pid, process.started), process)).collect();
     let per_second = sysconf_or(SysconfVar::CLK_TCK, 100) as f64;
-    let of = |(now, process): &(Instant, Process)| {
-        let used = before.get(&(process.pid, process.started)).map_or(0.0, |(then, earlier)| {
-            let seconds = process.ticks.saturating_sub(*earlier) as f64 / per_second;
-            let window = now.saturating_duration_since(*then).max(Duration::from_millis(1));
-            rounded(100.0 * seconds / window.as_secs_f64(), 1)
-        });
-        (process.pid, used)
-    };
-    after.iter().map(of).collect()
+    for process in after {
+        if let Some(earlier) = before.get(&(process.pid, process.started)) {
+            let seconds = process.ticks.saturating_sub(earlier.ticks) as f64 / per_second;
+            let window = process.read_at.saturating_duration_since(earlier.read_at).max(Duration::from_millis(1));
+            process.cpu_percent = rounded(100.0 * seconds / window.as_secs_f64(), 1);
+        }
+    }
 }
 
-/// What is said about a process; nothing if it has ended meanwhile.
-fn row(source: &Source, process: &Process, cpu_percent: Option<f64>) -> Option<Figures> {
-    let uid = source.text(&format!("/proc/{}/status", process.pid)).as_deref().and_then(uid)?;
+/// The figures of one process. None if it has ended meanwhile.
+fn row(source: &Source, process: &Process, by: ProcessOrder) -> Option<Figures> {
+    // The kernel gives the directory to the effective user. That is cheaper than /proc/PID/status.
+    let uid = fs::metadata(source.path(format!("/proc/{}", process.pid))).ok()?.uid();
     let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
     let page_bytes = sysconf_or(SysconfVar::PAGE_SIZE, 4096);
+
     let mut row = Figures::new();
     put(&mut row, "pid", process.pid);
     put(&mut row, "name", printable(&process.name));
     put(&mut row, "user", user.map_or_else(|| uid.to_string(), |user| user.name));
-    if let Some(percent) = cpu_percent {
-        put(&mut row, "cpu_percent", percent);
+    if by == ProcessOrder::Cpu {
+        put(&mut row, "cpu_percent", process.cpu_percent);
     }
     put(&mut row, "memory_bytes", process.resident_pages.saturating_mul(page_bytes));
     put(&mut row, "state", state(process.state));
@@ -162,23 +156,27 @@ fn row(source: &Source, process: &Process, cpu_percent: Option<f64>) -> Option<F
     Some(row)
 }
 
-/// A command line can be megabytes long; only its beginning is read.
+/// The command line of a process, or its name in brackets if it has none. None if it has ended meanwhile.
 fn command(source: &Source, process: &Process) -> Option<String> {
-    let path = source.path(format!("/proc/{}/cmdline", process.pid).as_ref());
     let mut arguments = Vec::new();
-    let mut file = File::open(path).ok()?.take(4 * COMMAND_BYTES as u64);
-    file.read_to_end(&mut arguments).ok()?;
+    // A command line can be megabytes long.
+    let file = File::open(source.path(format!("/proc/{}/cmdline", process.pid))).ok()?;
+    file.take(READ_BYTES as u64).read_to_end(&mut arguments).ok()?;
+    if arguments.len() == READ_BYTES {
+        // The last word is not whole: what it is could not be told.
+        let end = arguments.iter().rposition(|byte| [0, b' '].contains(byte)).unwrap_or(0);
+        arguments.truncate(end);
+    }
     let command = command_line(&arguments);
-    // A kernel thread has none, and a process that has ended no longer.
-    let bare = || format!("[{}]", printable(&process.name));
-    Some(if command.is_empty() { bare() } else { command })
+    Some(if command.is_empty() { format!("[{}]", printable(&process.name)) } else { command })
 }
 
 fn command_line(arguments: &[u8]) -> String {
     let text = String::from_utf8_lossy(arguments);
-    let mut command = printable(&text.trim_end_matches('\0').replace('\0', " "));
-    let end = (0..=COMMAND_BYTES.min(command.len())).rev().find(|end| command.is_char_boundary(*end));
-    command.truncate(end.unwrap_or_default());
+    let mut command = printable(&mask(text.trim_end_matches('\0').split('\0')).join(" "));
+    while command.len() > COMMAND_BYTES {
+        command.pop();
+    }
     command
 }
 
@@ -206,30 +204,26 @@ fn sysconf_or(variable: SysconfVar, default: u64) -> u64 {
     value.and_then(|value| value.try_into().ok()).unwrap_or(default)
 }
 
-/// `PID (NAME) STATE …`, where the name may hold anything, spaces and parentheses included.
-fn parse(pid: u32, text: &str) -> Parsed<Process> {
-    let shape = || format!("not a process: {:?}", excerpt(text));
-    let (_, rest) = text.split_once('(').ok_or_else(shape)?;
-    let (name, rest) = rest.rsplit_once(')').ok_or_else(shape)?;
-    // Counted from the state, the third field in proc(5).
+/// Parses `PID (NAME) STATE …`. The name can contain anything, including spaces and parentheses.
+fn parse(pid: u32, text: &[u8]) -> Parsed<Process> {
+    let text = String::from_utf8_lossy(text);
+    let (_, rest) = text.split_once('(').ok_or("the name is missing")?;
+    let (name, rest) = rest.rsplit_once(')').ok_or("the name has no end")?;
+    // The state is the first of these, and the third field in proc(5).
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    let field = |index: usize, what| number::<u64>(fields.get(index).copied(), what);
-    let state = fields.first().and_then(|state| state.chars().next());
+    let field = |index: usize| fields.get(index).copied().ok_or("a field is missing");
+    let number = |index| -> Parsed<u64> { Ok(field(index)?.parse()?) };
     Ok(Process {
+        read_at: Instant::now(),
         pid,
         name: name.to_owned(),
-        state: state.ok_or_else(shape)?,
-        ticks: field(11, "utime")?.saturating_add(field(12, "stime")?),
-        started: field(19, "starttime")?,
-        // Kernels have shown a negative number for a moment.
-        resident_pages: number::<i64>(fields.get(21).copied(), "rss")?.max(0).unsigned_abs(),
+        state: field(0)?.chars().next().ok_or("the state is missing")?,
+        ticks: number(11)?.saturating_add(number(12)?),
+        started: number(19)?,
+        // Some kernels report a negative number for a moment.
+        resident_pages: field(21)?.parse::<i64>()?.max(0).unsigned_abs(),
+        cpu_percent: 0.0,
     })
-}
-
-/// The effective user.
-fn uid(status: &str) -> Option<u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -241,25 +235,20 @@ mod tests {
 
     #[test]
     fn parses_what_the_kernel_writes() {
-        let expected = Process {
-            pid: 1234,
-            name: "my (odd) name".to_owned(),
-            state: 'S',
-            ticks: 100,
-            started: 5678,
-            resident_pages: 1500,
-        };
-        assert_eq!(parse(1234, STAT), Ok(expected));
-        assert_eq!(uid("Name:\tx\nUid:\t1000\t33\t1000\t1000\n"), Some(33));
-        assert_eq!(uid("Uid:\tx\n"), None);
+        let process = parse(1234, STAT.as_bytes()).unwrap();
+        assert_eq!((process.pid, process.name.as_str(), process.state), (1234, "my (odd) name", 'S'));
+        assert_eq!((process.ticks, process.started, process.resident_pages), (100, 5678, 1500));
+        assert_eq!(parse(1, STAT.replace("1500", "-3").as_bytes()).unwrap().resident_pages, 0);
     }
 
     #[test]
     fn malformed_text_is_an_error() {
-        for text in ["", "1 name S", "1 (name", "1 (name) ", ") S (", "1 (a) S 1 2 3"] {
-            assert!(parse(1, text).is_err(), "{text:?}");
+        for text in
+            ["", "1 name S", "1 (name", "1 (name)", "1 (name) ", ") S (", "(", ")", "1 (a)\u{e9}", "1 (a) S 1 2 3"]
+        {
+            assert!(parse(1, text.as_bytes()).is_err(), "{text:?}");
         }
-        assert!(parse(1, &STAT.replace("5678", "-5678")).is_err());
+        assert!(parse(1, STAT.replace("5678", "-5678").as_bytes()).is_err());
     }
 
     #[test]
@@ -273,15 +262,15 @@ mod tests {
 
     #[test]
     fn use_is_of_one_processor_and_a_reused_pid_starts_anew() {
-        let start = Instant::now();
-        let process = parse(1234, STAT).unwrap();
+        let process = parse(1234, STAT.as_bytes()).unwrap();
         let with = |pid, ticks, started| Process { pid, ticks, started, ..process.clone() };
-        let before = [(start, with(1, 100, 5)), (start, with(2, 100, 5))];
-        let later = start + Duration::from_secs(2);
-        let after = [(later, with(1, 500, 5)), (later, with(2, 500, 6)), (later, with(3, 500, 6))];
-        let used = used(&before, &after);
-        let shown = [1, 2, 3].map(|pid| used[&pid].to_string());
-        assert_eq!(shown, ["200", "0", "0"]);
+        let before = [with(1, 100, 5), with(2, 100, 5)];
+        let mut after = [with(1, 500, 5), with(2, 500, 6), with(3, 500, 6)];
+        for process in &mut after {
+            process.read_at += Duration::from_secs(2);
+        }
+        measure(&before, &mut after);
+        assert_eq!(after.map(|process| process.cpu_percent.to_string()), ["200", "0", "0"]);
     }
 
     #[tokio::test]
@@ -289,9 +278,11 @@ mod tests {
         let processes = Processes::new(&Source::new("/".into()));
         for by in [ProcessOrder::Memory, ProcessOrder::Cpu] {
             let figures = processes.collect(by, usize::MAX).await.unwrap();
-            assert_eq!(figures["by"], by.name());
+            assert_eq!(figures["by"], json!(by));
             let rows = figures["processes"].as_array().unwrap();
             let me = rows.iter().find(|row| row["pid"] == std::process::id()).unwrap();
+            let user = User::from_uid(Uid::effective()).unwrap();
+            assert_eq!(me["user"], user.map_or_else(|| Uid::effective().to_string(), |user| user.name));
             assert!(me["memory_bytes"].as_u64().unwrap() > 100_000, "{me}");
             assert!(me["command"].as_str().unwrap().contains("worker"), "{me}");
             assert_eq!(me.get("cpu_percent").is_some(), by == ProcessOrder::Cpu);

@@ -1,24 +1,29 @@
-//! Rates come from two readings of a counter. Enough readings are kept for the next
-//! collect to find one that is old enough, so that it need not wait for a second one.
+//! Recent readings of one file. Figures that cover a time window compare two of them.
+//!
+//! Readings are kept, so that a collect finds one that is old enough and need not wait for a second one.
 
-use std::collections::VecDeque;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
-use super::MetricsError;
+use super::{MetricsError, source::Source};
 use crate::detached::lock;
 
-/// A span at least this long is preferred: it evens out the bursts of an instant.
+/// The preferred minimum length of a window. Shorter windows show bursts.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
-/// A shorter span than this says nothing: the counters of `/proc/stat` advance every 10 ms.
+/// The minimum length of a window. The counters of `/proc/stat` advance every 10 ms.
 const SHORTEST: Duration = Duration::from_millis(50);
 
-/// Readings closer together than this are not both worth keeping.
+/// The minimum time between two readings that are both kept.
 const APART: Duration = Duration::from_millis(200);
 
-/// The recent readings of one file, oldest first.
 pub(super) struct Readings<T> {
+    source: Source,
+    read: fn(&Source) -> Result<T, MetricsError>,
+    /// Oldest first.
     kept: Mutex<VecDeque<(Instant, T)>>,
 }
 
@@ -30,61 +35,65 @@ pub(super) struct Span<T> {
 }
 
 impl<T: Clone> Readings<T> {
-    pub(super) fn new() -> Self {
-        Self { kept: Mutex::new(VecDeque::new()) }
+    /// Takes the first reading at once.
+    pub(super) fn new(source: &Source, read: fn(&Source) -> Result<T, MetricsError>) -> Self {
+        let readings = Self { source: source.clone(), read, kept: Mutex::default() };
+        // The first collect reports a file that cannot be read.
+        let _ = readings.take();
+        readings
     }
 
-    /// Takes a reading and keeps it, unless there is a recent one.
-    pub(super) fn take(&self, read: impl Fn() -> Result<T, MetricsError>) -> Result<(Instant, T), MetricsError> {
-        let reading = (Instant::now(), read()?);
+    /// A new reading and an earlier one. Waits up to 50 ms if the earlier one is too recent.
+    pub(super) async fn span(&self) -> Result<Span<T>, MetricsError> {
+        let (since, before) = match self.baseline(Instant::now()) {
+            Some(reading) => reading,
+            None => self.take()?,
+        };
+        let rest = SHORTEST.saturating_sub(since.elapsed());
+        // To sleep for no time at all would take a millisecond, Tokio's smallest step.
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
+        let (until, after) = self.take()?;
+        Ok(Span { before, after, window: until - since })
+    }
+
+    fn take(&self) -> Result<(Instant, T), MetricsError> {
+        let reading = (Instant::now(), (self.read)(&self.source)?);
         self.keep(reading.clone());
         Ok(reading)
     }
 
-    /// A fresh reading beside an earlier one. Waits up to 50 ms if there is none yet.
-    pub(super) async fn span(&self, read: impl Fn() -> Result<T, MetricsError>) -> Result<Span<T>, MetricsError> {
-        let (since, before) = match self.baseline(Instant::now()) {
-            Some(reading) => reading,
-            None => self.take(&read)?,
-        };
-        let rest = SHORTEST.saturating_sub(since.elapsed());
-        if !rest.is_zero() {
-            tokio::time::sleep(rest).await;
-        }
-        let (until, after) = self.take(&read)?;
-        Ok(Span { before, after, window: until - since })
-    }
-
+    /// Keeps a reading, unless the newest one is recent.
     fn keep(&self, (at, value): (Instant, T)) {
         let mut kept = lock(&self.kept);
         if kept.back().is_some_and(|(newest, _)| at.saturating_duration_since(*newest) < APART) {
             return;
         }
         kept.push_back((at, value));
-        // The second one will serve from now on, so this bounds the ring too.
+        // The oldest reading is superfluous once the second one is old enough.
         while kept.get(1).is_some_and(|(second, _)| at.saturating_duration_since(*second) >= LONG_ENOUGH) {
             kept.pop_front();
         }
     }
 
-    /// The newest reading that is old enough, else the oldest.
+    /// The newest reading that is old enough at the time `now`, or else the oldest one.
     fn baseline(&self, now: Instant) -> Option<(Instant, T)> {
         let kept = lock(&self.kept);
-        kept.iter()
-            .rev()
-            .find(|(at, _)| now.saturating_duration_since(*at) >= LONG_ENOUGH)
-            .or_else(|| kept.front())
-            .cloned()
+        let old_enough = |(at, _): &&(Instant, T)| now.saturating_duration_since(*at) >= LONG_ENOUGH;
+        kept.iter().rev().find(old_enough).or_else(|| kept.front()).cloned()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
     use super::*;
 
     #[test]
     fn the_baseline_is_a_second_old_if_it_can_be_and_the_ring_stays_short() {
-        let readings = Readings::new();
+        let readings = Readings::new(&Source::new("/".into()), |_| Err(MetricsError::NoTicks));
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
         assert!(readings.baseline(start).is_none());
@@ -100,7 +109,7 @@ mod tests {
             assert!(lock(&readings.kept).len() <= 7);
         }
 
-        // A sampler that comes rarely leaves just what is needed.
+        // With rare readings, only two are kept.
         readings.keep((at(60_000), 60_000));
         readings.keep((at(70_000), 70_000));
         assert_eq!(lock(&readings.kept).len(), 2);
@@ -109,17 +118,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_span_waits_just_long_enough() {
-        let readings = Readings::new();
-        let count = std::cell::Cell::new(0);
-        let read = || {
-            count.set(count.get() + 1);
-            Ok(count.get())
-        };
-        let span = readings.span(read).await.unwrap();
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let readings = Readings::new(&Source::new("/".into()), |_| Ok(COUNT.fetch_add(1, Relaxed)));
+        let span = readings.span().await.unwrap();
         assert_eq!((span.before, span.after), (1, 2));
         assert!(span.window >= SHORTEST, "{:?}", span.window);
 
-        let span = readings.span(read).await.unwrap();
+        let span = readings.span().await.unwrap();
         assert_eq!((span.before, span.after), (1, 3));
     }
 }

@@ -1,0 +1,355 @@
+//! The grammar of the command line. Structures only: [`super::settings`] resolves flags together with the environment
+//! and the settings file, and a file for each noun implements its commands.
+
+#![expect(clippy::doc_markdown, reason = "these doc comments are the help texts, in which backticks would show")]
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
+use protocol::{limits, name::HostName};
+
+use super::{completers, durations::up_to, help, settings::Global, sizes};
+use crate::output::{Exact, Look};
+
+/// Run actions on a fleet of servers through Redis.
+#[derive(Debug, Parser)]
+#[command(name = "ctl", version = protocol::VERSION, styles = help::STYLES)]
+#[command(max_term_width = help::WIDTH)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    #[command(after_help = help::RUN)]
+    Run(Run),
+    #[command(after_help = help::EXEC)]
+    Exec(Exec),
+    #[command(after_help = help::SH)]
+    Sh(Sh),
+    /// Look at jobs: what was dispatched, to which hosts, and how it went
+    #[command(subcommand, disable_help_subcommand = true, after_help = help::JOB)]
+    Job(Job),
+    /// Look at hosts: who is there, and how they are
+    #[command(subcommand, disable_help_subcommand = true)]
+    Host(Host),
+    /// Look at actions: what can be run on the hosts
+    #[command(subcommand, disable_help_subcommand = true)]
+    Action(Action),
+    #[command(after_help = help::UP)]
+    Up(Up),
+    /// Stop what `ctl up` started, in order
+    Down(Dir),
+    /// Check Redis and the fleet for what could go wrong
+    ///
+    /// Reachability, version, persistence, eviction policy, memory, clients, clocks, what the users of ctl and the
+    /// workers may send, hosts that are offline or cannot work, and keys without a time to live or a cap.
+    #[command(after_help = help::DOCTOR)]
+    Doctor,
+    /// Print a script that lets your shell complete hosts, actions and jobs
+    #[command(after_help = help::COMPLETIONS)]
+    Completions {
+        /// Shell
+        #[arg(value_parser = ["bash", "zsh", "fish"])]
+        shell: String,
+    },
+    /// Write a manual page for every command into a directory
+    Man {
+        /// Where to write them; made if missing
+        #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+        dir: PathBuf,
+    },
+    /// Print the version, as --version does
+    #[command(hide = true)]
+    Version,
+    /// Print the reference of environment variables, exit codes and limits as Markdown
+    #[command(hide = true)]
+    Reference,
+}
+
+/// Run an action on hosts and print the results
+///
+/// The command is put into each host's inbox in Redis, and its worker runs it. A host that is
+/// offline gets it when it comes back, unless --start-by has passed by then; it is not waited for,
+/// except with --wait. Ctrl-C detaches: the job goes on, and `ctl job wait ID` gives its result later.
+#[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+#[command(group = ArgGroup::new("whom").args(["hosts", "all"]).required(true).multiple(false))]
+pub struct Run {
+    /// Host to run it on, or a pattern with `*` and `?`; may be repeated, or separated by commas
+    #[arg(
+        short = 'H',
+        long = "host",
+        value_name = "NAME|GLOB",
+        value_delimiter = ',',
+        add = ArgValueCompleter::new(completers::hosts)
+    )]
+    pub hosts: Vec<String>,
+    /// Run it on every known host
+    #[arg(long)]
+    pub all: bool,
+    /// What to do: `ctl action list` lists the actions
+    #[arg(value_name = "ACTION", add = ArgValueCompleter::new(completers::actions))]
+    pub action: String,
+    /// Arguments of the action, as `ctl action show ACTION` describes them
+    #[arg(value_name = "NAME=VALUE", add = ArgValueCompleter::new(completers::arguments))]
+    pub arguments: Vec<String>,
+    /// Words for the action as they are: the program and its arguments of `exec`
+    #[arg(last = true, value_name = "WORD")]
+    pub words: Vec<String>,
+    /// How long it may run, such as 30s or 2h [default: what the action says: 1h for exec, mostly 1m]
+    #[arg(short, long, value_name = "DURATION", value_parser = up_to(limits::TIMEOUT_MAX))]
+    pub timeout: Option<Duration>,
+    /// How long it may wait until its worker takes it, at most 7d; a command that the worker has taken
+    /// starts when its turn comes [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = up_to(limits::START_BY_MAX))]
+    pub start_by: Option<Duration>,
+    /// How long the result is kept, at most 90d [default: 7d]
+    #[arg(long, value_name = "DURATION", value_parser = up_to(limits::RETENTION_MAX))]
+    pub retention: Option<Duration>,
+    /// How much of each output stream the result keeps, at most 16MiB [default: 64KiB]
+    #[arg(long, value_name = "SIZE", value_parser = sizes::up_to(limits::OUTPUT_BYTES_MAX))]
+    pub keep_output: Option<u64>,
+    /// Print output as it is produced
+    #[arg(short, long, conflicts_with = "detach")]
+    pub follow: bool,
+    /// Print the job's id and do not wait
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Wait for hosts that are offline, too: until they are back, or --start-by has passed
+    #[arg(long, conflicts_with = "detach")]
+    pub wait: bool,
+    /// Leave out hosts that are offline: nothing is queued for them
+    #[arg(long, conflicts_with = "wait")]
+    pub online: bool,
+    #[command(flatten)]
+    pub look: Look,
+}
+
+/// Run a program on one host, as `kubectl exec` does: its output live, its exit code as one's own
+///
+/// Standard input is forwarded if it is no terminal: text, up to 60 KiB, read to its end before anything is sent.
+/// Ctrl-C cancels the program and exits with 130. Exits as the program did, with 128 and the signal's number
+/// where a signal ended it, and with 255 where it did not run or ctl failed.
+#[derive(Args, Debug)]
+pub struct Exec {
+    #[command(flatten)]
+    pub options: Remote,
+    /// The program and its arguments; no shell is involved
+    #[arg(last = true, index = 2, required = true, value_name = "ARGV")]
+    pub words: Vec<String>,
+}
+
+/// Run a line of shell on one host, as ssh does: its output live, its exit code as one's own
+///
+/// The line is for the host's `sh`; quote it as one word. In all else it is `ctl exec HOST -- sh -c LINE`:
+/// standard input is forwarded if it is no terminal, Ctrl-C cancels the line and exits with 130, and 255
+/// means that it did not run or ctl failed.
+#[derive(Args, Debug)]
+pub struct Sh {
+    /// The line, quoted: 'df -h | tail'
+    #[arg(value_name = "LINE", index = 2)]
+    pub line: String,
+    #[command(flatten)]
+    pub options: Remote,
+}
+
+/// What `ctl exec` and `ctl sh` have in common.
+#[derive(Args, Debug)]
+pub struct Remote {
+    /// Host
+    #[arg(value_name = "HOST", index = 1, add = ArgValueCompleter::new(completers::hosts))]
+    pub host: String,
+    /// Parameter of exec, such as cwd=/srv; may be repeated
+    #[arg(short = 'p', long = "param", value_name = "NAME=VALUE")]
+    pub arguments: Vec<String>,
+    /// How long it may run, such as 30s or 2h [default: 1h]
+    #[arg(short, long, value_name = "DURATION", value_parser = up_to(limits::TIMEOUT_MAX))]
+    pub timeout: Option<Duration>,
+    /// Do not read standard input
+    #[arg(short = 'n', long)]
+    pub no_stdin: bool,
+    #[command(flatten)]
+    pub exact: Exact,
+}
+
+/// `ctl job`.
+#[derive(Debug, Subcommand)]
+pub enum Job {
+    /// List recent jobs, the newest first
+    #[command(alias = "ls")]
+    List {
+        /// How many
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+        /// Only jobs for this host, or for hosts that match; may be repeated, or separated by commas
+        #[arg(
+            short = 'H',
+            long = "host",
+            value_name = "NAME|GLOB",
+            value_delimiter = ',',
+            add = ArgValueCompleter::new(completers::hosts)
+        )]
+        hosts: Vec<String>,
+        /// Only jobs that did not succeed on some host
+        #[arg(long)]
+        failed: bool,
+        /// Only jobs that have not ended on some host
+        #[arg(long)]
+        running: bool,
+        /// Only your own jobs
+        #[arg(long)]
+        mine: bool,
+    },
+    /// Show what was dispatched and how each host stands
+    Show(JobId),
+    /// Wait until the job has ended and print its results, as `ctl run` would have
+    Wait {
+        #[command(flatten)]
+        id: JobId,
+        #[command(flatten)]
+        look: Look,
+    },
+    /// Print what the job's programs have printed so far, from the start
+    Logs {
+        #[command(flatten)]
+        id: JobId,
+        #[command(flatten)]
+        only: Only,
+        /// Go on until the job has ended
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        exact: Exact,
+    },
+    /// End the job where it runs, and see to it that it never starts where it has not
+    ///
+    /// Prints what it takes before it takes it. A job of another operator is cancelled only after a question.
+    Cancel {
+        #[command(flatten)]
+        id: JobId,
+        #[command(flatten)]
+        only: Only,
+        /// Do not ask, even if it is the job of another operator
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+/// Some hosts of a job.
+#[derive(Args, Debug)]
+pub struct Only {
+    /// Only on this host; may be repeated, or separated by commas
+    #[arg(
+        short = 'H',
+        long = "host",
+        value_name = "NAME",
+        value_delimiter = ',',
+        add = ArgValueCompleter::new(completers::hosts)
+    )]
+    pub hosts: Vec<HostName>,
+}
+
+/// Which job.
+#[derive(Args, Debug)]
+pub struct JobId {
+    /// Job id as `ctl job list` shows it, the beginning of one, or `last`: your last job
+    #[arg(value_name = "ID", add = ArgValueCompleter::new(completers::jobs))]
+    pub id: String,
+}
+
+/// `ctl host`.
+#[derive(Debug, Subcommand)]
+pub enum Host {
+    /// List all hosts, those that are offline first
+    #[command(alias = "ls")]
+    List,
+    /// Show a host's state, facts, labels and current figures
+    Show {
+        /// Host
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(completers::hosts))]
+        name: String,
+    },
+    /// Remove a host that is gone for good, with what is queued for it
+    Forget {
+        /// Host; may be repeated. It must be offline
+        #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(completers::hosts))]
+        names: Vec<HostName>,
+    },
+}
+
+/// `ctl action`.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// List all actions that any host offers
+    #[command(alias = "ls")]
+    List,
+    /// Show an action's parameters and which hosts offer it
+    Show {
+        /// Action
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(completers::actions))]
+        name: String,
+    },
+}
+
+/// Start a private Redis and a worker on this machine
+#[derive(Args, Debug)]
+pub struct Up {
+    /// The worker's name in the fleet [default: this machine's host name]
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<HostName>,
+    #[command(flatten)]
+    pub dir: Dir,
+}
+
+/// The state directory.
+#[derive(Args, Debug)]
+pub struct Dir {
+    /// State directory [env: REDFLEET_DIR] [default: ~/.local/state/redfleet]
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::output::Format;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_follow_the_action_and_words_keep_theirs() {
+        let line = "ctl run --host web1,web2 exec cwd=/ -o json -- ls -q";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert_eq!(cli.global.output, Some(Format::Json));
+        assert!(!cli.global.quiet);
+        let Command::Run(run) = cli.command else { panic!() };
+        assert_eq!(run.hosts, ["web1", "web2"]);
+        assert_eq!((run.action.as_str(), run.arguments), ("exec", vec!["cwd=/".to_owned()]));
+        assert_eq!(run.words, ["ls", "-q"]);
+    }
+
+    #[test]
+    fn every_variable_in_help_is_a_defined_one() {
+        let mut help = String::new();
+        let mut commands = vec![Cli::command()];
+        while let Some(mut command) = commands.pop() {
+            help += &command.render_long_help().to_string();
+            commands.extend(command.get_subcommands().cloned());
+        }
+        let named: Vec<_> = help.split("[env: ").skip(1).filter_map(|rest| rest.split(']').next()).collect();
+        assert!(named.len() > 5);
+        let defined = |name: &str| protocol::environment::ALL.iter().any(|(known, _)| *known == name);
+        assert_eq!(named.iter().find(|name| !defined(name)), None);
+    }
+}

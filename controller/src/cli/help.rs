@@ -1,0 +1,100 @@
+//! Texts of `--help` that are longer than a line, and how help looks.
+
+use clap::{
+    Args, Command,
+    builder::styling::{AnsiColor, Styles},
+};
+
+use super::settings::Global;
+use crate::output::Exit;
+
+/// Columns of help at most.
+pub const WIDTH: usize = 100;
+
+/// Colours of help and usage errors.
+pub const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Arranges the help: the global options are listed by `ctl help` alone, and a line of all others names it.
+pub fn arrange(command: Command) -> Command {
+    let hide = |arg: clap::Arg| if arg.is_global_set() { arg.hide(true) } else { arg };
+    let command = command.mut_args(hide).mut_subcommands(name_globals);
+    command.after_help(top(false)).after_long_help(top(true))
+}
+
+fn name_globals(command: Command) -> Command {
+    let own = command.get_after_help().map(|text| format!("{}\n\n", text.ansi())).unwrap_or_default();
+    command.after_help(format!("{own}{GLOBAL}")).mut_subcommands(name_globals)
+}
+
+/// In place of the global options.
+const GLOBAL: &str = "Global options (--redis, --output, --quiet and others): ctl help";
+
+/// After the list of commands.
+fn top(long: bool) -> String {
+    let command = Global::augment_args(Command::new("ctl")).disable_help_flag(true).styles(STYLES);
+    let mut command = command.max_term_width(WIDTH).help_template("{all-args}");
+    let options = if long { command.render_long_help() } else { command.render_help() };
+    let codes = Exit::ALL.map(|(exit, meaning)| format!("  {:<3}  {meaning}\n", exit as u8));
+    let hint = "Nothing set up yet? `ctl up` starts all that is needed on this machine.";
+    format!("{}\n\nExit codes:\n{}\n{hint}", options.ansi().to_string().trim_end(), codes.concat())
+}
+
+/// After the options of `run`.
+pub const RUN: &str = "\
+Examples:
+  ctl run --host web1 collect-cpu
+      The CPU use of one host.
+  ctl run --host 'web*' collect-memory
+      A pattern; quote it, or the shell may expand it.
+  ctl run --host web1,db1 collect-processes by=memory top=5
+      Two hosts, with arguments.
+  ctl run --all collect-cpu -o json | jq '.hosts[].data.usage'
+      Every host, for another program.
+  ctl run --host web1 exec -- uname -a
+      A program and its arguments; no shell is involved.
+  ctl run --host web1 exec cwd=/tmp env.LANG=C -- ls -l
+      With a working directory and a variable.
+  ctl run --host web1 exec secret.TOKEN=@token.txt -- deploy
+      With a secret variable, read from a file (@- is standard input).
+  ctl run --host web1 --timeout 10m --detach exec -- apt-get update
+      Without waiting; `ctl job wait last` gives the result.";
+
+/// After the options of `exec`.
+pub const EXEC: &str = "\
+Examples:
+  ctl exec web1 -- uname -a
+  ctl exec web1 -p cwd=/srv -p user=www -- git pull
+  ctl exec db1 -- psql -f - < report.sql
+Several hosts: ctl run --host 'web*' exec -- uname -a";
+
+/// After the options of `sh`.
+pub const SH: &str = "\
+Examples:
+  ctl sh web1 'df -h | tail -1'
+  ctl sh web1 'cat > /etc/motd' < motd";
+
+/// After the commands of `job`.
+pub const JOB: &str = "\
+A job is named by its id, by the last eight digits of it (as `ctl job list` shows them), by the beginning \
+of either as long as that is unambiguous, or by `last`: the last job that you have run yourself.";
+
+/// After the options of `up`.
+pub const UP: &str = "\
+It listens on a Unix socket in the state directory only, keeps its data there, and needs no
+settings: `ctl` finds it by itself. `ctl down` stops it.";
+
+/// After the options of `doctor`.
+pub const DOCTOR: &str = "\
+Exits 0 when there is no problem (warnings are allowed), 2 when there is one, 1 when Redis cannot be
+reached.";
+
+/// After the argument of `completions`.
+pub const COMPLETIONS: &str = "\
+Add one of these lines to your shell's start-up file:
+  bash  source <(ctl completions bash)
+  zsh   source <(ctl completions zsh)
+  fish  ctl completions fish | source";

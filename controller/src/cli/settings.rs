@@ -1,0 +1,318 @@
+//! Settings, resolved once: flags, then environment, then the settings file, then defaults.
+//! Commands see only the result.
+
+use std::{env, fmt::Display, fs, io::ErrorKind, path::PathBuf, str::FromStr, time::Duration};
+
+use anstream::ColorChoice;
+use anyhow::{Context, anyhow};
+use clap::{Args, ValueEnum};
+use protocol::{connection::Address, environment, limits, name::Namespace};
+use serde_json::{Map, Value};
+
+use super::{durations::up_to, state_directory::Directory};
+use crate::output::{Advice, Format, explain::closest};
+
+/// Flags of every command.
+#[derive(Args, Debug, Default)]
+#[expect(clippy::doc_markdown, reason = "these doc comments are help texts, in which backticks would show")]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Redis server [env: REDFLEET_REDIS] [default: that of a running `ctl up`]
+    ///
+    /// Write redis://HOST[:PORT][/DB] or unix:///PATH. A password typed here can be seen by other users of this
+    /// machine (`ps`): use --redis-password-file, or put the whole URL into the environment or the settings file.
+    #[arg(long, global = true, value_name = "URL")]
+    pub redis: Option<String>,
+    /// File with the password for Redis in its first line [env: REDFLEET_REDIS_PASSWORD_FILE]
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub redis_password_file: Option<PathBuf>,
+    /// Prefix of all keys, so that several fleets can share a Redis [env: REDFLEET_NAMESPACE]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub namespace: Option<Namespace>,
+    /// Settings file [env: REDFLEET_CONFIG]
+    ///
+    /// TOML; where none is given, ~/.config/redfleet/ctl.toml is read if it exists.
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// How results are printed [env: REDFLEET_OUTPUT]
+    #[arg(short, long, global = true, value_name = "FORMAT")]
+    pub output: Option<Format>,
+    /// Print results and errors, nothing else
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// When to use colours; NO_COLOR is respected
+    #[arg(long, alias = "color", global = true, value_name = "WHEN")]
+    pub colour: Option<clap::ColorChoice>,
+}
+
+/// All settings.
+#[derive(Debug)]
+pub struct Settings {
+    /// The Redis that is named, if one is.
+    pub named_redis: Option<Address>,
+    /// The usual state directory of `ctl up`; none where there is no home directory to put it into.
+    state_dir: Option<PathBuf>,
+    /// Prefix of all keys.
+    pub namespace: Option<Namespace>,
+    /// How results are printed.
+    pub format: Format,
+    /// Results and errors only.
+    pub quiet: bool,
+    /// When to use colours.
+    pub colour: ColorChoice,
+    /// The operator.
+    pub operator: String,
+    /// How long a command may run, where it is not left to the action.
+    pub timeout: Option<Duration>,
+    /// How long a command waits for an offline host.
+    pub start_by: Duration,
+    /// How long results are kept.
+    pub retention: Duration,
+    /// The W3C trace context that this process is a part of.
+    pub trace: Option<String>,
+    /// Settings that are not known, each as a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// The file's keys with their meaning.
+pub const KEYS: [(&str, &str); 10] = [
+    ("redis", "URL of the Redis server"),
+    ("redis_password_file", "file whose first line is the password for the Redis server"),
+    ("namespace", "prefix of all keys"),
+    ("output", "how results are printed: `table`, `json` or `jsonl`"),
+    ("quiet", "`true`: print results and errors, nothing else"),
+    ("colour", "when to use colours: `auto`, `always` or `never`"),
+    ("operator", "the operator's name as recorded in jobs (default: `USER@HOSTNAME`)"),
+    ("timeout", "how long a command may run (default: what the action says)"),
+    ("start_by", "how long a command waits for an offline host (default: `5m`)"),
+    ("retention", "how long results are kept (default: `7d`)"),
+];
+
+/// Looks up an environment variable; an empty one counts as not set.
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The process's environment.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Settings {
+    /// Resolves the flags with the environment, the settings file and the defaults.
+    pub fn resolve(flags: Global) -> anyhow::Result<Self> {
+        Self::resolve_in(flags, &variable)
+    }
+
+    fn resolve_in(flags: Global, lookup: Lookup) -> anyhow::Result<Self> {
+        let (source, mut warnings) = Source::read(flags.config, lookup)?;
+        let redis: Option<Address> = flags.redis.map(|url| url.parse()).transpose()?;
+        if redis.as_ref().is_some_and(Address::has_password) {
+            warnings.push(environment::PASSWORD_SEEN.into());
+        }
+        let mut named_redis = source.get(redis, "redis", environment::REDIS, parse)?;
+        let variable = environment::REDIS_PASSWORD_FILE;
+        let file = source.get(flags.redis_password_file, "redis_password_file", variable, parse::<PathBuf>)?;
+        if let (Some(address), Some(file)) = (&named_redis, &file) {
+            let read = address.clone().with_password_file(file);
+            named_redis = Some(read.with_context(|| format!("cannot read the password file {}", file.display()))?);
+        }
+        let state_dir = lookup(environment::DIR).map(PathBuf::from);
+        let colour = source.get(flags.colour, "colour", "", choice)?;
+        let operator = source.get(None, "operator", environment::OPERATOR, parse)?;
+        let start_by = source.get(None, "start_by", "", up_to(limits::START_BY_MAX))?;
+        let retention = source.get(None, "retention", "", up_to(limits::RETENTION_MAX))?;
+        Ok(Self {
+            named_redis,
+            state_dir: state_dir.or_else(|| base_dir("XDG_STATE_HOME", ".local/state", lookup)),
+            namespace: source.get(flags.namespace, "namespace", environment::NAMESPACE, parse)?,
+            format: source.get(flags.output, "output", environment::OUTPUT, choice)?.unwrap_or_default(),
+            quiet: flags.quiet || source.get(None, "quiet", "", parse)?.unwrap_or(false),
+            colour: match colour.unwrap_or(clap::ColorChoice::Auto) {
+                clap::ColorChoice::Auto => ColorChoice::Auto,
+                clap::ColorChoice::Always => ColorChoice::Always,
+                clap::ColorChoice::Never => ColorChoice::Never,
+            },
+            operator: operator.unwrap_or_else(|| default_operator(lookup)),
+            timeout: source.get(None, "timeout", "", up_to(limits::TIMEOUT_MAX))?,
+            start_by: start_by.unwrap_or(limits::START_BY_DEFAULT),
+            retention: retention.unwrap_or(limits::RETENTION_DEFAULT),
+            trace: lookup(environment::TRACE),
+            warnings,
+        })
+    }
+
+    /// Where Redis is: the one that is named, or else that of a `ctl up` in the usual state directory.
+    ///
+    /// # Errors
+    /// The address is not known; the error explains how to set it.
+    pub fn redis(&self) -> anyhow::Result<Address> {
+        let running = || {
+            let directory = Directory::at(self.state_dir.as_deref()?).ok()?;
+            directory.socket.exists().then_some(directory.address)
+        };
+        let (variable, setting) = (environment::REDIS, "`redis = \"URL\"` in the settings file");
+        let unknown = || {
+            Advice::new("no Redis server given, and no `ctl up` is running here")
+                .hint(format!("give one with --redis URL, {variable}, or {setting}"))
+                .hint("or start a private one on this machine: ctl up")
+        };
+        Ok(self.named_redis.clone().or_else(running).ok_or_else(unknown)?)
+    }
+
+    /// The directory in which `ctl up` keeps its state: `dir`, or else the usual one, which is `REDFLEET_DIR` or
+    /// within the user's state directory (XDG).
+    ///
+    /// # Errors
+    /// There is no usual one.
+    pub fn state_dir(&self, dir: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+        let hint = || format!("name one with --dir or {}", environment::DIR);
+        let unknown = || Advice::new("no directory for the state: HOME is not set").hint(hint());
+        Ok(dir.or_else(|| self.state_dir.clone()).ok_or_else(unknown)?)
+    }
+}
+
+/// The environment and the settings file.
+struct Source<'a> {
+    lookup: Lookup<'a>,
+    path: PathBuf,
+    file: Map<String, Value>,
+}
+
+impl<'a> Source<'a> {
+    /// Reads the file, and returns a warning for each setting that is not known.
+    fn read(flag: Option<PathBuf>, lookup: Lookup<'a>) -> anyhow::Result<(Self, Vec<String>)> {
+        let named = flag.or_else(|| lookup(environment::CONFIG).map(PathBuf::from));
+        let must_exist = named.is_some();
+        let usual = || Some(base_dir("XDG_CONFIG_HOME", ".config", lookup)?.join("ctl.toml"));
+        let path = named.or_else(usual).unwrap_or_default();
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => String::new(),
+            text => text.with_context(|| format!("cannot read the settings file {}", path.display()))?,
+        };
+
+        // The line itself is not shown: it may hold a password.
+        let file: Map<_, _> = toml::from_str(&text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            anyhow!("{}, line {}: {}", path.display(), before.matches('\n').count() + 1, error.message())
+        })?;
+        let unknown = file.keys().filter(|key| KEYS.iter().all(|(known, _)| known != key)).map(|key| {
+            let meant = closest(key, KEYS.map(|(name, _)| name)).map(|meant| format!(" (did you mean '{meant}'?)"));
+            format!("{}: unknown setting '{key}'{}", path.display(), meant.unwrap_or_default())
+        });
+        let unknown = unknown.collect();
+        Ok((Self { lookup, path, file }, unknown))
+    }
+
+    /// The value of the flag, else of the environment, else of the file. `variable` is empty where there is none.
+    fn get<T>(
+        &self,
+        flag: Option<T>,
+        key: &str,
+        variable: &str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> anyhow::Result<Option<T>> {
+        if flag.is_some() {
+            return Ok(flag);
+        }
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let in_file = || Some((text(self.file.get(key)?), format!("{}: {key}", self.path.display())));
+        let given = (self.lookup)(variable).map(|text| (text, variable.to_owned())).or_else(in_file);
+        given.map(|(text, origin)| read(&text).map_err(|reason| anyhow!("{origin}: {reason}"))).transpose()
+    }
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn choice<T: ValueEnum>(text: &str) -> Result<T, String> {
+    T::from_str(text, false).map_err(|_| {
+        let name = |choice: &T| Some(choice.to_possible_value()?.get_name().to_owned());
+        let names: Vec<_> = T::value_variants().iter().filter_map(name).collect();
+        format!("'{text}' is not one of {}", names.join(", "))
+    })
+}
+
+/// The directory for what `ctl` remembers of its own runs; none where there is no home directory to put it into.
+pub fn memory() -> Option<PathBuf> {
+    Some(base_dir("XDG_STATE_HOME", ".local/state", &variable)?.with_file_name("redfleet-ctl"))
+}
+
+/// Redfleet's part of an XDG base directory; relative ones must be ignored by that specification.
+fn base_dir(name: &str, below_home: &str, lookup: Lookup) -> Option<PathBuf> {
+    let named = lookup(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = named.or_else(|| Some(PathBuf::from(lookup("HOME")?).join(below_home)));
+    Some(base?.join("redfleet"))
+}
+
+fn default_operator(lookup: Lookup) -> String {
+    let user = lookup("USER").or_else(|| lookup("LOGNAME")).unwrap_or_else(|| nix::unistd::getuid().to_string());
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    format!("{user}@{}", host.as_deref().unwrap_or("localhost"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// Settings from flags, variables and the text of a settings file.
+    fn resolve(flags: Global, variables: &[(&str, &str)], file: &str) -> anyhow::Result<Settings> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("redfleet")).unwrap();
+        fs::write(dir.path().join("redfleet/ctl.toml"), file).unwrap();
+        let mut variables: HashMap<_, _> = variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        variables.insert("XDG_CONFIG_HOME", dir.path().to_str().unwrap().to_owned());
+        Settings::resolve_in(flags, &|name| variables.get(name).cloned())
+    }
+
+    fn redis(settings: &Settings) -> String {
+        settings.redis().unwrap().to_string()
+    }
+
+    #[test]
+    fn flags_come_before_variables_and_these_before_the_file() {
+        let flags = || Global { redis: Some("redis://flag".into()), output: Some(Format::Jsonl), ..Global::default() };
+        let variables = [(environment::REDIS, "redis://variable"), (environment::OUTPUT, "json")];
+        let file = "redis = 'redis://file'\noutput = 'table'\nstart_by = '1h'";
+        let all = resolve(flags(), &variables, file).unwrap();
+        assert_eq!((redis(&all), all.format), ("redis://flag".into(), Format::Jsonl));
+        assert_eq!(all.start_by, Duration::from_secs(3600));
+        let two = resolve(Global::default(), &variables, file).unwrap();
+        assert_eq!((redis(&two), two.format), ("redis://variable".into(), Format::Json));
+        let one = resolve(Global::default(), &[], file).unwrap();
+        assert_eq!((redis(&one), one.format), ("redis://file".into(), Format::Table));
+        let none = resolve(Global::default(), &[("USER", "ann")], "").unwrap();
+        assert!(none.redis().unwrap_err().to_string().contains("no Redis server given"));
+        assert_eq!(none.start_by, limits::START_BY_DEFAULT);
+        assert!(none.operator.starts_with("ann@"));
+    }
+
+    #[test]
+    fn strange_settings_are_named_where_they_stand() {
+        let settings = resolve(Global::default(), &[], "redsi = 'x'").unwrap();
+        assert!(settings.warnings[0].ends_with("ctl.toml: unknown setting 'redsi' (did you mean 'redis'?)"));
+        let refused =
+            |variables: &[_], file: &str| format!("{:#}", resolve(Global::default(), variables, file).unwrap_err());
+        assert_eq!(
+            refused(&[(environment::OUTPUT, "xml")], ""),
+            "REDFLEET_OUTPUT: 'xml' is not one of table, json, jsonl"
+        );
+        assert!(refused(&[], "start_by = '8d'").ends_with("ctl.toml: start_by: at most 7 days"));
+        assert!(refused(&[], "redis = 'redis://:secret@h:port'").contains("not a Redis URL"));
+        assert!(refused(&[], "timeout = 5").contains("ctl.toml: timeout: '5' is not a duration"));
+        assert!(refused(&[], "timeout = ").contains("line 1"));
+        assert!(refused(&[(environment::CONFIG, "/no/such.toml")], "").contains("/no/such.toml"));
+    }
+
+    #[test]
+    fn a_running_ctl_up_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let variables = [(environment::DIR, dir.path().to_str().unwrap())];
+        assert!(resolve(Global::default(), &variables, "").unwrap().redis().is_err());
+        let socket = Directory::at(dir.path()).unwrap().socket;
+        fs::write(&socket, "").unwrap();
+        let found = resolve(Global::default(), &variables, "").unwrap();
+        assert_eq!(found.redis().unwrap().socket(), Some(socket.as_path()));
+    }
+}

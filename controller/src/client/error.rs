@@ -1,0 +1,251 @@
+//! Errors of a fleet: a variant for each situation, with the data that explains it.
+
+use protocol::{
+    connection::{Address, is_broken},
+    diagnosis::{Mistake, diagnose},
+    job::{JobHeadline, RecordError},
+    name::{HostName, JobId, NameError},
+    time::Millis,
+};
+use redis::{ErrorKind, RedisError, RetryMethod};
+
+use super::arguments::ArgumentsError;
+
+/// Why a call on a fleet failed. The text of each error is complete without its source.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Redis could not be reached, or refused.
+    #[error("{}", describe(.address, .source))]
+    Redis {
+        /// Where Redis is.
+        address: Box<Address>,
+        /// The error itself.
+        source: RedisError,
+    },
+    /// The address is not that of a Redis server for a fleet. See [`Error::diagnosed`].
+    #[error("{address} {mistake}")]
+    NotRedis {
+        /// The address.
+        address: Box<Address>,
+        /// What is there instead.
+        mistake: Mistake,
+    },
+    /// A job could not be sent to all of its hosts.
+    #[error("{source}")]
+    Dispatch {
+        /// The job.
+        job: JobId,
+        /// Number of its hosts.
+        hosts: usize,
+        /// How many of them have certainly been sent the command.
+        asked: usize,
+        /// More may have been sent it: a reply was lost.
+        unclear: bool,
+        /// The job's own record was written.
+        recorded: bool,
+        /// What stopped it.
+        source: Box<Error>,
+    },
+
+    /// Something else stands where one of Redfleet's keys belongs.
+    #[error(transparent)]
+    WrongType(#[from] WrongType),
+    /// A text is no host name, or no job id.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No host has ever reported to this Redis.
+    #[error("no worker has reported to Redis at {0} yet")]
+    NoHosts(String),
+    /// No host has this name.
+    #[error("no host is called {name}")]
+    UnknownHost {
+        /// The name.
+        name: HostName,
+        /// All hosts, sorted.
+        known: Vec<HostName>,
+    },
+    /// A host that is online cannot be forgotten.
+    #[error("{0} is online: its worker would make it known again at once")]
+    HostOnline(HostName),
+    /// No host matches a pattern.
+    #[error("no host matches '{pattern}'")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+        /// All hosts, sorted.
+        known: Vec<HostName>,
+    },
+    /// A host's catalogue of actions cannot be read.
+    #[error("{0} publishes no readable list of actions: {1}")]
+    Catalogue(HostName, #[source] serde_json::Error),
+
+    /// The hosts' catalogues are not known yet.
+    #[error("{} not published any actions yet", subject(.0, "has", "have"))]
+    NotPublished(Vec<HostName>),
+    /// Hosts do not know the action.
+    #[error("{} not offer the action '{action}'", subject(.hosts, "does", "do"))]
+    NotOffered {
+        /// The action.
+        action: String,
+        /// These hosts.
+        hosts: Vec<HostName>,
+        /// Whether other hosts of the selection offer it.
+        elsewhere: bool,
+        /// The actions that any host of the selection offers.
+        known: Vec<String>,
+    },
+    /// Hosts know the action, but their configuration does not allow it.
+    #[error("{} not allow the action '{action}'", subject(.hosts, "does", "do"))]
+    NotAllowed {
+        /// The action.
+        action: String,
+        /// These hosts.
+        hosts: Vec<HostName>,
+    },
+    /// The arguments do not fit the action.
+    #[error("{}{source}", .host.as_ref().map(|host| format!("on {host}: ")).unwrap_or_default())]
+    Arguments {
+        /// The action.
+        action: String,
+        /// The host that refuses them; none where it is the only one.
+        host: Option<HostName>,
+        /// Why.
+        source: Box<ArgumentsError>,
+    },
+    /// A host reads the arguments differently from those before it.
+    #[error("{0} reads these arguments differently: its release is another one")]
+    Disagreement(HostName),
+    /// A request is for no host.
+    #[error("no host was given")]
+    NoTargets,
+    /// A request is larger than the wire allows.
+    #[error("the job is too large: {size} {what}, at most {limit}")]
+    TooLarge {
+        /// The unit of the size.
+        what: &'static str,
+        /// The actual size.
+        size: usize,
+        /// The largest size.
+        limit: usize,
+    },
+
+    /// This operator has no job.
+    #[error("{0} has run no job that is still kept")]
+    NoJobs(String),
+    /// There is no job of this id, or whose id begins like this.
+    #[error("there is no job {0}")]
+    UnknownJob(String),
+    /// Several job ids begin like this.
+    #[error("{count} jobs begin with {typed}")]
+    AmbiguousJob {
+        /// The beginning.
+        typed: String,
+        /// How many.
+        count: usize,
+        /// The newest of them.
+        newest: Vec<(JobId, JobHeadline)>,
+        /// The moment at which they were read.
+        now: Millis,
+    },
+    /// A job's record cannot be read, or is that of another job.
+    #[error("the record of job {0} is damaged, or of a newer release: {1}")]
+    DamagedJob(JobId, #[source] RecordError),
+    /// The job was not for this host.
+    #[error("{0} is not among the hosts of job {short}", short = .1.short())]
+    NotATarget(HostName, JobId),
+}
+
+/// A key of ours whose value is of another type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the key {0} is damaged: its value is of another type")]
+pub struct WrongType(pub String);
+
+impl Error {
+    pub(super) fn redis(error: RedisError, address: &Address) -> Self {
+        // A failed pipeline lists the errors of its commands.
+        let first = error.clone().into_server_errors().and_then(|errors| errors.first().cloned());
+        let source = first.map_or(error, |(_, error)| error.into());
+        Self::Redis { address: Box::new(address.clone()), source }
+    }
+
+    /// Finds out whether an error of Redis comes from an address that is none of a Redis server for a fleet, and then
+    /// says so. May ask the address, over a connection of its own.
+    pub async fn diagnosed(self) -> Self {
+        let Self::Redis { address, source } = &self else { return self };
+        match diagnose(address, source).await {
+            Some(mistake) => Self::NotRedis { address: address.clone(), mistake },
+            None => self,
+        }
+    }
+
+    /// Whether something else stands where one of Redfleet's keys belongs.
+    pub(super) fn is_wrong_type(&self) -> bool {
+        match self {
+            Self::WrongType(_) => true,
+            Self::Redis { source, .. } => source.code() == Some("WRONGTYPE"),
+            _ => false,
+        }
+    }
+
+    /// Whether the same call may succeed a little later: the connection broke, or Redis is loading or
+    /// failing over.
+    pub fn is_transient(&self) -> bool {
+        let passes = |error: &RedisError| is_broken(error) || matches!(error.retry_method(), RetryMethod::WaitAndRetry);
+        matches!(self, Self::Redis { source, .. } if passes(source))
+    }
+}
+
+/// Describes an error of Redis by its meaning for a fleet.
+fn describe(address: &Address, error: &RedisError) -> String {
+    let reason = match error.code() {
+        Some("OOM") => "is full: it has reached maxmemory and drops nothing (noeviction)",
+        Some("NOAUTH") => "requires a password",
+        Some("WRONGPASS") => "does not accept this user or password",
+        Some("NOPERM") => &format!("does not permit this user to do that: {}", error.detail().unwrap_or_default()),
+        Some("MISCONF") => "refuses to write, because it cannot save to its disk",
+        Some("READONLY") => "is a read-only replica",
+        Some("LOADING") => "is still loading its data",
+        _ if error.kind() == ErrorKind::AuthenticationFailed => "does not accept this user or password",
+        _ if error.is_connection_refusal() => return format!("cannot reach Redis at {address}: nothing answers there"),
+        _ if error.is_timeout() => "does not answer",
+        _ if error.is_io_error() => return format!("no connection to Redis at {address}: {error}"),
+        _ => return format!("Redis at {address}: {error}"),
+    };
+    format!("Redis at {address} {reason}")
+}
+
+/// Names in a message at most; more are counted.
+const NAMED: usize = 5;
+
+/// `a, b, c` or, of many, `a, b, c, d, e and 7 more`.
+pub fn shorten(names: &[impl ToString]) -> String {
+    let shown: Vec<_> = names.iter().take(NAMED).map(ToString::to_string).collect();
+    match names.len().saturating_sub(NAMED) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn subject(hosts: &[HostName], one: &str, several: &str) -> String {
+    format!("{} {}", shorten(hosts), if hosts.len() == 1 { one } else { several })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_are_shortened() {
+        assert_eq!(shorten(&["a", "b"]), "a, b");
+        assert_eq!(shorten(&["a", "b", "c", "d", "e", "f", "g"]), "a, b, c, d, e and 2 more");
+    }
+
+    #[test]
+    fn hosts_are_named_in_a_sentence() {
+        let hosts = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<_>>();
+        let error = |names| Error::NotAllowed { action: "x".into(), hosts: hosts(names) }.to_string();
+        assert_eq!(error(&["a"]), "a does not allow the action 'x'");
+        assert_eq!(error(&["a", "b"]), "a, b do not allow the action 'x'");
+    }
+}

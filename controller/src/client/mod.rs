@@ -1,0 +1,102 @@
+//! A fleet of hosts as a library: ask hosts to run actions, and follow the jobs.
+//!
+//! `ctl` is built on this module. It prints nothing, reads no flag and no environment variable, and never
+//! ends the process: it returns values, typed [`Error`]s and a stream of [`Event`]s.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use controller::client::{Event, Fleet, Follower, Request, Selection, understand};
+//! use protocol::{limits, targets::Targets};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut fleet = Fleet::connect(&"redis://127.0.0.1".parse()?, None).await?;
+//! let hosts = fleet.select(&Selection::Patterns(vec!["web*".into()])).await?;
+//! let understood = understand(&hosts, "collect-cpu", &[], &[])?;
+//! let request = Request {
+//!     action: "collect-cpu".into(),
+//!     arguments: understood.arguments,
+//!     secrets: understood.secrets,
+//!     targets: Targets::new(hosts.into_iter().map(|host| host.name)),
+//!     timeout: understood.timeout,
+//!     start_by: Duration::from_secs(30),
+//!     retention: limits::RETENTION_DEFAULT,
+//!     keep_output: None,
+//!     operator: "ann@desk".into(),
+//!     trace: None,
+//! };
+//! let job = fleet.dispatch(request, &mut |_| {}).await?;
+//! let mut follower = Follower::of_new(&job);
+//! while let Some(event) = follower.next(&mut fleet).await? {
+//!     if let Event::Finished(result) = event {
+//!         println!("{}: {}", result.host, result.state);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Theory of operation
+//!
+//! A command travels through Redis: [`Fleet::dispatch`] writes the job and adds a command to the inbox (a
+//! stream) of each host. The host's worker executes it and publishes state changes, output and the result
+//! under the job's keys. A [`Follower`] blocks on the job's event stream and reads the results from the
+//! job's hashes. These are the truth: they are read again every two seconds and after every reconnect, so a
+//! lost event delays a result but never hides it.
+//!
+//! Workers know a job by its id, so to send it twice is harmless. `dispatch` does so when a reply is lost,
+//! and a follower does so when Redis has lost the job or a command (flushed, restarted without persistence,
+//! failed over). The exception is a job with secret arguments that was read back from Redis: Redis does not
+//! have their values, so it cannot be sent again ([`Event::CannotRedispatch`]).
+//!
+//! A host that is offline executes its command when it returns, unless the job's start-by has passed by
+//! then. A follower waits for it, unless [`Follower::leave_offline`] is called. Where a host stays silent, the follower derives its end from the job's deadlines; such a result
+//! has no outcome, and a real one that arrives later replaces it.
+//!
+//! All moments are by Redis' clock ([`Fleet::now`]), in milliseconds since the Unix epoch.
+//!
+//! # Blocking and cancellation
+//!
+//! No call blocks the thread. A round trip takes at most 12 seconds; then it is an error. [`Follower::next`]
+//! waits for as long as the job may take, also while Redis is away; [`Fleet::dispatch`] tries again for 30
+//! seconds. All other calls end with the first error.
+//!
+//! All calls that only read are cancel-safe, and so is [`Follower::next`]: their futures may be dropped, and
+//! nothing is lost. What `next` has read is delivered by the next call. If it is dropped while Redis blocks, the
+//! next call on the [`Fleet`] opens a new connection. [`Fleet::dispatch`] and [`Fleet::cancel`] are not
+//! cancel-safe: some hosts may have been sent the command or the order.
+//!
+//! All futures are [`Send`]. A [`Fleet`] does one thing at a time; connect another one for each job that is followed.
+
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
+
+mod arguments;
+mod cancel;
+mod catalogue;
+mod dispatch;
+mod error;
+mod events;
+mod fleet;
+mod follow;
+mod forget;
+mod hosts;
+mod inbox;
+mod jobs;
+mod outputs;
+pub mod redis_info;
+mod signer;
+mod verdict;
+
+pub use self::{
+    arguments::ArgumentsError,
+    cancel::Cancellation,
+    catalogue::{Offer, Understood, offers, understand},
+    error::{Error, WrongType, shorten},
+    events::{Absent, Damage, Event, HostResult},
+    fleet::Fleet,
+    follow::Follower,
+    forget::Forgotten,
+    hosts::{Catalogue, Host, HostDetails, Selection},
+    jobs::{Job, JobFilter, RecentJob, Request},
+    signer::{Signer, SignerError},
+};

@@ -1,0 +1,184 @@
+//! `ctl host`: lists hosts, and shows their state.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::bail;
+use protocol::{
+    name::{HostName, JobId},
+    time::{Millis, show_moment},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::grammar::Host as Command,
+    client::{Fleet, Forgotten, Host, Selection, shorten},
+    output::{Cell, Format, Printer, Table, explain::how_to_mend, figures, moments, style, summary},
+};
+
+/// Runs a command on hosts.
+pub async fn run(command: Command, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+    match command {
+        Command::List => list(fleet, printer).await,
+        Command::Show { name } => show(fleet, &name, printer).await,
+        Command::Forget { names } => forget(fleet, names, printer).await,
+    }
+}
+
+/// Removes hosts that are gone for good, and names what is thrown away with them.
+async fn forget(fleet: &mut Fleet, mut names: Vec<HostName>, printer: &Printer) -> anyhow::Result<()> {
+    names.sort();
+    names.dedup();
+    for Forgotten { host, queued, jobs } in fleet.forget(&names).await? {
+        let jobs: Vec<_> = jobs.iter().map(JobId::short).collect();
+        let commands = if queued == 1 { "1 queued command".into() } else { format!("{queued} queued commands") };
+        let lost = if queued == 0 { String::new() } else { format!(", with {commands} ({})", shorten(&jobs)) };
+        printer.note(&format!("{host}: forgotten{lost}"));
+    }
+    Ok(())
+}
+
+async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+    let mut hosts = fleet.all_hosts().await?;
+    let now = fleet.now();
+    hosts.sort_by(|one, other| one.is_online(now).cmp(&other.is_online(now)).then_with(|| one.name.cmp(&other.name)));
+    let usage = fleet.cpu_usage(&hosts).await?;
+    if printer.format() != Format::Table {
+        let mut objects: Vec<_> = hosts.iter().map(|host| headline(host, now)).collect();
+        for ((object, usage), labels) in objects.iter_mut().zip(usage).zip(fleet.labels(&hosts).await?) {
+            object["cpu_usage"] = json!(usage);
+            object["labels"] = json!(labels);
+        }
+        return printer.objects(&objects);
+    }
+    if hosts.is_empty() {
+        printer.note("no worker has reported yet; start one: worker --redis URL --host NAME");
+        return Ok(());
+    }
+    let mut table = Table::new(["HOST", "STATE", "LAST SEEN", "CPU", "RUNNING", "VERSION"]);
+    for (host, usage) in hosts.iter().zip(usage) {
+        let status = host.status.as_ref();
+        table.row([
+            host.name.as_str().into(),
+            state_cell(host, now),
+            host.last_seen_ms().map(|seen| moments::ago(seen, now)).unwrap_or_default().into(),
+            usage.map(|usage| figures::value("usage", &json!(usage))).unwrap_or_default().into(),
+            status.map(|status| format!("{}/{}", status.running, status.slots)).unwrap_or_default().into(),
+            status.map(|status| status.version.as_str()).unwrap_or_default().into(),
+        ]);
+    }
+    printer.table(&table)?;
+    hosts.iter().filter_map(|host| host.damage.as_ref()).for_each(|damage| printer.trouble(&how_to_mend(damage)));
+    let offline = hosts.iter().filter(|host| !host.is_online(now)).count();
+    let offline = if offline == 0 { "all online".into() } else { format!("{offline} offline") };
+    printer.note(&format!("{}, {offline}", summary::hosts(hosts.len())));
+    let refusing = hosts.iter().filter(|host| host.is_online(now));
+    for (host, reason) in refusing.filter_map(|host| Some((host, host.status.as_ref()?.refuses.as_ref()?))) {
+        printer.note(&format!("{} refuses actions that may change it: {}", host.name, style::plain(reason)));
+    }
+    Ok(())
+}
+
+async fn show(fleet: &mut Fleet, name: &str, printer: &Printer) -> anyhow::Result<()> {
+    let hosts = fleet.select(&Selection::Patterns(vec![name.to_owned()])).await?;
+    let [host] = &hosts[..] else { bail!("'{name}' matches {} hosts: name one", hosts.len()) };
+    let details = fleet.host_details(&host.name).await?;
+    let now = fleet.now();
+    if printer.format() != Format::Table {
+        let mut object = headline(host, now);
+        object["facts"] = json!(details.facts);
+        object["labels"] = json!(details.labels);
+        object["metrics"] = json!(details.metrics);
+        return printer.object(&object);
+    }
+    printer.table(&overview(host, now))?;
+    let groups = [("labels", &details.labels), ("facts", &details.facts)];
+    let metrics = details.metrics.iter().filter_map(|(name, group)| Some((name.as_str(), group.as_object()?)));
+    for (name, group) in groups.into_iter().chain(metrics).filter(|(_, group)| !group.is_empty()) {
+        printer.line("")?;
+        printer.line(&style::paint(style::HEADING, &name.to_uppercase()))?;
+        figures::lines(group, Printer::width()).iter().try_for_each(|line| printer.line(line))?;
+    }
+    Ok(())
+}
+
+fn overview(host: &Host, now: Millis) -> Table {
+    let mut pairs = Table::of_pairs();
+    pairs.pair("host", host.name.as_str());
+    pairs.pair("state", state_cell(host, now));
+    let moment = |moment: Millis| format!("{} ({})", moments::exact(moment), moments::ago(moment, now));
+    if let Some(seen) = host.last_seen_ms() {
+        pairs.pair("last seen", moment(seen));
+    }
+    let Some(status) = &host.status else { return pairs };
+    pairs.pair("running", format!("{} of {} slots", status.running, status.slots));
+    pairs.pair("version", &status.version);
+    pairs.pair("worker since", moment(status.started_at_ms));
+    pairs.pair("pid", status.pid.to_string());
+    pairs.pair("clock", moments::offset(status.clock_ahead_ms));
+    pairs.pair("inbox last read", format!("{} before that", moments::span(Duration::from_millis(status.read_age_ms))));
+    if let Some(reason) = &status.refuses {
+        pairs.pair("refuses", Cell::styled(reason, style::WARNING));
+    }
+    for (reason, count) in status.dropped.iter().filter(|(_, count)| *count > 0) {
+        pairs.pair("dropped", Cell::styled(&format!("{count} {}", reason.replace('_', " ")), style::WARNING));
+    }
+    pairs
+}
+
+fn headline(host: &Host, now: Millis) -> Value {
+    let moment = |moment: Option<Millis>| moment.map(show_moment);
+    let status = host.status.as_ref();
+    json!({
+        "host": host.name,
+        "state": state(host, now),
+        "last_seen": moment(host.last_seen_ms()),
+        "version": status.map(|status| &status.version),
+        "running": status.map(|status| status.running),
+        "slots": status.map(|status| status.slots),
+        "started_at": moment(status.map(|status| status.started_at_ms)),
+        "boot_id": status.map(|status| &status.boot_id),
+        "pid": status.map(|status| status.pid),
+        "read_age_ms": status.map(|status| status.read_age_ms),
+        "clock_ahead_ms": status.map(|status| status.clock_ahead_ms),
+        "damage": host.damage.as_ref().map(ToString::to_string),
+        "refuses": status.and_then(|status| status.refuses.as_deref()),
+        "dropped": status.map(|status| status.dropped.iter().cloned().collect::<BTreeMap<_, _>>()),
+    })
+}
+
+/// `online`, `offline`, `stopped` where it ended in order, or `damaged` where a key cannot be read.
+fn state(host: &Host, now: Millis) -> &'static str {
+    match &host.status {
+        _ if host.damage.is_some() => "damaged",
+        Some(status) if status.is_online(now) => "online",
+        Some(status) if status.stopped => "stopped",
+        _ => "offline",
+    }
+}
+
+fn state_cell(host: &Host, now: Millis) -> Cell {
+    let refuses = host.status.as_ref().is_some_and(|status| status.refuses.is_some());
+    match state(host, now) {
+        "online" if refuses => Cell::styled("online, refuses", style::WARNING),
+        online @ "online" => Cell::styled(online, style::GOOD),
+        other => Cell::styled(other, style::BAD),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::status::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_host_is_online_stopped_or_offline() {
+        let host =
+            |status| Host { name: "web1".parse().unwrap(), seen_ms: Some(1000), status, actions: None, damage: None };
+        let status = Status { last_seen_ms: 1000, ..Status::default() };
+        assert_eq!(state(&host(Some(status.clone())), 2000), "online");
+        assert_eq!(state(&host(Some(status.clone())), 99_000), "offline");
+        assert_eq!(state(&host(Some(Status { stopped: true, ..status })), 2000), "stopped");
+        assert_eq!(state(&host(None), 2000), "offline");
+    }
+}

@@ -1,0 +1,234 @@
+//! `ctl job`: looking at jobs, and waiting for them.
+
+use std::time::Duration;
+
+use protocol::{
+    event::Stream,
+    job::shown,
+    outcome::Outcome,
+    time::{Millis, show_moment},
+};
+use serde_json::{Value, json};
+
+use super::{cancel, last, watch};
+use crate::{
+    cli::{grammar::Job as Command, settings::Settings},
+    client::{Event, Fleet, Follower, HostResult, Job, JobFilter, RecentJob},
+    output::{
+        Cell, Exit, Format, Printer, Table, events,
+        explain::how_to_mend,
+        figures, json, moments, style,
+        summary::{self, Summary, standing, waited_ms},
+        tail::Tail,
+    },
+};
+
+/// The most that a list shows of an operator's name and of the states, so that 80 columns have room for the command.
+const OPERATOR_WIDTH: usize = 16;
+const STATE_WIDTH: usize = 22;
+
+/// Runs a command on jobs.
+pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
+    match command {
+        Command::List { limit, hosts, failed, running, mine } => {
+            let operator = mine.then(|| settings.operator.clone());
+            let filter = JobFilter { hosts, operator, failed, running };
+            let jobs = fleet.recent_jobs(&filter, limit).await?;
+            let none = if filter == JobFilter::default() {
+                "no jobs; start one: ctl run --host NAME ACTION"
+            } else {
+                "no such jobs; all jobs: ctl job list"
+            };
+            list(&jobs, none, fleet.now(), printer)?;
+        }
+        Command::Show(id) => show(&last::find(&id.id, fleet, settings).await?, fleet, printer).await?,
+        Command::Wait { id, look } => {
+            printer.set_look(look);
+            let job = last::find(&id.id, fleet, settings).await?;
+            return watch::watch(fleet, &job, Follower::of_old(&job), printer, false).await;
+        }
+        Command::Logs { id, only, follow, exact } => {
+            printer.set_look(exact.into());
+            let job = last::find(&id.id, fleet, settings).await?;
+            let mut follower = Follower::of_old(&job);
+            follower.only(&only.hosts)?;
+            if follow {
+                return watch::watch(fleet, &job, follower, printer, true).await;
+            }
+            logs(&job, follower, fleet, printer).await?;
+        }
+        Command::Cancel { id, only, yes } => {
+            let job = last::find(&id.id, fleet, settings).await?;
+            return cancel::cancel(fleet, &job, &only.hosts, &settings.operator, yes, printer).await;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+/// Prints the output so far.
+async fn logs(job: &Job, mut follower: Follower<'_>, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+    follower.watch_output();
+    follower.never_redispatch();
+    follower.look(fleet).await?;
+
+    let mut tail = Tail::new(job.id(), follower.results().count(), printer);
+    while let Some(event) = follower.take() {
+        watch::print_live(&event, &mut tail, job, fleet, printer)?;
+    }
+    let results: Vec<_> = follower.results().collect();
+    for result in &results {
+        tail.end(&result.host, result.outcome.as_ref())?;
+        if printer.format() == Format::Jsonl {
+            printer.object(&json::of_result(job, result))?;
+        }
+    }
+    let summary = Summary::of(job.manifest(), &results, fleet.now());
+    if printer.format() == Format::Json {
+        let mut whole = json::of_job(job, &results, &summary);
+        for (object, result) in whole["hosts"].as_array_mut().into_iter().flatten().zip(&results) {
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                let (bytes, missing) = tail.collected(&result.host, stream);
+                json::put_output(object, stream, bytes, missing);
+            }
+        }
+        printer.object(&whole)?;
+    }
+    printer.note(&summary.of_results(&results));
+    Ok(())
+}
+
+/// Prints a list of jobs, or `none` where it is empty.
+fn list(jobs: &[RecentJob], none: &str, now: Millis, printer: &Printer) -> anyhow::Result<()> {
+    if printer.format() != Format::Table {
+        return printer.objects(&jobs.iter().map(object).collect::<Vec<_>>());
+    }
+    if jobs.is_empty() {
+        printer.note(none);
+        return Ok(());
+    }
+    let mut table = Table::new(["JOB", "AGE", "BY", "STATE", "COMMAND"]);
+    for RecentJob { id, headline, states, cancel_ordered, damage } in jobs {
+        let Some(headline) = headline else {
+            table.row([id.short(), String::new(), String::new(), "damaged".into(), String::new()].map(Cell::from));
+            continue;
+        };
+        let age = Duration::from_millis(now.saturating_sub(headline.issued_at_ms));
+        let state = match states.keys().next() {
+            _ if damage.is_some() => "damaged".into(),
+            _ if *cancel_ordered > 0 => format!("{cancel_ordered} to be cancelled"),
+            Some(only) if headline.target_count == 1 => summary::words(*only).to_owned(),
+            _ => summary::counts(states),
+        };
+        table.row([
+            id.short().into(),
+            moments::span(age).into(),
+            Cell::from(&headline.operator).at_most(OPERATOR_WIDTH),
+            Cell::from(state).at_most(STATE_WIDTH),
+            summary::command(&headline.action, &headline.arguments).into(),
+        ]);
+    }
+    printer.table(&table)?;
+    jobs.iter().filter_map(|job| job.damage.as_ref()).for_each(|damage| printer.trouble(&how_to_mend(damage)));
+    Ok(())
+}
+
+fn object(job: &RecentJob) -> Value {
+    let headline = job.headline.as_ref();
+    let mut object = json!({
+        "job": job.id,
+        "action": headline.map(|headline| &headline.action),
+        "arguments": headline.map(|headline| &headline.arguments),
+        "operator": headline.map(|headline| &headline.operator),
+        "issued_at": headline.map(|headline| show_moment(headline.issued_at_ms)),
+        "hosts": headline.map(|headline| headline.target_count),
+        "states": job.states,
+        "cancel_ordered": job.cancel_ordered,
+    });
+    // Present only where there is any.
+    if let Some(damage) = &job.damage {
+        object["damage"] = json!(damage.to_string());
+    }
+    object
+}
+
+async fn show(job: &Job, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+    let mut follower = Follower::of_old(job);
+    follower.never_redispatch();
+    follower.look(fleet).await?;
+    let now = fleet.now();
+    while let Some(event) = follower.take() {
+        // The states are shown below.
+        if !matches!(event, Event::State { .. }) {
+            events::note(&event, job, now, printer);
+        }
+    }
+
+    let results: Vec<_> = follower.results().collect();
+    let summary = Summary::of(job.manifest(), &results, now);
+    if printer.format() != Format::Table {
+        return printer.object(&whole(job, &results, &summary));
+    }
+    printer.table(&overview(job, now))?;
+    printer.line("")?;
+    printer.table(&standings(job, &results, now))?;
+    printer.note(&summary.of_results(&results));
+    printer.note(&format!("the results themselves: ctl job wait {}", job.id().short()));
+    Ok(())
+}
+
+fn whole(job: &Job, results: &[&HostResult], summary: &Summary) -> Value {
+    let manifest = job.manifest();
+    let mut value = json::of_job(job, results, summary);
+    value["arguments"] = shown(manifest).into();
+    value["operator"] = json!(manifest.operator);
+    value["issued_at"] = json!(show_moment(manifest.issued_at_ms));
+    value["start_by"] = json!(show_moment(manifest.start_by_ms));
+    value["timeout_ms"] = json!(manifest.timeout_ms);
+    value["retention_ms"] = json!(manifest.retention_ms);
+    value
+}
+
+fn overview(job: &Job, now: Millis) -> Table {
+    let manifest = job.manifest();
+    let duration = |millis| moments::span(Duration::from_millis(millis));
+    let mut pairs = Table::of_pairs();
+    pairs.pair("job", job.id().to_string());
+    pairs.pair("action", &manifest.action);
+    for (name, argument) in &manifest.arguments {
+        pairs.pair(&format!("  {name}"), argument.to_string());
+    }
+    for name in manifest.secrets.keys() {
+        pairs.pair(&format!("  {name}"), "***");
+    }
+    pairs.pair("operator", &manifest.operator);
+    pairs.pair(
+        "issued",
+        format!("{} ({})", moments::exact(manifest.issued_at_ms), moments::ago(manifest.issued_at_ms, now)),
+    );
+    pairs.pair("start by", format!("{} (unless its worker has taken it)", moments::exact(manifest.start_by_ms)));
+    pairs.pair("timeout", duration(manifest.timeout_ms));
+    pairs.pair("kept for", duration(manifest.retention_ms));
+    pairs.folded()
+}
+
+/// A table of hosts, with the job's state on each.
+fn standings(job: &Job, results: &[&HostResult], now: Millis) -> Table {
+    let mut table = Table::new(["HOST", "STARTED", "WAITED", "TOOK", "OUTPUT", "STATE"]);
+    for result in results {
+        let outcome = result.outcome.as_ref();
+        let started = outcome.and_then(|outcome| outcome.started_at_ms);
+        let took = outcome.and_then(Outcome::duration_ms);
+        let waited = waited_ms(result, job.manifest().issued_at_ms, now);
+        let output = outcome.map(|outcome| outcome.stdout.written_bytes + outcome.stderr.written_bytes);
+        let output = output.filter(|bytes| *bytes > 0);
+        table.row([
+            result.host.as_str().into(),
+            started.map(|started| moments::ago(started, now)).unwrap_or_default().into(),
+            waited.map(|waited| moments::span(Duration::from_millis(waited))).unwrap_or_default().into(),
+            took.map(|took| moments::span(Duration::from_millis(took))).unwrap_or_default().into(),
+            output.map(|bytes| figures::bytes(bytes as f64)).unwrap_or_default().into(),
+            Cell::styled(&standing(result), style::of_state(result.state)),
+        ]);
+    }
+    table.folded()
+}

@@ -1,0 +1,73 @@
+//! What `ctl` does: a file or folder for each noun.
+
+mod action;
+mod cancel;
+mod doctor;
+mod exec;
+mod host;
+mod job;
+mod last;
+mod run;
+mod secrets;
+mod up;
+mod watch;
+
+use std::process::ExitCode;
+
+pub use self::last::{is_unsent, remember_unsent};
+use crate::{
+    cli::{
+        documents,
+        grammar::{Command, Exec, Sh},
+        settings::Settings,
+    },
+    client::{Error, Fleet},
+    output::{Exit, Printer},
+};
+
+/// Runs a command. An error of Redis is looked into: the address may be wrong.
+#[tokio::main(flavor = "current_thread")]
+pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> anyhow::Result<ExitCode> {
+    match Box::pin(carry_out(command, settings, printer)).await {
+        Ok(exit) => Ok(exit),
+        Err(error) => Err(match error.downcast::<Error>() {
+            Ok(error) => error.diagnosed().await.into(),
+            Err(other) => other,
+        }),
+    }
+}
+
+async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(options) => {
+            return Ok(run::run(options, &mut connect(settings).await?, settings, printer).await?.into());
+        }
+        Command::Exec(Exec { options, words }) => {
+            return exec::run(options, &words, &mut connect(settings).await?, settings, printer).await;
+        }
+        Command::Sh(Sh { options, line }) => {
+            let words = ["sh", "-c", &line].map(str::to_owned);
+            return exec::run(options, &words, &mut connect(settings).await?, settings, printer).await;
+        }
+        Command::Job(command) => {
+            return Ok(job::run(command, &mut connect(settings).await?, settings, printer).await?.into());
+        }
+        Command::Doctor => return Ok(doctor::run(&mut connect(settings).await?, printer).await?.into()),
+        Command::Host(command) => host::run(command, &mut connect(settings).await?, printer).await?,
+        Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
+        Command::Up(options) => up::up(options, settings, printer).await?,
+        Command::Down(options) => up::down(options, settings, printer)?,
+        Command::Completions { shell } => printer.raw(&documents::completion(&shell)?)?,
+        Command::Man { dir } => {
+            documents::write_manual(&dir)?;
+            printer.note(&format!("written; try: man {}", dir.join("ctl.1").display()));
+        }
+        Command::Version => printer.line(&format!("ctl {}", protocol::VERSION))?,
+        Command::Reference => printer.raw(documents::reference().as_bytes())?,
+    }
+    Ok(Exit::Success.into())
+}
+
+async fn connect(settings: &Settings) -> anyhow::Result<Fleet> {
+    Ok(Fleet::connect(&settings.redis()?, settings.namespace.as_ref()).await?)
+}

@@ -1,0 +1,103 @@
+//! `ctl run`: checks everything that can be checked before anything is sent.
+
+use protocol::{name::HostName, targets::Targets, time::Millis};
+use serde_json::json;
+
+use super::{secrets, watch};
+use crate::{
+    cli::{grammar::Run, settings::Settings},
+    client::{Fleet, Follower, Host, Request, Selection, shorten, understand},
+    output::{Advice, Exit, Format, Printer, events, explain::how_to_mend, summary},
+};
+
+/// Runs an action on hosts.
+pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
+    let selection = if options.all { Selection::All } else { Selection::Patterns(options.hosts) };
+    let mut hosts = fleet.select(&selection).await?;
+    let damaged = leave_out_damaged(&mut hosts, &selection, printer);
+    if options.online {
+        hosts = leave_out_offline(hosts, fleet.now(), printer)?;
+    }
+    let understood = understand(&hosts, &options.action, &options.arguments, &options.words)?;
+    if let [program] = &options.words[..]
+        && let Some((first, _)) = program.split_once(' ')
+        && !first.contains('/')
+    {
+        let words = format!("ctl run … {} -- {program}", options.action);
+        printer.warn(&format!("'{program}' is one word, the name of a program; did you mean: {words}"));
+    }
+    let request = Request {
+        action: options.action,
+        arguments: understood.arguments,
+        secrets: secrets::read(understood.secrets)?,
+        targets: Targets::new(hosts.iter().map(|host| host.name.clone())),
+        timeout: options.timeout.or(settings.timeout).unwrap_or(understood.timeout),
+        start_by: options.start_by.unwrap_or(settings.start_by),
+        retention: options.retention.unwrap_or(settings.retention),
+        keep_output: options.keep_output,
+        operator: settings.operator.clone(),
+        trace: settings.trace.clone(),
+    };
+    let job = fleet.dispatch(request, &mut |event| events::note_dispatch(&event, printer)).await?;
+
+    let now = fleet.now();
+    let absent: Vec<_> =
+        hosts.iter().filter(|host| job.reached(&host.name)).filter_map(|host| host.absent(now)).collect();
+    events::absent(&absent, job.manifest().start_by_ms, now, printer);
+    if options.detach {
+        let id = job.id().to_string();
+        let written = match printer.format() {
+            Format::Table => printer.line(&id),
+            Format::Json | Format::Jsonl => printer.object(&json!({ "job": id })),
+        };
+        if written.is_err() {
+            printer.report_loss(written, || format!("the job has been sent: ctl job wait {id}"));
+            return Ok(Exit::NoReply);
+        }
+        let short = job.id().short();
+        printer.note(&format!("dispatched to {}; the results: ctl job wait {short}", summary::hosts(hosts.len())));
+        return Ok(Exit::Success);
+    }
+    printer.set_look(options.look);
+    let mut follower = Follower::of_new(&job);
+    follower.known_absent(&absent);
+    if !options.wait {
+        follower.leave_offline();
+    }
+    let exit = watch::watch(fleet, &job, follower, printer, options.follow).await?;
+    Ok(if damaged && exit == Exit::Success { Exit::Incomplete } else { exit })
+}
+
+/// Leaves out the hosts whose actions cannot be read, as a key is damaged, and names them. A host that was named itself
+/// stays: the request is refused. Returns whether there were any.
+fn leave_out_damaged(hosts: &mut Vec<Host>, selection: &Selection, printer: &Printer) -> bool {
+    let is_named = |host: &Host| match selection {
+        Selection::All => false,
+        Selection::Patterns(words) => words.iter().any(|word| word == host.name.as_str()),
+    };
+    let usable = |host: &mut Host| host.actions.is_some() || host.damage.is_none() || is_named(host);
+    let damaged: Vec<Host> = hosts.extract_if(.., |host| !usable(host)).collect();
+    for (host, damage) in damaged.iter().filter_map(|host| Some((host, host.damage.as_ref()?))) {
+        printer.trouble(&format!("{}: left out: {}", host.name, how_to_mend(damage)));
+    }
+    !damaged.is_empty()
+}
+
+/// The hosts that are online; the others are named.
+fn leave_out_offline(hosts: Vec<Host>, now: Millis, printer: &Printer) -> anyhow::Result<Vec<Host>> {
+    let (online, offline): (Vec<_>, Vec<_>) = hosts.into_iter().partition(|host| host.is_online(now));
+    let names: Vec<_> = offline.iter().map(|host| &host.name).collect();
+    if online.is_empty() {
+        let nobody = Advice::new(format!("nothing was sent: {} offline", are(&names)));
+        return Err(nobody.hint("without --online the command is queued for them").into());
+    }
+    if !offline.is_empty() {
+        printer.note(&format!("left out: {} offline", are(&names)));
+    }
+    Ok(online)
+}
+
+/// `web1 is`, `web1, web2 are`.
+fn are(names: &[&HostName]) -> String {
+    format!("{} {}", shorten(names), if names.len() == 1 { "is" } else { "are" })
+}

@@ -1,0 +1,106 @@
+//! Waits for a job at a terminal: prints its results as they come. Ctrl-C detaches.
+
+use std::pin::pin;
+
+use crate::{
+    client::{Error, Event, Fleet, Follower, Job},
+    output::{
+        Advice, Exit, Format, Printer, events, explain::explain, json, results::Results, summary::hosts, tail::Tail,
+    },
+};
+
+/// Prints results as they come, and all of them at the end. The job has been sent: from now on the results decide the
+/// exit code, even if they cannot be printed. `live`: output is printed as it comes.
+pub async fn watch(
+    fleet: &mut Fleet,
+    job: &Job,
+    mut follower: Follower<'_>,
+    printer: &Printer,
+    live: bool,
+) -> anyhow::Result<Exit> {
+    let live = live && printer.format() != Format::Json;
+    if live {
+        follower.watch_output();
+    } else {
+        // A progress bar and live output would disturb each other.
+        printer.start_progress(follower.results().count());
+    }
+
+    let mut output = Results::new(job, follower.results().count(), live, printer);
+    let again = || format!("see it again: ctl job wait {}", job.id().short());
+    let mut interrupt = pin!(tokio::signal::ctrl_c());
+    let mut closed = pin!(Printer::reader_gone());
+    let mut detached = false;
+    loop {
+        let event = tokio::select! {
+            // Where the signal cannot be caught, it ends the process as it always did.
+            Ok(()) = &mut interrupt => {
+                printer.leave_line();
+                detached = true;
+                break;
+            }
+            // Nobody sees what is followed any more.
+            () = &mut closed, if live => return Ok(Exit::Closed),
+            event = follower.next(fleet) => event,
+        };
+        match event {
+            Ok(None) => break,
+            Ok(Some(Event::Finished(result))) => printer.report_loss(output.one(&result), again),
+            Ok(Some(event)) if live => {
+                printer.report_loss(print_live(&event, &mut output.tail, job, fleet, printer), again);
+            }
+            Ok(Some(event)) => events::note(&event, job, fleet.now(), printer),
+            Err(error) => {
+                printer.error(&goes_on(job, error));
+                break;
+            }
+        }
+        if live && printer.is_closed() {
+            return Ok(Exit::Closed);
+        }
+        printer.progress(follower.done());
+    }
+
+    printer.stop_progress();
+    let results: Vec<_> = follower.results().collect();
+    printer.report_loss(output.all(&results, fleet.now()), again);
+    if follower.left() > 0 {
+        let left = format!("{} still queued: ctl job wait {}", hosts(follower.left()), job.id().short());
+        printer.note(&left);
+    }
+    if detached {
+        printer.note(&format!("detached; the job goes on: ctl job wait {}", job.id().short()));
+    }
+    Ok(Exit::of(results.iter().map(|result| result.state)))
+}
+
+/// An error that ends the following of a job, which goes on.
+pub fn goes_on(job: &Job, error: Error) -> Advice {
+    explain(&error.into()).hint(format!("the job goes on; follow it again: ctl job wait {}", job.id().short()))
+}
+
+/// Prints an event other than an end, where output is printed as it comes.
+pub fn print_live(
+    event: &Event,
+    tail: &mut Tail<'_>,
+    job: &Job,
+    fleet: &Fleet,
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    match event {
+        Event::Output { host, stream, offset, data } => tail.piece(host, *stream, *offset, data)?,
+        Event::Progress { host, text } if printer.format() == Format::Jsonl => {
+            printer.object(&json::of_event(job.id(), host, "progress", text.as_str()))?;
+        }
+        Event::State { host, state, waits_for } if printer.format() == Format::Jsonl => {
+            let mut object = json::of_event(job.id(), host, "state", state.as_str());
+            if let Some(what) = waits_for {
+                object["waits_for"] = what.as_str().into();
+            }
+            printer.object(&object)?;
+        }
+        Event::Progress { host, text } => events::progress(host, text, printer),
+        event => events::note(event, job, fleet.now(), printer),
+    }
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! A job's results: each as it comes, and all of them at the end.
+
+use std::time::Duration;
+
+use protocol::{outcome::Outcome, time::Millis};
+use serde_json::{Map, Value};
+
+use super::{
+    figures,
+    fold::groups,
+    json, moments,
+    printer::{Format, Printer},
+    style,
+    summary::{Summary, is_good, standing, troubles},
+    table::{Cell, Table},
+    tail::Tail,
+};
+use crate::client::{HostResult, Job};
+
+/// Figures beside each host in a table of several at most.
+const COLUMNS: usize = 7;
+
+/// Figures about the figures, which do not help to compare hosts.
+const ASIDE: [&str; 2] = ["sampled_at", "window_seconds"];
+
+/// Prints the results of one job.
+pub struct Results<'a> {
+    job: &'a Job,
+    printer: &'a Printer,
+    /// Whether output is printed as it comes.
+    live: bool,
+    /// Prints output that comes before its result.
+    pub tail: Tail<'a>,
+}
+
+impl<'a> Results<'a> {
+    /// Prints the results of `job` on that many hosts. `live`: output is printed as it comes.
+    pub fn new(job: &'a Job, hosts: usize, live: bool, printer: &'a Printer) -> Self {
+        Self { job, printer, live, tail: Tail::new(job.id(), hosts, printer) }
+    }
+
+    /// Prints a result that has come, except for the parts that must wait for the other hosts.
+    pub fn one(&mut self, result: &HostResult) -> anyhow::Result<()> {
+        if self.live {
+            self.tail.end(&result.host, result.outcome.as_ref())?;
+        }
+        match self.printer.format() {
+            Format::Jsonl => self.printer.object(&json::of_result(self.job, result)),
+            Format::Json | Format::Table => Ok(()),
+        }
+    }
+
+    /// Prints the rest, and sums up.
+    pub fn all(&mut self, results: &[&HostResult], now: Millis) -> anyhow::Result<()> {
+        let summary = Summary::of(self.job.manifest(), results, now);
+        let has_states = match self.printer.format() {
+            Format::Json => {
+                self.printer.object(&json::of_job(self.job, results, &summary))?;
+                true
+            }
+            Format::Jsonl => true,
+            Format::Table => {
+                if !self.live {
+                    self.output(results)?;
+                }
+                self.figures(results)?
+            }
+        };
+        self.close(results, &summary, has_states);
+        Ok(())
+    }
+
+    /// The output, sorted by host. What several hosts have printed is printed once.
+    fn output(&mut self, results: &[&HostResult]) -> anyhow::Result<()> {
+        if let [result] = results {
+            return self.tail.end(&result.host, result.outcome.as_ref());
+        }
+        let groups = groups(results, self.printer.folds());
+        groups.iter().try_for_each(|(hosts, outcome)| self.tail.group(hosts, outcome))
+    }
+
+    /// The figures: of one host line by line, of several side by side, or one after another where they are
+    /// more than a row can hold. Returns whether that showed every host's state.
+    fn figures(&self, results: &[&HostResult]) -> anyhow::Result<bool> {
+        let is_single = results.len() == 1;
+        let is_deep = |data: &Map<String, Value>| data.values().any(|value| !figures::is_scalar(value));
+        if is_single || results.iter().filter_map(|result| data(result)).any(is_deep) {
+            for (result, data) in results.iter().filter_map(|result| Some((result, data(result)?))) {
+                let mut lines = figures::lines(data, Printer::width());
+                if !is_single {
+                    lines.insert(0, style::paint(style::HEADING, result.host.as_str()));
+                    lines.push(String::new());
+                }
+                lines.iter().try_for_each(|line| self.printer.line(line))?;
+            }
+            return Ok(false);
+        }
+        let outcomes = || results.iter().filter_map(|result| result.outcome.as_ref());
+        let has_output = |outcome: &Outcome| outcome.stdout.written_bytes + outcome.stderr.written_bytes > 0;
+        // Output has been printed already; a table of states beside it would only repeat the summary.
+        let tabled = outcomes().next().is_some() && !outcomes().any(has_output);
+        if tabled {
+            self.printer.table(&side_by_side(results, self.job.manifest().issued_at_ms))?;
+        }
+        Ok(tabled)
+    }
+
+    /// Prints the hosts that did not succeed, unless the states were shown, and sums up.
+    fn close(&self, results: &[&HostResult], summary: &Summary, has_states: bool) {
+        let line = summary.of_results(results);
+        match results {
+            _ if has_states => {}
+            // The summary of a single host is its result, unless the host just succeeded.
+            [result] if !is_good(result) => return self.printer.trouble(&line),
+            _ => troubles(results).iter().for_each(|line| self.printer.trouble(line)),
+        }
+        self.printer.note(&line);
+    }
+}
+
+/// A table of hosts with their figures: first the hosts that did not succeed, each sorted by name.
+fn side_by_side(results: &[&HostResult], issued_at_ms: Millis) -> Table {
+    let mut results = results.to_vec();
+    results.sort_by(|one, other| is_good(one).cmp(&is_good(other)).then_with(|| one.host.cmp(&other.host)));
+    let is_shown = |(name, value): &(&String, &Value)| {
+        figures::is_scalar(value) && !name.contains(':') && !ASIDE.contains(&name.as_str())
+    };
+    let mut columns = figures::columns(results.iter().filter_map(|result| data(result)).flatten().filter(is_shown));
+    columns.truncate(COLUMNS);
+    // Without figures the table has only states to show.
+    let with_state = columns.is_empty() || !results.iter().all(|result| is_good(result));
+    // From the dispatch to the end, both by Redis' clock: of a `ping` it is how far away the host is.
+    let with_time = columns.is_empty();
+    let headings = ["HOST"].into_iter().chain(with_time.then_some("AFTER")).chain(with_state.then_some("STATE"));
+    let headings = headings.map(str::to_owned).chain(columns.iter().map(|name| figures::label(name).to_uppercase()));
+    let mut table = Table::new(headings);
+    for result in results {
+        let state = with_state.then(|| Cell::styled(&standing(result), style::of_state(result.state)));
+        let figures = columns.iter().map(|column| figures::cell(column, figure(result, column)));
+        let after = with_time.then(|| Cell::from(time(result, issued_at_ms).unwrap_or_default()));
+        table.row([Cell::from(result.host.as_str())].into_iter().chain(after).chain(state).chain(figures));
+    }
+    table
+}
+
+/// The time from the dispatch to the end on a host.
+fn time(result: &HostResult, issued_at_ms: Millis) -> Option<String> {
+    let finished = result.outcome.as_ref()?.finished_at_ms;
+    Some(moments::span(Duration::from_millis(finished.saturating_sub(issued_at_ms).max(1))))
+}
+
+fn data(result: &HostResult) -> Option<&Map<String, Value>> {
+    result.outcome.as_ref()?.data.as_ref()
+}
+
+fn figure<'a>(result: &'a HostResult, name: &str) -> Option<&'a Value> {
+    data(result)?.get(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::outcome::State;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_extraordinary_comes_first() {
+        let result = |host: &str, state, usage: Option<f64>| {
+            let data = usage.map(|usage| json!({ "usage": usage, "usage:/": 1, "list": [{}] }));
+            let data = data.and_then(|data| data.as_object().cloned());
+            let outcome = Outcome { data, ..Outcome::bare(state, None, 0) };
+            HostResult { state, outcome: Some(outcome), ..HostResult::new(host.parse().unwrap()) }
+        };
+        let results = [
+            result("web2", State::Succeeded, Some(99.0)),
+            result("web1", State::Succeeded, Some(1.0)),
+            result("lost", State::TimedOut, None),
+        ];
+        let results: Vec<_> = results.iter().collect();
+        let table = side_by_side(&results, 0);
+        let lines: Vec<_> =
+            table.lines(None).iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
+        assert_eq!(
+            lines,
+            ["HOST  STATE      USAGE", "lost  timed out", "web1  succeeded  1.0 %", "web2  succeeded  99.0 %",]
+        );
+        let lines = side_by_side(&results[..2], 0).lines(None);
+        assert!(!lines.concat().contains("STATE"));
+    }
+}

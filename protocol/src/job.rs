@@ -1,0 +1,235 @@
+//! A job as Redis keeps it: the hash `job:{ID}`.
+//!
+//! The manifest's bytes are kept as they were signed; the other fields are plain text for people, and a
+//! headline for lists.
+
+use redis::{Cmd, Pipeline};
+use serde_json::{Map, Value};
+
+use crate::{
+    action::Argument,
+    clock::millis,
+    command::{Envelope, Manifest},
+    keys::Keys,
+    limits,
+    name::{HostName, JobId},
+    secret::Secrets,
+    signed::{DocumentError, Fields, Signed},
+    targets::{Proof, Targets},
+    time::{Millis, read_moment, show_moment},
+};
+
+/// A job's manifest and its hosts.
+#[derive(Clone, Debug)]
+pub struct JobRecord {
+    /// The decoded manifest.
+    pub manifest: Manifest,
+    /// The manifest as it is sent and kept.
+    pub signed: Signed<Manifest>,
+    /// The hosts.
+    pub targets: Targets,
+}
+
+/// Why a job's hash cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// A field is missing or malformed.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The record is about another job.
+    #[error("the record is about another job")]
+    Foreign,
+    /// The list of hosts is not the one that the manifest commits to.
+    #[error("the field 'targets' does not belong to the manifest")]
+    Targets,
+}
+
+impl JobRecord {
+    /// The record of a job that is not signed.
+    pub fn new(manifest: Manifest, targets: Targets) -> Self {
+        Self { signed: Signed::unsigned(&manifest), manifest, targets }
+    }
+
+    /// The job's id.
+    pub const fn id(&self) -> JobId {
+        self.manifest.job
+    }
+
+    /// The hash's fields and values.
+    pub fn fields(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let Manifest { action, operator, .. } = &self.manifest;
+        let shown = Value::Object(shown(&self.manifest));
+        let names: Vec<_> = self.targets.hosts().map(HostName::as_str).collect();
+        let mut fields = vec![
+            ("action", action.clone().into_bytes()),
+            ("arguments", shown.to_string().into_bytes()),
+            ("operator", operator.clone().into_bytes()),
+            ("issued_at", show_moment(self.manifest.issued_at_ms).into_bytes()),
+            ("start_by", show_moment(self.manifest.start_by_ms).into_bytes()),
+            ("timeout_ms", self.manifest.timeout_ms.to_string().into_bytes()),
+            ("retention_ms", self.manifest.retention_ms.to_string().into_bytes()),
+            ("target_count", names.len().to_string().into_bytes()),
+            ("targets", names.join(" ").into_bytes()),
+        ];
+        fields.extend(self.signed.fields());
+        fields
+    }
+
+    /// Reads the hash of `job`.
+    ///
+    /// # Errors
+    /// The hash is absent, damaged, about another job, or was written by a newer release.
+    pub fn from_fields(mut fields: Fields, job: JobId) -> Result<Self, RecordError> {
+        let signed = Signed::<Manifest>::take(&mut fields)?;
+        let manifest = signed.open()?;
+        if manifest.job != job {
+            return Err(RecordError::Foreign);
+        }
+        let names = fields.remove("targets").and_then(|names| String::from_utf8(names).ok()).unwrap_or_default();
+        let hosts: Result<Vec<HostName>, _> = names.split(' ').map(str::parse).collect();
+        let targets = Targets::new(hosts.map_err(|_| RecordError::Targets)?);
+        if targets.root() == manifest.targets {
+            Ok(Self { manifest, signed, targets })
+        } else {
+            Err(RecordError::Targets)
+        }
+    }
+
+    /// Writes the job's hash with its time to live: until the last moment at which the job can end, plus its retention.
+    /// Must be sent as one transaction, so that a controller that dies leaves no hash without a time to live.
+    pub fn write(&self, keys: &Keys) -> Pipeline {
+        let Manifest { retention_ms, timeout_ms, start_by_ms, issued_at_ms, .. } = self.manifest;
+        let waits = start_by_ms.saturating_sub(issued_at_ms).saturating_add(millis(limits::QUEUE_MAX));
+        let lifetime = waits.saturating_add(timeout_ms).saturating_add(retention_ms);
+        let key = keys.job(self.id());
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HSET").arg(&key);
+        for (name, value) in self.fields() {
+            pipeline.arg(name).arg(value);
+        }
+        pipeline.cmd("PEXPIRE").arg(&key).arg(lifetime);
+        pipeline
+    }
+
+    /// Adds the job to the index of recent jobs.
+    pub fn write_index(&self, keys: &Keys) -> Pipeline {
+        let jobs = keys.jobs();
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ZADD").arg(&jobs).arg(self.manifest.issued_at_ms).arg(self.id().to_string());
+        pipeline.cmd("ZREMRANGEBYRANK").arg(&jobs).arg(0).arg(format!("-{}", limits::JOBS + 1));
+        pipeline
+    }
+
+    /// Adds the command to a host's inbox at `now`, and trims entries that are too old to start or to wait.
+    pub fn write_command(&self, keys: &Keys, host: &HostName, proof: Proof, secrets: &Secrets, now: Millis) -> Cmd {
+        let horizon = now.saturating_sub(millis(limits::START_BY_MAX + limits::QUEUE_MAX));
+        let mut add = redis::cmd("XADD");
+        add.arg(keys.commands(host)).arg("MINID").arg("~").arg(horizon).arg("*");
+        let envelope = Envelope { signed: self.signed.clone(), proof };
+        for (name, value) in envelope.fields().into_iter().chain(secrets.field()) {
+            add.arg(name).arg(value);
+        }
+        add
+    }
+}
+
+/// A job's arguments for people; secret ones are `***`.
+pub fn shown(manifest: &Manifest) -> Map<String, Value> {
+    let value = |argument: &Argument| serde_json::to_value(argument).unwrap_or_default();
+    let plain = manifest.arguments.iter().map(|(name, argument)| (name.clone(), value(argument)));
+    plain.chain(manifest.secrets.keys().map(|name| (name.clone(), "***".into()))).collect()
+}
+
+/// What a list shows of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobHeadline {
+    /// The action's name.
+    pub action: String,
+    /// The operator.
+    pub operator: String,
+    /// When the job was issued.
+    pub issued_at_ms: Millis,
+    /// The job must not start on any host after this moment.
+    pub start_by_ms: Millis,
+    /// Number of hosts.
+    pub target_count: usize,
+    /// Its arguments; secret ones are `***`.
+    pub arguments: Map<String, Value>,
+}
+
+impl JobHeadline {
+    /// The hash's fields to ask for.
+    pub const FIELDS: [&'static str; 6] = ["action", "operator", "issued_at", "start_by", "target_count", "arguments"];
+
+    /// Reads the values of [`Self::FIELDS`]; `None` where the job is absent or damaged.
+    pub fn from_values(values: &[Option<String>]) -> Option<Self> {
+        let [Some(action), Some(operator), Some(issued_at), Some(start_by), Some(count), arguments] = values else {
+            return None;
+        };
+        Some(Self {
+            action: action.clone(),
+            operator: operator.clone(),
+            issued_at_ms: read_moment(issued_at)?,
+            start_by_ms: read_moment(start_by)?,
+            target_count: count.parse().ok()?,
+            arguments: arguments.as_ref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::{Argument, Arguments};
+
+    fn record() -> JobRecord {
+        let targets = Targets::new(["web2", "web1"].map(|name| name.parse().unwrap()));
+        let secrets = Secrets::seal(&Arguments::from([("token".into(), Argument::Text("hunter2".into()))]));
+        let manifest = Manifest {
+            job: JobId::new(),
+            action: "ping".into(),
+            arguments: Arguments::new(),
+            secrets: secrets.digests(),
+            operator: "ann@desk".into(),
+            issued_at_ms: 1_790_000_000_000,
+            start_by_ms: 1_790_000_300_000,
+            timeout_ms: 60_000,
+            retention_ms: 3_600_000,
+            keep_output: None,
+            targets: targets.root(),
+            namespace: None,
+            trace: None,
+        };
+        JobRecord::new(manifest, targets)
+    }
+
+    fn fields(record: &JobRecord) -> Fields {
+        record.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    #[test]
+    fn a_record_reads_back_from_its_hash() {
+        let record = record();
+        let fields = fields(&record);
+        assert_eq!(fields["targets"], b"web1 web2");
+        assert_eq!(fields["arguments"], br#"{"token":"***"}"#);
+        assert_eq!(fields["start_by"], b"2026-09-21T14:18:20.000Z");
+        let read = JobRecord::from_fields(fields.clone(), record.id()).unwrap();
+        assert_eq!((read.manifest, read.signed.bytes), (record.manifest, record.signed.bytes));
+        let values = JobHeadline::FIELDS.map(|name| String::from_utf8(fields[name].clone()).ok());
+        let headline = JobHeadline::from_values(&values).unwrap();
+        assert_eq!((headline.target_count, headline.start_by_ms), (2, 1_790_000_300_000));
+        assert_eq!(Value::Object(headline.arguments), serde_json::json!({ "token": "***" }));
+    }
+
+    #[test]
+    fn hosts_that_were_not_asked_do_not_belong_to_it() {
+        let record = record();
+        let read = |fields, job| JobRecord::from_fields(fields, job).unwrap_err();
+        assert!(matches!(read(Fields::new(), record.id()), RecordError::Document(_)));
+        let mut fields = fields(&record);
+        assert!(matches!(read(fields.clone(), JobId::new()), RecordError::Foreign));
+        fields.insert("targets".into(), b"web1 web3".to_vec());
+        assert!(matches!(read(fields, record.id()), RecordError::Targets));
+    }
+}

@@ -1,0 +1,16 @@
+//! Who may be believed: signatures, and the files that say whose.
+//!
+//! The formats are OpenSSH's, so that operators can make, read and check everything with `ssh-keygen`.
+
+pub mod allowed_signers;
+pub mod certificate;
+pub mod fault;
+pub mod key;
+mod moment;
+mod pattern;
+pub mod revocation;
+pub mod sshsig;
+pub mod store;
+mod wire;
+
+pub use store::{Trust, TrustFileError, Untrusted};

@@ -1,0 +1,48 @@
+//! The SSH encoding (RFC 4251 §5), read from bytes that nobody vouches for.
+//!
+//! Each function takes its value off the front of `rest`, and takes nothing where the value is not whole.
+
+/// The bytes are not in the SSH encoding.
+#[derive(Debug)]
+pub(super) struct Malformed;
+
+/// A string: its length in four bytes, then its bytes.
+pub(super) fn string<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
+    let mut behind = *rest;
+    let length = usize::try_from(word(&mut behind)?).map_err(|_| Malformed)?;
+    let (string, behind) = behind.split_at_checked(length).ok_or(Malformed)?;
+    *rest = behind;
+    Ok(string)
+}
+
+/// A string of UTF-8.
+pub(super) fn text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, Malformed> {
+    std::str::from_utf8(string(rest)?).map_err(|_| Malformed)
+}
+
+/// One byte.
+pub(super) fn byte(rest: &mut &[u8]) -> Result<u8, Malformed> {
+    let (byte, behind) = rest.split_first().ok_or(Malformed)?;
+    *rest = behind;
+    Ok(*byte)
+}
+
+/// A number of four bytes.
+pub(super) fn word(rest: &mut &[u8]) -> Result<u32, Malformed> {
+    let (number, behind) = rest.split_first_chunk::<4>().ok_or(Malformed)?;
+    *rest = behind;
+    Ok(u32::from_be_bytes(*number))
+}
+
+/// A number of eight bytes.
+pub(super) fn number(rest: &mut &[u8]) -> Result<u64, Malformed> {
+    let (number, behind) = rest.split_first_chunk::<8>().ok_or(Malformed)?;
+    *rest = behind;
+    Ok(u64::from_be_bytes(*number))
+}
+
+/// Appends a string.
+pub(super) fn push(bytes: &mut Vec<u8>, part: &[u8]) {
+    bytes.extend(u32::try_from(part.len()).expect("documents are small").to_be_bytes());
+    bytes.extend(part);
+}

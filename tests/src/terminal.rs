@@ -1,0 +1,60 @@
+//! Runs of a program on a terminal of its own.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    process::{Child, Command, Stdio},
+    thread::{self, JoinHandle},
+};
+
+use nix::pty::{Winsize, openpty};
+
+use crate::process;
+
+/// A program that runs on a terminal, which shows its standard output and standard error.
+pub struct OnTerminal {
+    child: Child,
+    shown: JoinHandle<Vec<u8>>,
+}
+
+impl OnTerminal {
+    /// Starts `command` on a terminal of 80 columns.
+    pub fn start(command: &mut Command) -> Self {
+        Self::start_with(command, None)
+    }
+
+    /// Starts `command` on such a terminal, which is its standard input too. `typed` was typed ahead.
+    pub fn start_typing(command: &mut Command, typed: &str) -> Self {
+        Self::start_with(command, Some(typed))
+    }
+
+    fn start_with(command: &mut Command, typed: Option<&str>) -> Self {
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        let terminal = openpty(&size, None).expect("a terminal");
+        let slave = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
+        if typed.is_some() {
+            command.stdin(slave());
+        }
+        let child = command.stdout(slave()).stderr(slave()).spawn().expect("the program starts");
+        // The command keeps descriptors of the terminal, which would never close.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut master = File::from(terminal.master);
+        master.write_all(typed.unwrap_or_default().as_bytes()).expect("a terminal that takes input");
+        let shown = thread::spawn(move || {
+            let mut shown = Vec::new();
+            // A terminal that nobody has open any more ends with an error.
+            let _ = master.read_to_end(&mut shown);
+            shown
+        });
+        Self { child, shown }
+    }
+
+    /// Waits for the program's end. Returns its exit code and what the terminal was sent, in which each line ends
+    /// with a carriage return and a line feed.
+    #[track_caller]
+    pub fn wait(mut self) -> (Option<i32>, String) {
+        let status = process::wait(&mut self.child, "the program to end");
+        let shown = self.shown.join().expect("the reader does not panic");
+        (status.code(), String::from_utf8_lossy(&shown).into_owned())
+    }
+}

@@ -1,0 +1,85 @@
+//! Orders to cancel.
+
+use protocol::{
+    command::EntryError,
+    control::Control,
+    name::JobId,
+    outcome::{Outcome, State},
+};
+
+use super::{CANCELLED_MOST, Dispatcher};
+use crate::{
+    admission::BEFORE_START,
+    delivery::ControlEntry,
+    executor::Stop,
+    log::{self, excerpt, with_sources},
+    publisher::{Notice, Write},
+};
+
+/// The drop counter of orders that there is no room to remember. What runs or waits is ended all the same.
+pub(super) const FORGOTTEN: &str = "cancel_forgotten";
+
+impl Dispatcher {
+    /// Handles an entry of the control stream.
+    pub(super) fn control(&mut self, entry: ControlEntry, control: Result<Control, EntryError>) {
+        let order = control.and_then(|control| match control {
+            Control::Wake => Ok(None),
+            // The place to verify the order's signature: nothing is signed yet.
+            Control::Cancel(envelope) => envelope.open(&self.identity.host).map(Some),
+        });
+        match order {
+            Ok(Some(order)) => return self.cancel(entry, order.job),
+            Ok(None) => {}
+            Err(error) => {
+                if self.drops(error.reason()) {
+                    let error = excerpt(&with_sources(&error), log::SENTENCE);
+                    tracing::warn!(entry = entry.id, "dropped a control entry: {error}");
+                }
+            }
+        }
+        self.write(Write::AcknowledgeControl(entry));
+    }
+
+    /// Ends the job's command, or makes sure that it never starts. A command that has not been read is published as
+    /// cancelled, too. The order is acknowledged once it is on disk. Until then it stays pending in Redis and is read
+    /// again from time to time and at every start.
+    fn cancel(&mut self, entry: ControlEntry, job: JobId) {
+        let now = self.clock.now();
+        // A command that was delivered to a prior process may have begun: it is judged when it is read.
+        let unread = !self.more_prior && !self.pending.has_job(job);
+        let running = self.running.get(&job);
+        let room = self.cancelled.len() < CANCELLED_MOST || self.cancelled.contains_key(&job);
+        // The journal gets the request before whatever begins later.
+        let recorded = (running.is_some() || room).then(|| self.journal.cancel(job, now));
+        if let Some(running) = running {
+            running.span.in_scope(|| tracing::info!("is being cancelled"));
+            running.stop.send_replace(Some(Stop::Cancelled));
+        } else if room {
+            self.cancelled.insert(job, now);
+        }
+        if let Some((claim, waiting)) = self.schedule.take(|waiting| waiting.delivery.job == job) {
+            self.start_or_refuse(claim, waiting, true);
+        }
+        self.wake_reader();
+
+        let Some(recorded) = recorded else {
+            if self.drops(FORGOTTEN) {
+                tracing::warn!(%job, "dropped an order to cancel: {CANCELLED_MOST} are remembered, and no more can be");
+            }
+            return self.write(Write::AcknowledgeControl(entry));
+        };
+        let (writes, notices) = (self.writes.clone(), self.notices.clone());
+        tokio::spawn(async move {
+            let Some(never_began) = recorded.await else {
+                let _ = notices.send(Notice::Unrecorded(job));
+                return;
+            };
+            if unread && never_began {
+                // If the command ended long ago, its outcome stays: a terminal state never changes.
+                let outcome = Box::new(Outcome::bare(State::Cancelled, Some(BEFORE_START.into()), now));
+                let _ = writes.send(Write::Cancelled { job, outcome });
+            }
+            let _ = writes.send(Write::AcknowledgeControl(entry));
+        });
+    }
+}
