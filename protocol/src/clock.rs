@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::time::Millis;
+use crate::{limits, time::Millis};
 
 /// A reading of Redis' clock and when it was taken.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,12 @@ impl FleetClock {
     /// The moment now.
     pub fn now(&self) -> Millis {
         self.moment.saturating_add(millis(self.at.elapsed()))
+    }
+
+    /// The moment that a deadline is judged by. Whoever owns Redis can hold its clock back, so that what should have
+    /// expired still starts: then this host's own clock counts, less a margin for one that is badly set.
+    pub fn judged(&self) -> Millis {
+        self.now().max(local_millis().saturating_sub(millis(limits::CLOCK_MARGIN)))
     }
 
     /// How far the local wall clock is ahead of the fleet's, in milliseconds; negative when behind.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `version` | the wire version in decimal |
 //! | `manifest` | the [`Manifest`]: `MessagePack` with named fields, the same bytes for all of a job's hosts |
-//! | `signature` | over exactly the manifest's bytes; absent while commands are unsigned |
+//! | `signature` | the operator's over exactly the manifest's bytes: a binary SSHSIG, namespace `redfleet-job@v1` |
 //! | `proof` | this host's [`Proof`] of being a target, `MessagePack` with named fields |
 //! | `secrets` | the values that the manifest only has digests of, see [`crate::secret`]; absent where there are none |
 
@@ -16,7 +16,7 @@ use crate::{
     WIRE_VERSION,
     action::Arguments,
     limits,
-    name::{HostName, JobId, Namespace},
+    name::{HostName, JobId, Namespace, Salt},
     secret::Digest,
     signed::{self, Document, DocumentError, Fields, Signed},
     targets::{Proof, TargetRoot},
@@ -26,8 +26,10 @@ use crate::{
 /// The content of a command. Unknown fields are ignored, so that newer controllers can add some.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The job, the same for all its hosts.
+    /// The job, the same for all its hosts: see [`JobId::derive`].
     pub job: JobId,
+    /// Makes the job's id unique.
+    pub salt: Salt,
     /// The action's name; a worker that does not know it reports `rejected`.
     pub action: String,
     /// The action's arguments, without those that are secret.
@@ -36,7 +38,7 @@ pub struct Manifest {
     /// Digests of the secret arguments, by parameter name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, Digest>,
-    /// The operator, as the controller claims.
+    /// The operator: the principal whose key signed the manifest.
     pub operator: String,
     /// When the command was issued.
     pub issued_at_ms: Millis,
@@ -60,6 +62,11 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// Whether the job's id is the one that its operator can give it.
+    pub fn has_its_own_id(&self) -> bool {
+        self.job == JobId::derive(&self.operator, self.issued_at_ms, &self.salt)
+    }
+
     /// How many bytes of each output stream its result keeps, within the bound.
     pub fn kept_output(&self) -> usize {
         let wanted = self.keep_output.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
@@ -174,13 +181,15 @@ mod tests {
     use crate::{
         action::Argument,
         control::CancelOrder,
+        job::JobRecord,
         outcome::{Outcome, State, Statement},
         targets::Targets,
     };
 
     fn manifest(targets: &Targets) -> Manifest {
         Manifest {
-            job: "019a0000-0000-7000-8000-000000000000".parse().unwrap(),
+            job: JobId::derive("ann@desk", 1_790_000_000_000, &Salt::new([7; 16])),
+            salt: Salt::new([7; 16]),
             action: "exec".into(),
             arguments: Arguments::from([("argv".into(), Argument::List(vec!["uname".into(), "-a".into()]))]),
             secrets: BTreeMap::new(),
@@ -208,6 +217,14 @@ mod tests {
     }
 
     #[test]
+    fn nobody_else_can_issue_a_job_of_that_id() {
+        let manifest = manifest(&Targets::new(["web1".parse().unwrap()]));
+        assert!(manifest.has_its_own_id());
+        assert!(!Manifest { operator: "mallory".into(), ..manifest.clone() }.has_its_own_id());
+        assert!(!Manifest { issued_at_ms: 0, ..manifest }.has_its_own_id());
+    }
+
+    #[test]
     fn an_entry_reads_back_on_its_host_only() {
         assert_eq!(read(entry()).unwrap().action, "exec");
         let envelope = Envelope::<Manifest>::take(&mut entry()).unwrap();
@@ -219,6 +236,7 @@ mod tests {
     fn wire_1_fixture_is_read() {
         let bytes = include_bytes!("../fixtures/manifest-v1.msgpack").to_vec();
         let targets = Targets::new(["web1".parse().unwrap()]);
+        assert_eq!(bytes, Signed::unsigned(&manifest(&targets)).bytes);
         let fixture = Signed::<Manifest>::of_bytes(bytes, Vec::new());
         assert_eq!(fixture.open().unwrap(), manifest(&targets));
     }
@@ -246,7 +264,8 @@ mod tests {
         let targets = Targets::new(["web1".parse().unwrap()]);
         let manifest = manifest(&targets);
         let (job, host) = (manifest.job, "web1".parse().unwrap());
-        let order = CancelOrder { job, targets: targets.root(), operator: "ann".into(), issued_at_ms: 0 };
+        let record = JobRecord::unsigned(manifest.clone(), targets.clone());
+        let order = CancelOrder::new(&record, targets.root(), "ann".into(), 0);
         let outcome = Outcome::bare(State::Succeeded, None, 0).fields(job, &host);
         let (_, statement) = outcome.into_iter().find(|(name, _)| *name == Statement::FIELD).unwrap();
         let all = [signed::encode(&manifest), signed::encode(&order), statement];

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     command::{Addressed, EntryError, Envelope},
+    job::JobRecord,
     keys::Keys,
     limits,
-    name::{HostName, JobId},
+    name::{HostName, JobId, Salt},
+    secret::{Digest, digest},
     signed::{self, Document, Fields},
     targets::TargetRoot,
     time::Millis,
@@ -22,10 +24,36 @@ pub struct CancelOrder {
     pub job: JobId,
     /// The hosts that the order is meant for.
     pub targets: TargetRoot,
-    /// The operator, as the controller claims.
+    /// The operator: the principal whose key signed the order.
     pub operator: String,
     /// When the order was issued.
     pub issued_at_ms: Millis,
+    /// When the job was issued.
+    pub job_issued_at_ms: Millis,
+    /// The job's salt.
+    pub salt: Salt,
+    /// Of the job's manifest: a host that has not read the command reports with it which job never starts.
+    pub manifest: Digest,
+}
+
+impl CancelOrder {
+    /// An order of `operator`, which cancels this job on these hosts.
+    pub fn new(job: &JobRecord, targets: TargetRoot, operator: String, now: Millis) -> Self {
+        Self {
+            job: job.id(),
+            targets,
+            operator,
+            issued_at_ms: now,
+            job_issued_at_ms: job.manifest.issued_at_ms,
+            salt: job.manifest.salt,
+            manifest: digest(&job.signed.bytes),
+        }
+    }
+
+    /// Whether the job is the operator's own: nobody else could have given it this id.
+    pub fn is_by_owner(&self) -> bool {
+        self.job == JobId::derive(&self.operator, self.job_issued_at_ms, &self.salt)
+    }
 }
 
 impl Document for CancelOrder {
@@ -82,16 +110,32 @@ mod tests {
     use super::*;
     use crate::{signed::Signed, targets::Targets};
 
+    fn order(targets: &Targets) -> CancelOrder {
+        let (job_issued_at_ms, salt) = (1_790_000_000_000, Salt::new([7; 16]));
+        CancelOrder {
+            job: JobId::derive("ann@desk", job_issued_at_ms, &salt),
+            targets: targets.root(),
+            operator: "ann@desk".into(),
+            issued_at_ms: 1_790_000_060_000,
+            job_issued_at_ms,
+            salt,
+            manifest: digest(b"manifest"),
+        }
+    }
+
+    #[test]
+    fn only_its_operator_owns_a_job() {
+        let order = order(&Targets::new(["web1".parse().unwrap()]));
+        assert!(order.is_by_owner());
+        assert!(!CancelOrder { operator: "mallory".into(), ..order.clone() }.is_by_owner());
+        assert!(!CancelOrder { salt: JobId::salt(), ..order }.is_by_owner());
+    }
+
     #[test]
     fn an_order_is_for_its_hosts_only() {
         let targets = Targets::new(["web1".parse().unwrap()]);
         let (_, proof) = targets.proofs().next().unwrap();
-        let order = CancelOrder {
-            job: JobId::new(),
-            targets: targets.root(),
-            operator: "ann@desk".into(),
-            issued_at_ms: 1_790_000_000_000,
-        };
+        let order = order(&targets);
         let envelope = Envelope { signed: Signed::unsigned(&order), proof };
         let fields = Control::Cancel(envelope).fields();
         let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -104,13 +148,9 @@ mod tests {
     /// The bytes of wire version 1, frozen: every later version must read them.
     #[test]
     fn wire_1_fixture_is_read() {
-        let order = CancelOrder {
-            job: "019a0000-0000-7000-8000-000000000000".parse().unwrap(),
-            targets: Targets::new(["web1".parse().unwrap()]).root(),
-            operator: "ann@desk".into(),
-            issued_at_ms: 1_790_000_000_000,
-        };
+        let order = order(&Targets::new(["web1".parse().unwrap()]));
         let bytes = include_bytes!("../fixtures/order-v1.msgpack").to_vec();
+        assert_eq!(bytes, Signed::unsigned(&order).bytes);
         assert_eq!(Signed::<CancelOrder>::of_bytes(bytes, Vec::new()).open().unwrap(), order);
     }
 

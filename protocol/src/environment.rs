@@ -23,6 +23,10 @@ variables! {
     DIR = "REDFLEET_DIR";
     /// The worker's directory for what must outlive it (its journal).
     STATE_DIR = "REDFLEET_STATE_DIR";
+    /// Whom the worker obeys: a file in OpenSSH's format `allowed_signers`.
+    TRUST = "REDFLEET_TRUST";
+    /// Keys and certificates that the worker trusts no more.
+    REVOKED = "REDFLEET_REVOKED";
     /// The worker's host name in the fleet.
     HOST = "REDFLEET_HOST";
     /// What the worker logs: `error`, `warn`, `info`, `debug` or `trace`.

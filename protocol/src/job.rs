@@ -45,8 +45,8 @@ pub enum RecordError {
 }
 
 impl JobRecord {
-    /// The record of a job that is not signed.
-    pub fn new(manifest: Manifest, targets: Targets) -> Self {
+    /// The record of a job whose signature is still to come.
+    pub fn unsigned(manifest: Manifest, targets: Targets) -> Self {
         Self { signed: Signed::unsigned(&manifest), manifest, targets }
     }
 
@@ -187,6 +187,7 @@ mod tests {
         let secrets = Secrets::seal(&Arguments::from([("token".into(), Argument::Text("hunter2".into()))]));
         let manifest = Manifest {
             job: JobId::new(),
+            salt: JobId::salt(),
             action: "ping".into(),
             arguments: Arguments::new(),
             secrets: secrets.digests(),
@@ -200,7 +201,7 @@ mod tests {
             namespace: None,
             trace: None,
         };
-        JobRecord::new(manifest, targets)
+        JobRecord::unsigned(manifest, targets)
     }
 
     fn fields(record: &JobRecord) -> Fields {

@@ -94,6 +94,9 @@ limits! {
     QUEUE_MAX: Duration = Duration::from_secs(12 * 3600);
     /// The longest start-by; older entries are trimmed, as they could not start any more.
     START_BY_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+    /// How far two clocks may differ: a command from farther in the future is refused, and a host whose own clock is
+    /// farther ahead of Redis' judges deadlines by its own.
+    CLOCK_MARGIN: Duration = Duration::from_secs(3600);
     /// How long a worker's journal keeps a record: longer than any command may wait, with a margin for clocks and long
     /// runs.
     JOURNAL_KEEP: Duration = START_BY_MAX.saturating_add(Duration::from_secs(24 * 3600));

@@ -3,7 +3,11 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteArray;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+use crate::time::Millis;
 
 /// Why a text is not a name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -92,7 +96,36 @@ const SHORT: usize = 8;
 pub struct JobId(Uuid);
 
 #[expect(clippy::new_without_default, reason = "each is new: there is no usual one")]
+/// Random bytes that set the jobs of one operator and moment apart.
+pub type Salt = ByteArray<16>;
+
 impl JobId {
+    /// The id of the job that `operator` issues at this moment. Nobody else can issue a job with this id: a worker
+    /// derives the id again from the signed manifest, and its random bits are a digest of the operator and the salt.
+    pub fn derive(operator: &str, issued_at_ms: Millis, salt: &Salt) -> Self {
+        let digest = Sha256::new().chain_update(salt.as_slice()).chain_update(issued_at_ms.to_be_bytes()).chain_update(operator);
+        let digest: [u8; 32] = digest.finalize().into();
+        let random = *digest.first_chunk().expect("a digest has more bytes");
+        // UUIDv7 (RFC 9562): 48 bits of time, 74 bits of anything.
+        Self(uuid::Builder::from_unix_timestamp_millis(issued_at_ms, &random).into_uuid())
+    }
+
+    /// When the job was issued, as its id says.
+    pub fn issued_at_ms(&self) -> Millis {
+        let [a, b, c, d, e, f, ..] = *self.as_bytes();
+        Millis::from_be_bytes([0, 0, a, b, c, d, e, f])
+    }
+
+    /// A fresh salt.
+    ///
+    /// # Panics
+    /// The system has no random numbers.
+    pub fn salt() -> Salt {
+        let mut salt = [0; 16];
+        getrandom::fill(&mut salt).expect("the system has random numbers");
+        Salt::new(salt)
+    }
+
     /// A new id, later than all that this process made before.
     pub fn new() -> Self {
         Self(Uuid::now_v7())
@@ -160,6 +193,23 @@ mod tests {
         for typed in ["", "89ab", "456789abc", "9a00"] {
             assert!(!id.begins(typed), "{typed}");
         }
+    }
+
+    #[test]
+    fn a_derived_id_belongs_to_its_operator_moment_and_salt() {
+        let salt = JobId::salt();
+        let id = JobId::derive("ann", 1_790_000_000_000, &salt);
+        assert_eq!(id, JobId::derive("ann", 1_790_000_000_000, &salt));
+        assert_eq!(id.issued_at_ms(), 1_790_000_000_000);
+        assert_eq!((id.0.get_version_num(), &id.to_string()[..13]), (7, "01a0c450-6c00"));
+        for other in [
+            JobId::derive("bob", 1_790_000_000_000, &salt),
+            JobId::derive("ann", 1_790_000_000_001, &salt),
+            JobId::derive("ann", 1_790_000_000_000, &JobId::salt()),
+        ] {
+            assert_ne!(id, other);
+        }
+        assert!(id < JobId::derive("ann", 1_790_000_000_001, &salt), "ids sort by time");
     }
 
     #[test]

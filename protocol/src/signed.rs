@@ -12,13 +12,12 @@ use crate::limits;
 /// The fields of a stream entry or a hash.
 pub type Fields = HashMap<String, Vec<u8>>;
 
-/// The field that holds a document's signature.
-const SIGNATURE: &str = "signature";
-
 /// Something that travels as bytes and can be signed.
 pub trait Document: Serialize + DeserializeOwned {
     /// The field of a stream entry or a hash that holds the bytes.
     const FIELD: &'static str;
+    /// The field that holds the signature over them.
+    const SIGNATURE: &'static str = "signature";
     /// The most bytes that are decoded.
     const MAX_BYTES: usize;
 }
@@ -28,7 +27,7 @@ pub trait Document: Serialize + DeserializeOwned {
 pub struct Signed<T> {
     /// `MessagePack` with named fields.
     pub bytes: Vec<u8>,
-    /// The signature over exactly [`Self::bytes`]; empty while nothing is signed.
+    /// The signature over exactly [`Self::bytes`]: a binary SSHSIG. Empty where there is none.
     pub signature: Vec<u8>,
     document: PhantomData<T>,
 }
@@ -56,6 +55,12 @@ impl<T: Document> Signed<T> {
         Self::of_bytes(encode(document), Vec::new())
     }
 
+    /// The document with its signature.
+    #[must_use]
+    pub fn with_signature(self, signature: Vec<u8>) -> Self {
+        Self { signature, ..self }
+    }
+
     /// A document as it was received.
     pub const fn of_bytes(bytes: Vec<u8>, signature: Vec<u8>) -> Self {
         Self { bytes, signature, document: PhantomData }
@@ -67,7 +72,7 @@ impl<T: Document> Signed<T> {
     /// [`DocumentError::Missing`] and [`DocumentError::Oversize`].
     pub fn take(fields: &mut Fields) -> Result<Self, DocumentError> {
         let bytes = take(fields, T::FIELD, T::MAX_BYTES)?;
-        let signature = match take(fields, SIGNATURE, limits::SIGNATURE_BYTES) {
+        let signature = match take(fields, T::SIGNATURE, limits::SIGNATURE_BYTES) {
             Err(DocumentError::Missing(_)) => Vec::new(),
             signature => signature?,
         };
@@ -85,7 +90,7 @@ impl<T: Document> Signed<T> {
 
     /// The fields and values that [`Self::take`] reads.
     pub fn fields(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let signature = (!self.signature.is_empty()).then(|| (SIGNATURE, self.signature.clone()));
+        let signature = (!self.signature.is_empty()).then(|| (T::SIGNATURE, self.signature.clone()));
         [(T::FIELD, self.bytes.clone())].into_iter().chain(signature).collect()
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     log::Format,
     policy::{self, Policy, PolicyError},
     spelling::did_you_mean,
+    trust,
 };
 
 /// The daemon on each host of a Redfleet: reads the host's commands from Redis, executes them, writes the results back.
@@ -53,6 +54,14 @@ pub struct Options {
     /// Directory for what must outlive the worker: the journal [default: /var/lib/redfleet for root, else in ~/.local/state]
     #[arg(long, value_name = "DIR", env = environment::STATE_DIR)]
     state_dir: Option<PathBuf>,
+    /// Whom this host obeys: OpenSSH's allowed_signers [default: /etc/redfleet/allowed_signers for root, else in
+    /// ~/.config/redfleet]
+    #[arg(long, value_name = "FILE", env = environment::TRUST)]
+    trust: Option<PathBuf>,
+    /// Keys and certificates that are trusted no more, as `ssh-keygen -k` lists them [default: `revoked` beside the trust
+    /// file]
+    #[arg(long, value_name = "FILE", env = environment::REVOKED)]
+    revoked: Option<PathBuf>,
     /// Allow an action that is off by default, such as exec; may be repeated
     #[arg(long, value_name = "ACTION")]
     allow: Vec<String>,
@@ -81,6 +90,8 @@ struct File {
     host: Option<HostName>,
     namespace: Option<Namespace>,
     state_dir: Option<PathBuf>,
+    trust: Option<PathBuf>,
+    revoked: Option<PathBuf>,
     slots: Option<usize>,
     reserved: Option<usize>,
     #[serde(deserialize_with = "duration")]
@@ -129,6 +140,8 @@ pub struct Config {
     pub namespace: Option<Namespace>,
     /// Where the worker keeps the data that must outlive it.
     pub state_dir: PathBuf,
+    /// Whom this host obeys.
+    pub trust: trust::Paths,
     /// Commands that may run at once.
     pub slots: usize,
     /// How many of the slots are for repeatable actions only, so that a busy host still replies.
@@ -209,18 +222,14 @@ impl Config {
         let allow: Vec<String> = file.actions.allow.into_iter().chain(options.allow).collect();
         let input = policy::Input { origin, groups: file.groups, rules: file.policy };
         let policy = judged(&input, &allow, &mut warnings, &mut unknown)?;
-        // Rules that bind nobody are worse than none.
-        if !input.rules.is_empty() {
-            let remedy = "`worker policy test` tries them; take them out, and use actions.allow, until then";
-            return Err(ConfigError::Value(format!(
-                "[[policy]] is not enforced yet, as nothing is signed yet: {remedy}"
-            )));
-        }
+        let signers = options.trust.or(file.trust).unwrap_or_else(default_trust);
+        let revoked = options.revoked.or(file.revoked).unwrap_or_else(|| signers.with_file_name("revoked"));
         Ok(Self {
             redis,
             host,
             namespace: options.namespace.or(file.namespace),
             state_dir: options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir),
+            trust: trust::Paths { signers, revoked },
             slots,
             reserved,
             sample_interval,
@@ -246,6 +255,12 @@ impl Config {
         Ok((policy, warnings))
     }
 
+    /// The path of a file that the worker keeps. A colon stands in no name, so no two fleets share one.
+    pub(crate) fn kept(&self, name: &str) -> PathBuf {
+        let fleet = self.namespace.as_ref().map(|namespace| format!("{namespace}:")).unwrap_or_default();
+        self.state_dir.join(format!("{fleet}{}.{name}", self.host))
+    }
+
     /// The settings as lines for people, without secrets.
     pub fn describe(&self) -> String {
         let list = |items: &[String]| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
@@ -255,6 +270,8 @@ impl Config {
             ("host", self.host.to_string()),
             ("namespace", self.namespace.as_ref().map_or("none".into(), ToString::to_string)),
             ("state_dir", self.state_dir.display().to_string()),
+            ("trust", self.trust.signers.display().to_string()),
+            ("revoked", self.trust.revoked.display().to_string()),
             ("slots", self.slots.to_string()),
             ("reserved", self.reserved.to_string()),
             ("sample_interval", time::show_duration(self.sample_interval)),
@@ -311,12 +328,14 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
 }
 
 /// All keys of the settings file.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 18] = [
     "redis",
     "redis_password_file",
     "host",
     "namespace",
     "state_dir",
+    "trust",
+    "revoked",
     "slots",
     "reserved",
     "sample_interval",
@@ -370,6 +389,16 @@ fn default_state_dir() -> PathBuf {
     }
     let home = || std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from).join(".local/state");
     std::env::var_os("XDG_STATE_HOME").map_or_else(home, PathBuf::from).join("redfleet-worker")
+}
+
+/// `/etc/redfleet/allowed_signers` for root, within the XDG configuration directory for others.
+fn default_trust() -> PathBuf {
+    const NAME: &str = "redfleet/allowed_signers";
+    if nix::unistd::geteuid().is_root() {
+        return Path::new("/etc").join(NAME);
+    }
+    let home = || std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from).join(".config");
+    std::env::var_os("XDG_CONFIG_HOME").map_or_else(home, PathBuf::from).join(NAME)
 }
 
 #[cfg(test)]

@@ -31,6 +31,14 @@ pub(crate) enum Bug {
     IgnorePending,
     /// Trim the inbox, whatever is in it.
     TrimLive,
+    /// Believe whoever a document names.
+    NoSignature,
+    /// Let anybody cancel any job.
+    NoOwner,
+    /// Start what may have been forgotten.
+    NoFloor,
+    /// Let every known signer run everything that is on.
+    NoPolicy,
 }
 
 /// Dies here, as by `kill -9`, if `REDFLEET_CHAOS_KILL=POINT:N` says so and this is the Nth time.

@@ -6,8 +6,8 @@
 //!
 //! - the [`reader`] owns the blocking connection. It hands what it read to the dispatcher, which replies
 //!   how many more it takes: as many as there are free slots, and a few once all have been busy for long;
-//! - [`admission`] judges what was read: pure functions of an entry and of what is known. [`policy`] says who may
-//!   run what;
+//! - [`admission`] judges what was read: pure functions of an entry and of what is known. `trust` says whose signature
+//!   counts, [`policy`] who may run what;
 //! - the [`dispatcher`] owns the state: what runs, what was dropped, the clock and the timers. [`pending`]
 //!   holds the entries that are not acknowledged, [`schedule`] decides which command starts next;
 //! - an [`executor`] runs one command and ends with its outcome. [`actions`] are what it can run,
@@ -37,10 +37,12 @@ mod publisher;
 mod reader;
 mod schedule;
 mod spelling;
+pub mod trust;
 
 use config::Config;
 use identity::Identity;
 use tokio_util::sync::CancellationToken;
+use trust::TrustFiles;
 
 /// A worker as a library, so that a process may run one or thousands.
 pub struct Worker;
@@ -50,6 +52,10 @@ impl Worker {
     /// period, publishes what is finished, then returns. Redis being away is no reason to return.
     pub async fn run(config: Config, shutdown: CancellationToken) {
         let identity = Identity::new(config.host.clone(), config.namespace.clone());
-        dispatcher::Dispatcher::new(config, identity).run(shutdown).await;
+        let files = TrustFiles::open(config.trust.clone(), config.kept(""));
+        let trusted = files.trusted();
+        let keeper = tokio::spawn(files.keep());
+        dispatcher::Dispatcher::new(config, identity, trusted).run(shutdown).await;
+        keeper.abort();
     }
 }

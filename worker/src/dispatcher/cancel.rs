@@ -9,7 +9,7 @@ use protocol::{
 
 use super::{CANCELLED_MOST, Dispatcher};
 use crate::{
-    admission::BEFORE_START,
+    admission::{self, BEFORE_START, Disobeyed},
     delivery::ControlEntry,
     executor::Stop,
     log::{self, excerpt, with_sources},
@@ -22,10 +22,13 @@ pub(super) const FORGOTTEN: &str = "cancel_forgotten";
 impl Dispatcher {
     /// Handles an entry of the control stream.
     pub(super) fn control(&mut self, entry: ControlEntry, control: Result<Control, EntryError>) {
-        let order = control.and_then(|control| match control {
+        let order = control.map_err(Disobeyed::from).and_then(|control| match control {
             Control::Wake => Ok(None),
-            // The place to verify the order's signature: nothing is signed yet.
-            Control::Cancel(envelope) => envelope.open(&self.identity.host).map(Some),
+            Control::Cancel(order) => {
+                let trusted = self.trusted.borrow();
+                let now = self.clock.now();
+                admission::judge_order(&order, &self.identity, &trusted, &self.config.policy, now).map(Some)
+            }
         });
         match order {
             Ok(Some(order)) => return self.cancel(entry, order.job),

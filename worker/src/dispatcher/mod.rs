@@ -44,6 +44,7 @@ use crate::{
     publisher::{Notice, Publisher, Write},
     reader::{Batch, Command, LARGE_PAGE, Reader},
     schedule::{Claim, Schedule},
+    trust::Trusted,
 };
 
 /// How often the journal forgets records that are too old.
@@ -77,6 +78,8 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Dispatcher {
     config: Config,
     identity: Arc<Identity>,
+    /// Whose orders to cancel are obeyed.
+    trusted: watch::Receiver<Trusted>,
     services: Arc<Services>,
     catalogue: Catalogue,
     clock: FleetClock,
@@ -121,16 +124,15 @@ struct Running {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(config: Config, identity: Arc<Identity>) -> Self {
-        // A colon stands in no name, so no two fleets share a journal.
-        let fleet = config.namespace.as_ref().map(|namespace| format!("{namespace}:")).unwrap_or_default();
+    pub(crate) fn new(config: Config, identity: Arc<Identity>, trusted: watch::Receiver<Trusted>) -> Self {
         Self {
             services: Arc::new(Services { state_dir: config.state_dir.clone(), collector: Collector::default() }),
             catalogue: Catalogue::new(&config.policy),
             schedule: Schedule::new(config.slots, config.reserved),
-            journal: Journal::open(config.state_dir.join(format!("{fleet}{}.journal", config.host))),
+            journal: Journal::open(config.kept("journal")),
             config,
             identity,
+            trusted,
             clock: FleetClock::local(),
             started_at_ms: 0,
             pending: Pending::default(),
@@ -162,7 +164,7 @@ impl Dispatcher {
         let (writes, write_receiver) = mpsc::unbounded_channel();
         let (notice_sender, mut notices) = mpsc::unbounded_channel();
         (self.writes, self.notices) = (writes, notice_sender.clone());
-        let reader = Reader::new(Arc::clone(&self.identity), self.config.redis.clone(), batch_sender);
+        let reader = Reader::new(Arc::clone(&self.identity), self.trusted.clone(), self.config.redis.clone(), batch_sender);
         let publisher =
             Publisher::new(Arc::clone(&self.identity), self.config.redis.clone(), write_receiver, notice_sender);
         let (recovery_sender, mut recoveries) = mpsc::unbounded_channel();
@@ -330,12 +332,14 @@ impl Dispatcher {
         let (bytes, job) = opened.as_ref().map_or((0, None), |opened| (opened.bytes, Some(opened.manifest.job)));
         let known = Known {
             catalogue: &self.catalogue,
+            policy: &self.config.policy,
             pending: &self.pending,
             published,
             cancelled: job.is_some_and(|job| self.cancelled.contains_key(&job)),
             now: self.clock.now(),
+            taken_ms: self.clock.judged(),
         };
-        let taken_ms = known.now;
+        let taken_ms = known.taken_ms;
         match admission::admit(&entry, opened, &known) {
             Admission::Admitted(manifest, Admitted { call, claim }) => {
                 let (delivery, span) = (Delivery::new(entry, &manifest), self.span(&manifest));

@@ -66,6 +66,8 @@ pub(crate) enum Begin {
     NotAllowed,
     /// It is not known, but this journal was made after it may have run; nothing is recorded.
     Lost,
+    /// It is not known, but neither is all else that was issued until this moment: it may have run, and been forgotten.
+    Forgotten(Millis),
     /// It is not known, and there is no room to record it, so it must not start.
     Full(JournalFull),
     /// The journal cannot be used, so it must not start.

@@ -13,7 +13,10 @@ use redb::{Database, ReadTransaction, ReadableTable, ReadableTableMetadata, Tabl
 use serde::{Deserialize, Serialize};
 
 use super::{Begin, BeginRequest, Bounds, Found, JournalFull, Prior, Unpublished};
-use crate::delivery::Delivery;
+use crate::{
+    delivery::Delivery,
+    fault::{self, Bug},
+};
 
 /// Job id → [`Record`].
 const COMMANDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records-v1");
@@ -30,6 +33,10 @@ const ITSELF: TableDefinition<&str, u64> = TableDefinition::new("itself-v1");
 
 /// In [`ITSELF`]: when the journal was made, by this machine's clock.
 const MADE_MS: &str = "made_ms";
+
+/// In [`ITSELF`]: the latest issue of all jobs that were forgotten, by their ids. Nothing that was issued until then
+/// starts any more, whatever Redis' clock says: a replay would run it twice.
+const FORGOTTEN_MS: &str = "forgotten_ms";
 
 /// In [`ITSELF`]: bytes in [`OUTCOMES`].
 const OUTCOME_BYTES: &str = "outcome_bytes";
@@ -184,6 +191,7 @@ impl<'a> Tables<'a> {
             Prior::Delivered => fresh || added_at(&delivery.entry) <= self.itself(MADE_MS)?,
             Prior::Running => true,
         };
+        let forgotten = self.itself(FORGOTTEN_MS)?;
         Ok(match self.get(job)?.map(|record| (record.at_ms, record.phase)) {
             Some((_, Phase::Started)) => Begin::Known(None),
             Some((at_ms, Phase::Finished { outcome, .. })) => Begin::Known(Some(self.whole(at_ms, job, outcome)?)),
@@ -191,6 +199,7 @@ impl<'a> Tables<'a> {
             None if lost => Begin::Lost,
             None if self.cancelled.get(job.as_bytes().as_slice())?.is_some() => Begin::Cancelled,
             None if !allowed => Begin::NotAllowed,
+            None if job.issued_at_ms() <= forgotten && !fault::planted(Bug::NoFloor) => Begin::Forgotten(forgotten),
             None if self.known()? >= bounds.commands => Begin::Full(JournalFull(bounds.commands)),
             None => {
                 self.put(job, &Record::new(delivery, now, Phase::Started))?;
@@ -242,7 +251,15 @@ impl<'a> Tables<'a> {
 
     /// Forgets the orders to cancel that are too old.
     pub(super) fn forget_cancelled(&mut self, now: Millis) -> Result<(), redb::Error> {
-        Ok(self.cancelled.retain(|_, at_ms| !is_old(at_ms, now))?)
+        let mut forgotten = 0;
+        self.cancelled.retain(|job, at_ms| {
+            let is_old = is_old(at_ms, now);
+            if is_old {
+                forgotten = forgotten.max(JobId::from_bytes(job).map_or(0, |job| job.issued_at_ms()));
+            }
+            !is_old
+        })?;
+        self.raise_forgotten(forgotten)
     }
 
     /// Looks at the next `most` commands behind the key `after` and forgets those that are too old. Returns the key
@@ -257,12 +274,21 @@ impl<'a> Tables<'a> {
             }
             (seen, last) = (seen + 1, key.value().to_vec());
         }
+        self.raise_forgotten(old.iter().map(|(job, _)| job.issued_at_ms()).max().unwrap_or(0))?;
         for (job, at_ms) in old {
             self.commands.remove(job.as_bytes().as_slice())?;
             let removed = self.outcomes.remove(aged(at_ms, job).as_slice())?.map(|value| value.value().len());
             self.count(0, removed.unwrap_or(0))?;
         }
         Ok((seen == most).then_some(last))
+    }
+
+    /// Records that all jobs which were issued until then may be forgotten.
+    fn raise_forgotten(&mut self, until: Millis) -> Result<(), redb::Error> {
+        if until > self.itself(FORGOTTEN_MS)? {
+            self.itself.insert(FORGOTTEN_MS, until)?;
+        }
+        Ok(())
     }
 
     /// Keeps an outcome with its output, and drops the oldest ones beyond the budget.

@@ -176,10 +176,12 @@ async fn records_outlive_the_longest_wait_and_then_go() {
     journal.prune(NOW + millis(limits::START_BY_MAX));
     known(&journal, job).await;
     journal.prune(LATER);
-    assert!(matches!(journal.begin(start(job)).await, Begin::Go));
+    known_nothing(&journal, job).await;
     // Running ones are not forgotten, however long they run.
+    let runs = JobId::derive("ann", job.issued_at_ms() + 1, &JobId::salt());
+    assert!(matches!(journal.begin(start(runs)).await, Begin::Go));
     journal.prune(NOW + 2 * millis(limits::JOURNAL_KEEP));
-    assert!(matches!(journal.begin(start(job)).await, Begin::Known(None)));
+    assert!(matches!(journal.begin(start(runs)).await, Begin::Known(None)));
 }
 
 #[tokio::test]
@@ -196,7 +198,7 @@ async fn they_go_piece_by_piece() {
         known(&journal, done(&journal, outcome(State::Failed)).await).await;
     }
     for job in jobs {
-        assert!(matches!(journal.begin(start(job)).await, Begin::Go));
+        known_nothing(&journal, job).await;
     }
 }
 
@@ -233,6 +235,23 @@ async fn a_full_journal_starts_nothing_more_and_knows_what_it_knew() {
     journal.prune(LATER);
     known_nothing(&journal, second).await;
     assert_eq!(journal.refusal(), None);
+}
+
+#[tokio::test]
+async fn attack_replay_after_a_prune_does_not_run_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = bounded(&directory, Bounds::default()).await;
+    let cancelled = JobId::new();
+    assert_eq!(journal.cancel(cancelled, NOW).await, Some(true));
+    let ran = published(&journal, outcome(State::Succeeded)).await;
+    known(&journal, ran).await;
+    // Whoever owns Redis steps its clock ahead, and back again.
+    journal.prune(LATER);
+    for job in [ran, cancelled] {
+        assert!(matches!(journal.begin(start(job)).await, Begin::Forgotten(until) if until >= ran.issued_at_ms()));
+    }
+    let later = JobId::derive("ann", ran.issued_at_ms() + 1, &JobId::salt());
+    assert!(matches!(journal.begin(start(later)).await, Begin::Go));
 }
 
 /// That the journal knows nothing of a command, without starting it.

@@ -285,4 +285,4 @@ impl fmt::Display for Rule {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

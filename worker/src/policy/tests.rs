@@ -18,7 +18,7 @@ fn read(text: &str) -> Result<Policy, PolicyError> {
     Policy::new(&Input { origin, groups, rules }, &[], &specs())
 }
 
-fn policy(text: &str) -> Policy {
+pub(crate) fn policy(text: &str) -> Policy {
     read(text).unwrap()
 }
 

@@ -25,7 +25,7 @@ use protocol::{
 };
 use redis::{RedisError, cmd, pipe};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 
@@ -38,6 +38,7 @@ use crate::{
     delivery::ControlEntry,
     fault::{self, Bug},
     identity::Identity,
+    trust::Trusted,
 };
 
 /// How long a read blocks. Short enough that a dead connection and a stalled reader show soon.
@@ -103,6 +104,8 @@ pub(crate) struct Command {
 
 pub(crate) struct Reader {
     identity: Arc<Identity>,
+    /// Whose commands are obeyed.
+    trusted: watch::Receiver<Trusted>,
     address: Address,
     batches: mpsc::Sender<Batch>,
     /// Whether entries may be left that were delivered to a prior process.
@@ -124,9 +127,15 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(identity: Arc<Identity>, address: Address, batches: mpsc::Sender<Batch>) -> Self {
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        trusted: watch::Receiver<Trusted>,
+        address: Address,
+        batches: mpsc::Sender<Batch>,
+    ) -> Self {
         Self {
             identity,
+            trusted,
             address,
             batches,
             more_prior: true,
@@ -334,9 +343,12 @@ impl Reader {
         entries: Entries,
         prior: bool,
     ) -> Result<Vec<Command>, RedisError> {
-        let identity = &self.identity;
-        let open = |(entry, fields)| Command { entry, opened: admission::open(fields, identity), published: None };
-        let mut commands: Vec<Command> = entries.into_iter().map(open).collect();
+        let mut commands: Vec<Command> = {
+            let trusted = self.trusted.borrow();
+            let open = |fields| admission::open(fields, &self.identity, &trusted);
+            let command = |(entry, fields)| Command { entry, opened: open(fields), published: None };
+            entries.into_iter().map(command).collect()
+        };
         let mut asked = Vec::new();
         for (at, command) in commands.iter().enumerate() {
             if let Ok(Opened { manifest, .. }) = &command.opened

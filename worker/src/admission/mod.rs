@@ -1,0 +1,374 @@
+//! Admission: admits, refuses or drops each entry of the inbox. Pure functions of the entry and of what is known.
+//!
+//! An entry is judged twice. When it is read, [`open`] and [`admit`] check, in this order: size → version →
+//! target → signature and id → replay → policy → arguments → deadline. When its turn to start comes, which may be
+//! much later, [`may_start`] checks how long it has waited, and [`start`] what the journal replied.
+
+use std::time::Duration;
+
+use protocol::{
+    action::{ArgumentError, Arguments, Repeat},
+    clock::millis,
+    command::{EntryError, Envelope, Manifest},
+    control::CancelOrder,
+    limits,
+    outcome::{Outcome, State},
+    secret::{SecretError, Secrets},
+    signed::{Fields, Signed},
+    time::{Millis, show_duration, show_moment},
+    trust::sshsig,
+};
+
+use crate::{
+    actions::{Call, Catalogue},
+    fault::{self, Bug},
+    identity::Identity,
+    journal::{Begin, Prior},
+    log::{self, excerpt, with_sources},
+    pending::Pending,
+    policy::{Decision, Policy},
+    schedule::Claim,
+    trust::{Trusted, Unsigned},
+};
+
+/// The drop counter of orders that nobody who may give them has signed.
+const UNTRUSTED: &str = "untrusted";
+
+/// The reason of a command that was cancelled before it started.
+pub(crate) const BEFORE_START: &str = "before it started";
+
+/// A command for this host, as read from its entry.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) manifest: Manifest,
+    secrets: Result<Secrets, SecretError>,
+    /// Whether its operator is known and has signed it.
+    signed: Result<(), Untrusted>,
+    /// The size of its manifest and secrets: about the memory that it takes.
+    pub(crate) bytes: usize,
+}
+
+/// Reads an entry: size, version, target, signature.
+pub(crate) fn open(mut fields: Fields, identity: &Identity, trusted: &Trusted) -> Result<Opened, EntryError> {
+    let envelope = Envelope::<Manifest>::take(&mut fields)?;
+    let secrets = Secrets::take(&mut fields);
+    let manifest = envelope.open(&identity.host)?;
+    if manifest.namespace != identity.namespace {
+        return Err(EntryError::NotForThisHost);
+    }
+    let signed = signed(&manifest.operator, &envelope.signed, trusted);
+    let signed = signed.and_then(|()| if manifest.has_its_own_id() { Ok(()) } else { Err(Untrusted::Id) });
+    let bytes = envelope.signed.bytes.len() + secrets.as_ref().map_or(0, Secrets::size);
+    Ok(Opened { manifest, secrets, signed, bytes })
+}
+
+/// Why nobody who is known answers for a document.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Untrusted {
+    #[error(transparent)]
+    Signature(#[from] Unsigned),
+    #[error("its id is not one that its operator can give it: the id is another job's, or made up")]
+    Id,
+}
+
+/// Whether the operator signed exactly these bytes.
+fn signed<T>(operator: &str, document: &Signed<T>, trusted: &Trusted) -> Result<(), Untrusted> {
+    if fault::planted(Bug::NoSignature) {
+        return Ok(());
+    }
+    Ok(trusted.verify(sshsig::JOB, operator, &document.bytes, &document.signature).map(drop)?)
+}
+
+/// Why an order to cancel is not obeyed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Disobeyed {
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
+    #[error("the job is not {0}'s own, and no rule lets {0} cancel the jobs of others (the right 'cancel')")]
+    NotTheirs(String),
+    #[error("the job is from the future: Redis' clock was ahead then, or is behind now (`ctl doctor`)")]
+    Future,
+}
+
+impl Disobeyed {
+    /// The drop counter that counts it.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Entry(error) => error.reason(),
+            Self::Untrusted(_) | Self::NotTheirs(_) | Self::Future => UNTRUSTED,
+        }
+    }
+}
+
+/// Whether something was issued later than clocks may differ.
+fn is_future(issued_at_ms: Millis, now: Millis) -> bool {
+    issued_at_ms > now.saturating_add(millis(limits::CLOCK_MARGIN))
+}
+
+/// Judges an order to cancel: it must be signed by the job's own operator, or by somebody who may cancel any job.
+pub(crate) fn judge_order(
+    order: &Envelope<CancelOrder>,
+    identity: &Identity,
+    trusted: &Trusted,
+    policy: &Policy,
+    now: Millis,
+) -> Result<CancelOrder, Disobeyed> {
+    let document = order.open(&identity.host)?;
+    signed(&document.operator, &order.signed, trusted)?;
+    if is_future(document.job.issued_at_ms(), now) {
+        return Err(Disobeyed::Future);
+    }
+    if document.is_by_owner() || policy.may_cancel(&document.operator) || fault::planted(Bug::NoOwner) {
+        return Ok(document);
+    }
+    Err(Disobeyed::NotTheirs(excerpt(&document.operator, log::NAME)))
+}
+
+/// What the worker knows when it judges an entry.
+pub(crate) struct Known<'a> {
+    pub(crate) catalogue: &'a Catalogue,
+    pub(crate) policy: &'a Policy,
+    pub(crate) pending: &'a Pending,
+    /// The command's published state, if one was looked up and found.
+    pub(crate) published: Option<State>,
+    /// Whether the command was cancelled.
+    pub(crate) cancelled: bool,
+    pub(crate) now: Millis,
+    /// When the command was taken: see [`FleetClock::judged`](protocol::clock::FleetClock::judged).
+    pub(crate) taken_ms: Millis,
+}
+
+/// The decision about an entry.
+pub(crate) enum Admission {
+    /// The command may start when its turn comes.
+    Admitted(Manifest, Admitted),
+    /// No outcome is due: the entry names no job, or its job is being handled or has an outcome.
+    Dropped(Dropped),
+    /// The command never starts, and its outcome states the reason.
+    Refused(Manifest, Refusal),
+}
+
+/// What a command needs to run.
+pub(crate) struct Admitted {
+    pub(crate) call: Call,
+    pub(crate) claim: Claim,
+}
+
+/// Why an entry is dropped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Dropped {
+    /// It was read again after a reconnect.
+    #[error("it is being handled")]
+    Pending,
+    /// It names no job.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// A command has more than one entry.
+    #[error("it is a second entry of the same job")]
+    Duplicate(Manifest),
+    /// Its outcome is published: by a prior process, or by this one when the command came the first time.
+    #[error("it has an outcome already")]
+    Answered(Manifest),
+}
+
+impl Dropped {
+    /// The drop counter that counts it, if one does.
+    pub(crate) const fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Entry(error) => Some(error.reason()),
+            Self::Duplicate(_) => Some("duplicate"),
+            Self::Pending | Self::Answered(_) => None,
+        }
+    }
+
+    /// All drop counters.
+    pub(crate) fn reasons() -> impl Iterator<Item = &'static str> {
+        EntryError::REASONS.into_iter().chain(["duplicate", UNTRUSTED])
+    }
+}
+
+/// The end of a command that never starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) state: State,
+    pub(crate) reason: String,
+}
+
+impl Refusal {
+    fn new(state: State, reason: &str) -> Self {
+        Self { state, reason: excerpt(reason, log::SENTENCE) }
+    }
+
+    /// The outcome to publish.
+    pub(crate) fn outcome(self, now: Millis) -> Box<Outcome> {
+        Box::new(Outcome::bare(self.state, Some(self.reason), now))
+    }
+}
+
+/// Why a command is rejected.
+#[derive(Debug, thiserror::Error)]
+enum Rejection {
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
+    #[error("{0}")]
+    Denied(Decision),
+    #[error("unknown action '{0}'")]
+    Unknown(String),
+    #[error("'{0}' is not allowed by this worker's configuration (actions.allow)")]
+    NotAllowed(String),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error("the value of '{0}' must travel as a secret, and no other value may")]
+    Secrecy(String),
+    #[error(transparent)]
+    Arguments(#[from] ArgumentError),
+    #[error("the arguments do not fit the action")]
+    Shape(#[source] serde_json::Error),
+    #[error("its start-by is later than {} after it was issued", show_duration(limits::START_BY_MAX))]
+    LongWait,
+    #[error("its start-by is too far in the future")]
+    Future,
+    #[error("it was issued in the future: Redis' clock was ahead then, or is behind now (`ctl doctor`)")]
+    Issued,
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        Self::new(State::Rejected, &with_sources(&rejection))
+    }
+}
+
+/// Judges an entry that was read: replay, policy, arguments, deadline.
+pub(crate) fn admit(entry: &str, opened: Result<Opened, EntryError>, known: &Known<'_>) -> Admission {
+    if known.pending.has(entry) {
+        return Admission::Dropped(Dropped::Pending);
+    }
+    let Opened { manifest, secrets, signed, .. } = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Admission::Dropped(error.into()),
+    };
+    if !fault::planted(Bug::NoDedup) {
+        if known.pending.has_job(manifest.job) {
+            return Admission::Dropped(Dropped::Duplicate(manifest));
+        }
+        if known.published.is_some_and(State::is_terminal) {
+            return Admission::Dropped(Dropped::Answered(manifest));
+        }
+    }
+    let judged = signed.map_err(|untrusted| Rejection::from(untrusted).into());
+    match judged.and_then(|()| check(&manifest, secrets, known)) {
+        Ok(admitted) => Admission::Admitted(manifest, admitted),
+        Err(refusal) => Admission::Refused(manifest, refusal),
+    }
+}
+
+fn check(manifest: &Manifest, secrets: Result<Secrets, SecretError>, known: &Known<'_>) -> Result<Admitted, Refusal> {
+    let name = || excerpt(&manifest.action, log::NAME);
+    let spec = known.catalogue.spec(&manifest.action).ok_or_else(|| Rejection::Unknown(name()))?;
+    if !spec.allowed {
+        return Err(Rejection::NotAllowed(name()).into());
+    }
+
+    let mut arguments: Arguments = manifest.arguments.clone();
+    let is_secret = |name: &String| spec.parameter(name).is_some_and(|parameter| parameter.secret);
+    let (mut clear, mut sealed) = (arguments.keys(), manifest.secrets.keys());
+    if let Some(name) = clear.find(|name| is_secret(name)).or_else(|| sealed.find(|name| !is_secret(name))) {
+        return Err(Rejection::Secrecy(excerpt(name, log::NAME)).into());
+    }
+    arguments.extend(secrets.and_then(|secrets| secrets.open(&manifest.secrets)).map_err(Rejection::from)?);
+    let decision = known.policy.decide(&[&manifest.operator], spec, &arguments);
+    if !decision.is_granted() && !fault::planted(Bug::NoPolicy) {
+        return Err(Rejection::Denied(decision).into());
+    }
+    let arguments = spec.check(arguments).map_err(Rejection::from)?;
+    let call = known.catalogue.prepare(&manifest.action, arguments).ok_or_else(|| Rejection::Unknown(name()))?;
+    let call = call.map_err(Rejection::Shape)?;
+
+    let longest = millis(limits::START_BY_MAX);
+    if manifest.start_by_ms.saturating_sub(manifest.issued_at_ms) > longest {
+        return Err(Rejection::LongWait.into());
+    }
+    if manifest.start_by_ms.saturating_sub(known.now) > longest + millis(limits::CLOCK_MARGIN) {
+        return Err(Rejection::Future.into());
+    }
+    if is_future(manifest.issued_at_ms, known.now) {
+        return Err(Rejection::Issued.into());
+    }
+    let repeatable = spec.repeat == Repeat::Repeatable;
+    // A command that must not run twice may have run already: its executor asks the journal first.
+    match may_start(manifest, known.cancelled, known.taken_ms, known.now) {
+        Some(refusal) if repeatable => Err(refusal),
+        _ => Ok(Admitted { claim: Claim { repeatable, exclusion: call.exclusion.clone() }, call }),
+    }
+}
+
+/// Why a command that has not started must not start any more; `None` where it may start.
+///
+/// The start-by is for the moment at which this process took the command (`taken_ms`): what it has accepted in time
+/// starts when its turn comes. A later process that reads the command anew takes it anew.
+pub(crate) fn may_start(manifest: &Manifest, cancelled: bool, taken_ms: Millis, now: Millis) -> Option<Refusal> {
+    if cancelled {
+        return Some(Refusal::new(State::Cancelled, BEFORE_START));
+    }
+    let expired = |reason: &str| Some(Refusal::new(State::Expired, reason));
+    if let Some(late) = taken_ms.checked_sub(manifest.start_by_ms).filter(|late| *late > 0) {
+        let late = show_duration(Duration::from_millis(late));
+        return expired(&format!("the worker took it {late} after its start-by"));
+    }
+    if now.saturating_sub(taken_ms) > millis(limits::QUEUE_MAX) {
+        return expired(&format!("its turn did not come within {}", show_duration(limits::QUEUE_MAX)));
+    }
+    None
+}
+
+/// Whether a command that must not run twice starts.
+pub(crate) enum StartVerdict {
+    /// It starts.
+    Go,
+    /// It ran before, and ended with this outcome.
+    Ended(Box<Outcome>),
+    /// It never starts.
+    Refused(Refusal),
+    /// It may have run, or may still run. How far it came is not known.
+    Interrupted(Refusal),
+}
+
+/// Judges the journal's reply. `refusal`: why the command must not start, if the journal does not know it.
+pub(crate) fn start(reply: Begin, prior: Prior, refusal: Option<Refusal>, action: &str) -> StartVerdict {
+    let refused = |state, reason: &str| StartVerdict::Refused(Refusal::new(state, reason));
+    let twice = |reason: String| refused(State::Rejected, &format!("'{action}' must not run twice, and {reason}"));
+    match reply {
+        Begin::Known(_) if fault::planted(Bug::NoDedup) => StartVerdict::Go,
+        Begin::Go => StartVerdict::Go,
+        Begin::Known(Some(outcome)) => StartVerdict::Ended(outcome),
+        Begin::Known(None) => refused(State::Interrupted, "it was started before; how it ended is not known"),
+        Begin::Cancelled => refused(State::Cancelled, BEFORE_START),
+        // The request did not allow the start, because there is a refusal.
+        Begin::NotAllowed => refusal.map_or_else(|| twice("it may not start".into()), StartVerdict::Refused),
+        Begin::Lost => StartVerdict::Interrupted(nobody_knows(prior, "the journal that knew more is gone")),
+        Begin::Unavailable(error) if prior != Prior::None => {
+            StartVerdict::Interrupted(nobody_knows(prior, &with_sources(&error)))
+        }
+        Begin::Unavailable(error) => twice(with_sources(&error)),
+        Begin::Full(full) => twice(full.to_string()),
+        Begin::Forgotten(until) => {
+            let until = show_moment(until);
+            twice(format!("this host has forgotten what ran of all that was issued until {until}; send it anew"))
+        }
+    }
+}
+
+fn nobody_knows(prior: Prior, why: &str) -> Refusal {
+    let known = match prior {
+        Prior::Running => "it was running when the prior worker process ended",
+        Prior::None | Prior::Delivered => {
+            "it was delivered to the prior worker process, and whether it ran is not known"
+        }
+    };
+    Refusal::new(State::Interrupted, &format!("{known}: {why}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+use std::collections::BTreeMap;
+
+use protocol::{
+    action::Argument,
+    job::JobRecord,
+    name::JobId,
+    signed::Document,
+    targets::Targets,
+};
+use ssh_key::{PrivateKey, private::Ed25519Keypair};
+
+use super::*;
+use crate::{actions::specs, policy};
+
+const NOW: Millis = 1_790_000_000_000;
+
+fn manifest(action: &str) -> Manifest {
+    let (salt, argv) = (JobId::salt(), Argument::List(vec!["true".into()]));
+    Manifest {
+        job: JobId::derive("ann@desk", NOW, &salt),
+        salt,
+        action: action.into(),
+        arguments: if action == "exec" { Arguments::from([("argv".into(), argv)]) } else { Arguments::new() },
+        secrets: BTreeMap::new(),
+        operator: "ann@desk".into(),
+        issued_at_ms: NOW,
+        start_by_ms: NOW + 1000,
+        timeout_ms: 1000,
+        retention_ms: 1000,
+        keep_output: None,
+        targets: Targets::new(["web1".parse().unwrap()]).root(),
+        namespace: None,
+        trace: None,
+    }
+}
+
+fn key(seed: u8) -> PrivateKey {
+    PrivateKey::new(Ed25519Keypair::from_seed(&[seed; 32]).into(), "").unwrap()
+}
+
+/// A key for everybody, and one for bob.
+fn trusted() -> Trusted {
+    let [all, bob] = [7, 8].map(|seed| key(seed).public_key().to_openssh().unwrap());
+    Trusted::of(&format!("* {all}\nbob {bob}\n"))
+}
+
+fn sign<T: Document>(document: &T, seed: u8) -> Signed<T> {
+    let signed = Signed::unsigned(document);
+    let signature = sshsig::sign(&key(seed), sshsig::JOB, &signed.bytes).unwrap().to_bytes();
+    signed.with_signature(signature)
+}
+
+fn fields(manifest: &Manifest, secrets: &Secrets) -> Fields {
+    fields_of(sign(manifest, 7), secrets)
+}
+
+fn fields_of(signed: Signed<Manifest>, secrets: &Secrets) -> Fields {
+    let targets = Targets::new(["web1".parse().unwrap()]);
+    let (_, proof) = targets.proofs().next().unwrap();
+    let envelope = Envelope { signed, proof };
+    let fields = envelope.fields().into_iter().chain(secrets.field());
+    fields.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What the worker knows about a command. Each test changes it as needed.
+struct Setting {
+    catalogue: Catalogue,
+    pending: Pending,
+    published: Option<State>,
+    cancelled: bool,
+    now: Millis,
+    policy: Policy,
+}
+
+impl Setting {
+    fn new() -> Self {
+        Self::allowing(Policy::default_of(&specs(), &["exec".into()]))
+    }
+
+    fn allowing(policy: Policy) -> Self {
+        let catalogue = Catalogue::new(&policy);
+        Self { policy, catalogue, pending: Pending::default(), published: None, cancelled: false, now: NOW }
+    }
+
+    fn admit_fields(&self, fields: Fields) -> Admission {
+        let Self { catalogue, policy, pending, published, cancelled, now } = self;
+        let (published, cancelled, now, taken_ms) = (*published, *cancelled, *now, *now);
+        let known = Known { catalogue, policy, pending, published, cancelled, now, taken_ms };
+        admit("1-1", open(fields, &Identity::new("web1".parse().unwrap(), None), &trusted()), &known)
+    }
+
+    fn admit(&self, manifest: &Manifest) -> Admission {
+        self.admit_fields(fields(manifest, &Secrets::default()))
+    }
+
+    fn refusal(&self, manifest: &Manifest) -> Refusal {
+        self.refusal_of(fields(manifest, &Secrets::default()))
+    }
+
+    fn refusal_of(&self, fields: Fields) -> Refusal {
+        match self.admit_fields(fields) {
+            Admission::Refused(_, refusal) => refusal,
+            Admission::Admitted(..) => panic!("admitted"),
+            Admission::Dropped(dropped) => panic!("dropped: {dropped}"),
+        }
+    }
+}
+
+fn rejected(reason: &str) -> Refusal {
+    Refusal::new(State::Rejected, reason)
+}
+
+#[test]
+fn each_check_has_its_verdict() {
+    let setting = Setting::new();
+    assert!(
+        matches!(setting.admit(&manifest("exec")), Admission::Admitted(_, admitted) if !admitted.claim.repeatable)
+    );
+    assert_eq!(setting.refusal(&manifest("dance")), rejected("unknown action 'dance'"));
+    let needs = "exec needs -- ARGV…: the program and its arguments; no shell is involved";
+    let bare = Manifest { arguments: Arguments::new(), ..manifest("exec") };
+    assert_eq!(setting.refusal(&bare), rejected(needs));
+    let week = millis(limits::START_BY_MAX);
+    let long = Manifest { start_by_ms: NOW + week + 1, ..manifest("ping") };
+    assert_eq!(setting.refusal(&long).state, State::Rejected);
+    let ahead = Setting { now: NOW - millis(limits::CLOCK_MARGIN) - 1, ..Setting::new() };
+    assert!(ahead.refusal(&manifest("ping")).reason.starts_with("it was issued in the future"));
+    let far = Manifest { start_by_ms: NOW + week, ..manifest("ping") };
+    assert_eq!(ahead.refusal(&far), rejected("its start-by is too far in the future"));
+
+    let locked = Setting::allowing(Policy::default_of(&specs(), &[]));
+    assert!(locked.refusal(&manifest("exec")).reason.contains("not allowed by this worker's configuration"));
+}
+
+#[test]
+fn earlier_checks_come_first() {
+    let secret = Secrets::default();
+    let mut setting = Setting { now: NOW + 5000, published: Some(State::Failed), ..Setting::new() };
+    setting.pending.add_dropped("2-2".into(), None);
+    // The entry has several faults at once, which are mended one after another.
+    let mut wrong =
+        fields(&Manifest { targets: Targets::new(["db1".parse().unwrap()]).root(), ..manifest("dance") }, &secret);
+    wrong.insert("version".into(), b"9".to_vec());
+    wrong.insert("signature".into(), vec![0; limits::SIGNATURE_BYTES + 1]);
+    let dropped = |fields: &Fields| match setting.admit_fields(fields.clone()) {
+        Admission::Dropped(dropped) => dropped.reason(),
+        _ => panic!("not dropped"),
+    };
+    assert_eq!(dropped(&wrong), Some("oversize"));
+    wrong.remove("signature");
+    assert_eq!(dropped(&wrong), Some("unknown_version"));
+    wrong.insert("version".into(), b"1".to_vec());
+    assert_eq!(dropped(&wrong), Some("not_for_this_host"));
+    let dance = manifest("dance");
+    assert_eq!(dropped(&fields(&dance, &secret)), None, "it has an outcome already");
+    let mut setting = Setting { published: None, ..setting };
+    setting.pending.add("3-3".into(), dance.job);
+    assert!(matches!(setting.admit(&dance), Admission::Dropped(Dropped::Duplicate(_))));
+    let unsigned = fields_of(Signed::unsigned(&manifest("dance")), &secret);
+    assert_eq!(setting.refusal_of(unsigned), rejected("it is not signed"));
+    assert_eq!(setting.refusal(&manifest("dance")), rejected("unknown action 'dance'"));
+    assert_eq!(setting.refusal(&manifest("ping")).state, State::Expired);
+}
+
+#[test]
+fn only_what_its_operator_signed_is_admitted() {
+    let (setting, ping) = (Setting::new(), manifest("ping"));
+    let none = Secrets::default();
+    let reason = |signed: Signed<Manifest>| setting.refusal_of(fields_of(signed, &none)).reason;
+    // Bob's key does not speak for ann, and a stranger's for nobody.
+    for seed in [8, 9] {
+        assert!(reason(sign(&ping, seed)).contains("is not trusted as 'ann@desk'"));
+    }
+    let elsewhere = sign(&Manifest { timeout_ms: 2000, ..ping.clone() }, 7).signature;
+    assert!(reason(Signed::unsigned(&ping).with_signature(elsewhere)).contains("does not"));
+    assert!(reason(Signed::unsigned(&ping).with_signature(b"SSHSIG".to_vec())).contains("signature"));
+    let theirs = Manifest { operator: "bob".into(), ..ping.clone() };
+    assert!(reason(sign(&theirs, 8)).contains("its id is not one that its operator can give it"));
+    assert!(matches!(setting.admit(&ping), Admission::Admitted(..)));
+}
+
+#[test]
+fn the_policy_says_what_a_known_signer_may_run() {
+    let policy = "[[policy]]\nwho = ['bob']\nactions = ['exec']";
+    let setting = Setting::allowing(policy::tests::policy(policy));
+    let reason = setting.refusal(&manifest("exec")).reason;
+    assert_eq!(reason, "denied: no rule lets 'ann@desk' run exec");
+}
+
+/// An order to cancel a job of ann, by somebody.
+fn order(operator: &str, seed: u8) -> Envelope<CancelOrder> {
+    let targets = Targets::new(["web1".parse().unwrap()]);
+    let job = JobRecord::unsigned(manifest("exec"), targets.clone());
+    let order = CancelOrder::new(&job, targets.root(), operator.into(), NOW);
+    let (_, proof) = targets.proofs().next().unwrap();
+    Envelope { signed: sign(&order, seed), proof }
+}
+
+#[test]
+fn a_job_is_cancelled_by_its_operator_or_by_those_who_may() {
+    let judge = |order: &Envelope<CancelOrder>, policy: &str, now| {
+        let identity = Identity::new("web1".parse().unwrap(), None);
+        judge_order(order, &identity, &trusted(), &policy::tests::policy(policy), now).map(|order| order.operator)
+    };
+    assert_eq!(judge(&order("ann@desk", 7), "", NOW).unwrap(), "ann@desk");
+    assert!(matches!(judge(&order("ann@desk", 8), "", NOW), Err(Disobeyed::Untrusted(_))));
+    assert!(matches!(judge(&order("bob", 8), "", NOW), Err(Disobeyed::NotTheirs(name)) if name == "bob"));
+    let may = "[[policy]]\nwho = ['bob']\nactions = ['cancel']";
+    assert_eq!(judge(&order("bob", 8), may, NOW).unwrap(), "bob");
+    assert!(matches!(judge(&order("ann@desk", 7), "", NOW - 3_700_000), Err(Disobeyed::Future)));
+}
+
+#[test]
+fn a_command_of_another_fleet_is_dropped() {
+    let prod = Manifest { namespace: Some("prod".parse().unwrap()), ..manifest("ping") };
+    let fields = fields(&prod, &Secrets::default());
+    let open = |namespace: Option<&str>| {
+        let namespace = namespace.map(|name| name.parse().unwrap());
+        open(fields.clone(), &Identity::new("web1".parse().unwrap(), namespace), &trusted()).map(|_| ())
+    };
+    assert!(open(Some("prod")).is_ok());
+    for other in [None, Some("test")] {
+        assert_eq!(open(other).unwrap_err().reason(), "not_for_this_host");
+    }
+}
+
+#[test]
+fn an_entry_that_is_being_handled_is_left_alone() {
+    let mut setting = Setting::new();
+    setting.pending.add_dropped("1-1".into(), None);
+    assert!(matches!(setting.admit_fields(Fields::new()), Admission::Dropped(Dropped::Pending)));
+}
+
+#[test]
+fn deadlines_and_cancels_are_for_the_journal_where_it_may_have_run() {
+    for setting in [Setting { now: NOW + 5000, ..Setting::new() }, Setting { cancelled: true, ..Setting::new() }] {
+        assert!(matches!(setting.admit(&manifest("exec")), Admission::Admitted(..)));
+        let state = setting.refusal(&manifest("ping")).state;
+        assert_eq!(state, if setting.cancelled { State::Cancelled } else { State::Expired });
+    }
+}
+
+#[test]
+fn secrets_must_be_the_ones_that_were_asked_for() {
+    let setting = Setting::new();
+    let value = Arguments::from([("secret".into(), Argument::Map([("TOKEN".into(), "hunter2".into())].into()))]);
+    let sealed = Secrets::seal(&value);
+    let asked = Manifest { secrets: sealed.digests(), ..manifest("exec") };
+    assert!(matches!(setting.admit_fields(fields(&asked, &sealed)), Admission::Admitted(..)));
+    let refused = |fields: Fields| match setting.admit_fields(fields) {
+        Admission::Refused(_, refusal) => refusal.reason,
+        _ => panic!("not refused"),
+    };
+    for reason in [
+        refused(fields(&asked, &Secrets::default())),
+        refused(fields(&asked, &Secrets::seal(&value))),
+        refused(fields(&Manifest { arguments: value.clone(), ..manifest("exec") }, &Secrets::default())),
+    ] {
+        assert!(reason.contains("secret") && !reason.contains("hunter2"), "{reason}");
+    }
+    // Only parameters that the action declares secret may come as secrets: other values are not kept out of errors,
+    // and a secret must not replace an argument that the job's record shows.
+    for name in ["user", "argv", "none"] {
+        let sealed = Secrets::seal(&Arguments::from([(name.into(), Argument::Text("hunter2".into()))]));
+        let reason = refused(fields(&Manifest { secrets: sealed.digests(), ..manifest("exec") }, &sealed));
+        assert!(reason.contains("no other value may") && !reason.contains("hunter2"), "{reason}");
+    }
+    // A value of the wrong kind is not quoted.
+    let wrong = Secrets::seal(&Arguments::from([("secret".into(), Argument::Text("hunter2".into()))]));
+    let reason = refused(fields(&Manifest { secrets: wrong.digests(), ..manifest("exec") }, &wrong));
+    assert!(reason.contains("secret must be values by name") && !reason.contains("hunter2"), "{reason}");
+}
+
+#[test]
+fn what_was_taken_in_time_may_wait_for_its_turn_within_bounds() {
+    let longest = millis(limits::QUEUE_MAX);
+    let at = |now| may_start(&manifest("exec"), false, NOW, now);
+    assert_eq!(at(NOW + longest), None);
+    assert_eq!(at(NOW + longest + 1).unwrap().reason, "its turn did not come within 12h");
+}
+
+#[test]
+fn the_journal_has_the_last_word_on_what_must_not_run_twice() {
+    let late = may_start(&manifest("exec"), false, NOW + 3000, NOW + 3000).unwrap();
+    assert_eq!(late.reason, "the worker took it 2s after its start-by");
+    assert_eq!(may_start(&manifest("exec"), false, NOW + 1000, NOW + 1000), None);
+    let known = Box::new(Outcome::bare(State::Failed, None, NOW));
+    let judged = |reply, prior| start(reply, prior, Some(late.clone()), "exec");
+    assert!(matches!(judged(Begin::Go, Prior::None), StartVerdict::Go));
+    assert!(matches!(judged(Begin::Known(Some(known)), Prior::Running), StartVerdict::Ended(_)));
+    assert!(matches!(judged(Begin::NotAllowed, Prior::None), StartVerdict::Refused(refusal) if refusal == late));
+    for prior in [Prior::Delivered, Prior::Running] {
+        assert!(matches!(judged(Begin::Lost, prior), StartVerdict::Interrupted(_)));
+    }
+}
