@@ -103,7 +103,8 @@ impl JobId {
     /// The id of the job that `operator` issues at this moment. Nobody else can issue a job with this id: a worker
     /// derives the id again from the signed manifest, and its random bits are a digest of the operator and the salt.
     pub fn derive(operator: &str, issued_at_ms: Millis, salt: &Salt) -> Self {
-        let digest = Sha256::new().chain_update(salt.as_slice()).chain_update(issued_at_ms.to_be_bytes()).chain_update(operator);
+        let digest =
+            Sha256::new().chain_update(salt.as_slice()).chain_update(issued_at_ms.to_be_bytes()).chain_update(operator);
         let digest: [u8; 32] = digest.finalize().into();
         let random = *digest.first_chunk().expect("a digest has more bytes");
         // UUIDv7 (RFC 9562): 48 bits of time, 74 bits of anything.

@@ -1,7 +1,9 @@
 //! Runs of `ctl`.
 
 use std::{
-    env, fmt, fs,
+    env, fmt,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
@@ -10,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::{Log, OnTerminal, Redis, binary, process};
+use crate::{Log, OnTerminal, Redis, binary, operator, process};
 
 /// Runs `ctl` with an environment of its own, so that no setting of the machine's user changes a test.
 #[derive(Clone)]
@@ -44,9 +46,13 @@ impl Ctl {
         Self::alone().env("REDFLEET_REDIS", &redis.url())
     }
 
-    /// `ctl` without any setting, in an empty home directory.
+    /// `ctl` without any setting, in a home directory with nothing but the operator's key.
     pub fn alone() -> Self {
         let home = tempfile::Builder::new().prefix("rf-").tempdir_in("/tmp").expect("a temporary directory");
+        let key = home.path().join(".config/redfleet/key");
+        fs::create_dir_all(key.parent().expect("a directory")).expect("a directory for the key");
+        fs::write(&key, operator().private_key()).expect("a key");
+        fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("its mode");
         Self { home: Arc::new(home), program: binary("ctl"), environment: Vec::new() }
     }
 

@@ -4,21 +4,22 @@ use std::collections::BTreeMap;
 
 use protocol::{
     action::{Argument, Arguments},
-    clock::millis,
+    clock::{FleetClock, millis},
     command::{Addressed, Envelope, Manifest},
     control::{CancelOrder, Control},
     event::{Event, Piece},
+    job::JobRecord,
     keys::Keys,
     limits,
     name::{HostName, JobId},
     outcome::Outcome,
-    signed::{Fields, Signed},
+    signed::Fields,
     targets::Targets,
     time::Millis,
 };
 use redis::{Connection, ToRedisArgs};
 
-use crate::{Redis, eventually};
+use crate::{Redis, eventually, operator, renewed};
 
 /// A raw connection to a server, with shorthands for commands of any kind.
 pub struct Raw {
@@ -60,9 +61,18 @@ impl Raw {
 
     /// A valid manifest for `hosts` with the usual deadlines. Tests change it as they need.
     pub fn manifest(&mut self, hosts: &[&str], action: &str) -> Manifest {
-        let now = self.now();
-        Manifest {
+        Self::manifest_at(self.now(), hosts, action)
+    }
+
+    /// A job that was never sent.
+    pub fn unsent() -> Manifest {
+        Self::manifest_at(FleetClock::local().now(), &["web1"], "exec")
+    }
+
+    fn manifest_at(now: Millis, hosts: &[&str], action: &str) -> Manifest {
+        renewed(Manifest {
             job: JobId::new(),
+            salt: JobId::salt(),
             action: action.into(),
             arguments: Arguments::new(),
             secrets: BTreeMap::new(),
@@ -75,7 +85,7 @@ impl Raw {
             targets: targets(hosts).root(),
             namespace: None,
             trace: None,
-        }
+        })
     }
 
     /// A manifest that runs a program.
@@ -89,19 +99,28 @@ impl Raw {
         let first = name(hosts[0]);
         let targets = targets(hosts);
         let (_, proof) = targets.proofs().find(|(host, _)| **host == first).expect("a target");
-        Envelope { signed: Signed::unsigned(document), proof }
+        Envelope { signed: operator().sign(document), proof }
     }
 
-    /// An order to cancel a job on one host.
-    pub fn cancel_order(host: &str, job: JobId) -> Control {
-        let targets = targets(&[host]).root();
-        let order = CancelOrder { job, targets, operator: "tests".into(), issued_at_ms: 0 };
+    /// An order of the job's operator to cancel it on one host.
+    pub fn cancel_order(host: &str, manifest: &Manifest) -> Control {
+        let targets = targets(&[host]);
+        let job = JobRecord::unsigned(manifest.clone(), targets.clone());
+        let order = CancelOrder::new(&job, targets.root(), manifest.operator.clone(), 0);
         Control::Cancel(Self::envelope(&order, &[host]))
     }
 
     /// Orders a host to cancel a job, and returns the entry's id.
-    pub fn cancel(&mut self, host: &str, job: JobId) -> String {
-        self.add_control(host, &Self::cancel_order(host, job).fields())
+    pub fn cancel(&mut self, host: &str, manifest: &Manifest) -> String {
+        self.add_control(host, &Self::cancel_order(host, manifest).fields())
+    }
+
+    /// The manifest of a job that `ctl` has sent.
+    #[track_caller]
+    pub fn manifest_of(&mut self, job: &str) -> Manifest {
+        let job = job.parse().expect("a job's id");
+        let fields: Fields = self.query(&["HGETALL", &self.keys.job(job)]);
+        JobRecord::from_fields(fields, job).expect("the job's record").manifest
     }
 
     /// Sends `manifest` to the one host it is for, without making the job's hash.

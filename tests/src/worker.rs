@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
@@ -18,7 +19,7 @@ use protocol::{
 use redis::Client;
 use tempfile::TempDir;
 
-use crate::{Log, Redis, binary, eventually, process};
+use crate::{Log, Redis, binary, eventually, operator, process};
 
 /// The options of a worker; see [`Worker::on`]. Workers that are started from the same options share a state
 /// directory, so a later one finds the journal of the prior one.
@@ -103,15 +104,32 @@ impl WorkerOptions {
         self.directory.path().to_owned()
     }
 
+    /// The file that says whom the worker obeys.
+    pub fn trust_file(&self) -> PathBuf {
+        self.directory().join("allowed_signers")
+    }
+
+    /// Replaces the trust file: at the worker's next look it comes into force.
+    pub fn trust(&self, lines: &str) {
+        let fresh = self.directory().join("allowed_signers.new");
+        fs::write(&fresh, lines).expect("a trust file");
+        fs::set_permissions(&fresh, Permissions::from_mode(0o644)).expect("its mode");
+        fs::rename(fresh, self.trust_file()).expect("a trust file");
+    }
+
     /// Starts the worker. It may not be ready yet: see [`Worker::wait_online`].
     pub fn start(&self) -> Worker {
         let directory = self.directory();
         let file = directory.join("worker.toml");
+        if !self.trust_file().exists() {
+            self.trust(&operator().line("*", ""));
+        }
         let keys = format!(
-            "redis = {:?}\nhost = {:?}\nstate_dir = {:?}\n{}",
+            "redis = {:?}\nhost = {:?}\nstate_dir = {:?}\ntrust = {:?}\n{}",
             self.redis,
             self.host,
             directory.join("state").display().to_string(),
+            self.trust_file().display().to_string(),
             self.config
         );
         fs::write(&file, keys).expect("a configuration file");

@@ -53,8 +53,7 @@ fn growth_under_mixed_load_kb(worker: PathBuf) -> u64 {
             for manifest in [&program, &ping, &program, &ping] {
                 raw.send("web1", manifest);
             }
-            let unknown = raw.manifest(&["web1"], "ping").job;
-            raw.cancel("web1", unknown);
+            raw.cancel("web1", &Raw::unsent());
             if number % 10 == 0 {
                 let _: u64 = raw.query(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
             }

@@ -158,7 +158,8 @@ fn an_ended_command_cannot_be_cancelled_and_ctl_says_so() {
     assert!(refused.stderr.contains("error: nothing to cancel: the job has already ended on 1 host"), "{refused}");
     assert_eq!(redis.cli(["XLEN", "server:{web1}:control"]), "0", "no order was sent");
     // An order that arrives too late changes nothing either.
-    raw.cancel("web1", job.parse().expect("an id"));
+    let manifest = raw.manifest_of(&job);
+    raw.cancel("web1", &manifest);
     raw.wait_control_settled("web1");
     raw.ping("web1");
     assert_eq!(ctl.run(["job", "wait", &job]).expect(2).stderr, waited.stderr);
@@ -192,7 +193,7 @@ fn an_order_outlives_the_worker_that_has_acknowledged_it() {
     gate.reached();
     let manifest = raw.shell("web1", &evidence.script());
     raw.send("web1", &manifest);
-    raw.cancel("web1", manifest.job);
+    raw.cancel("web1", &manifest);
     raw.wait_control_settled("web1");
     worker.kill9();
     let _worker = worker.options().start();
@@ -211,7 +212,7 @@ fn an_order_outlives_the_worker_that_had_just_received_it() {
     raw.wait_reading();
     worker.stop();
     // Redis delivers the order first; that reader takes nothing else.
-    raw.cancel("web1", manifest.job);
+    raw.cancel("web1", &manifest);
     raw.send("web1", &manifest);
     worker.kill9();
     assert_eq!(redis.cli(["XPENDING", "server:{web1}:control", "worker"]).lines().next(), Some("1"));
@@ -227,7 +228,7 @@ fn a_cancelled_command_that_comes_again_never_starts() {
     let (redis, mut worker, mut raw, _) = fleet("");
     let evidence = Evidence::new(&redis, "evidence");
     let manifest = raw.shell("web1", &evidence.script());
-    raw.cancel("web1", manifest.job);
+    raw.cancel("web1", &manifest);
     raw.wait_control_settled("web1");
     for restarted in [false, true] {
         if restarted {

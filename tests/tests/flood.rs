@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use protocol::{
     control::Control,
     limits,
-    name::JobId,
     outcome::{Outcome, State},
 };
 use redis::Pipeline;
@@ -85,7 +84,7 @@ fn garbage() -> Vec<(&'static str, Vec<u8>)> {
 #[ignore = "needs the optimised build (make test makes it)"]
 fn of_orders_to_cancel() {
     let target = Target::new();
-    target.flood("control", || Raw::cancel_order("web1", JobId::new()).fields());
+    target.flood("control", || Raw::cancel_order("web1", &Raw::unsent()).fields());
     let remembered = (limits::JOURNAL_CANCELLED + limits::CONTROL_ENTRIES) as u64;
     target.survives("cancel_forgotten", FLOOD - remembered);
 }
@@ -136,9 +135,9 @@ fn a_command_that_was_cancelled_behind_many_other_orders_while_its_host_was_away
     let manifest = raw.shell("web1", &evidence.script());
     raw.send("web1", &manifest);
     let mut orders = Pipeline::new();
-    let others = (0..3000).map(|_| JobId::new());
-    for job in others.chain([manifest.job]) {
-        let order: Control = Raw::cancel_order("web1", job);
+    let others = (0..3000).map(|_| Raw::unsent());
+    for job in others.chain([manifest.clone()]) {
+        let order: Control = Raw::cancel_order("web1", &job);
         orders.xadd("server:{web1}:control", "*", &order.fields()).ignore();
     }
     orders.query::<()>(&mut redis.blocking()).expect("XADD");

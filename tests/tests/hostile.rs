@@ -10,10 +10,12 @@ use protocol::{
     outcome::State,
     signed::Signed,
     targets::TargetRoot,
+    trust::sshsig,
 };
 use tests::{
     Evidence, Raw, Redis, Worker, eventually,
     hostile::{ENDLESS, Entry, entry, map, nested, proof, text, with, with_unknown_field, without},
+    operator,
 };
 
 /// A worker that must survive.
@@ -190,7 +192,7 @@ fn a_manifest_is_no_order_to_cancel() {
     target.sent.insert("malformed", 1);
     target.raw.wait_dropped("web1", "malformed", 1);
     assert_eq!(target.raw.state("web1", &manifest), Some(State::Running));
-    target.raw.cancel("web1", manifest.job);
+    target.raw.cancel("web1", &manifest);
     assert_eq!(target.raw.outcome("web1", &manifest).state, State::Cancelled);
     target.survives();
 }
@@ -210,7 +212,9 @@ fn a_valid_command_with_unknown_fields_is_executed() {
         assert_eq!(target.raw.outcome("web1", &manifest).state, State::Succeeded);
     }
     let (manifest, valid) = target.valid();
-    target.send("", &with(&valid, "manifest", with_unknown_field(&manifest, &nested(3))));
+    let bytes = with_unknown_field(&manifest, &nested(3));
+    let signature = operator().sign_bytes(sshsig::JOB, &bytes);
+    target.send("", &with(&with(&valid, "manifest", bytes), "signature", signature));
     target.sent.clear();
     assert_eq!(target.raw.outcome("web1", &manifest).state, State::Succeeded);
     target.survives();
@@ -274,7 +278,7 @@ fn a_command_can_neither_forge_nor_flood_the_log() {
 #[test]
 fn invalid_control_entries_are_dropped() {
     let mut target = Target::new();
-    let order = Raw::cancel_order("web1", JobId::new()).fields();
+    let order = Raw::cancel_order("web1", &Raw::unsent()).fields();
     let with = |name: &'static str, value: Vec<u8>| {
         let kept = order.iter().filter(|(field, _)| *field != name).cloned();
         kept.chain([(name, value)]).collect::<Vec<_>>()
@@ -292,7 +296,7 @@ fn invalid_control_entries_are_dropped() {
         with("proof", b"\xff".into()),
         (0..500).map(|_| ("field", b"x".to_vec())).collect(),
     ];
-    let large = [("kind", 16), ("order", limits::ORDER_BYTES), ("signature", limits::SIGNATURE_BYTES)];
+    let large = [("kind", 16), ("order", limits::ORDER_BYTES), ("order_signature", limits::SIGNATURE_BYTES)];
     let large = large.map(|(name, limit)| with(name, vec![0; limit + 1]));
     target.sent.insert("malformed", garbage.len() as u64);
     target.sent.insert("oversize", large.len() as u64 + 1);
@@ -303,7 +307,7 @@ fn invalid_control_entries_are_dropped() {
     }
     target.raw.add_control("web1", &[("kind", vec![b'x'; 1_000_000])]);
     target.raw.add_control("web1", &with("version", b"2".into()));
-    target.raw.add_control("web1", &Raw::cancel_order("db1", JobId::new()).fields());
+    target.raw.add_control("web1", &Raw::cancel_order("db1", &Raw::unsent()).fields());
     // These are valid, though they have no effect now.
     target.raw.add_control("web1", &[("kind", "wake")]);
     target.raw.add_control("web1", &order);

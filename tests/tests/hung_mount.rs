@@ -5,9 +5,9 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use protocol::{action::Argument, command::Manifest, name::JobId, outcome::State};
+use protocol::{action::Argument, command::Manifest, outcome::State};
 use tempfile::TempDir;
-use tests::{Raw, Redis, Worker, descendants, eventually, is_alive};
+use tests::{Raw, Redis, Worker, descendants, eventually, is_alive, renewed};
 use tokio::runtime::{Builder, Runtime};
 use worker::metrics::{Collector, Figures, MetricGroup};
 
@@ -88,14 +88,14 @@ fn a_program_that_hangs_before_it_starts_holds_up_nothing_and_can_be_ended() {
     let mut there = raw.exec(&["web1"], &["true"]);
     there.arguments.insert("cwd".into(), Argument::Text(hung.point.path().join("home").display().to_string()));
     let program = raw.exec(&["web1"], &[&hung.point.path().join("program").display().to_string()]);
-    let too_long = Manifest { timeout_ms: 300, job: JobId::new(), ..there.clone() };
+    let too_long = renewed(Manifest { timeout_ms: 300, ..there.clone() });
     for manifest in [&there, &program] {
         raw.send("web1", manifest);
         raw.wait_state("web1", manifest, State::Running);
         eventually("it to hang", || (!children(&worker).is_empty()).then_some(()));
         raw.ping("web1");
         assert_eq!(raw.state("web1", manifest), Some(State::Running));
-        raw.cancel("web1", manifest.job);
+        raw.cancel("web1", &manifest);
         assert_eq!(raw.outcome("web1", manifest).state, State::Cancelled);
         eventually("nothing to be left of it", || children(&worker).is_empty().then_some(()));
     }

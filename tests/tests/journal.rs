@@ -226,7 +226,7 @@ fn a_lost_journal_never_lets_a_program_run_twice() {
     // The worker reads the order to cancel first. That must not make the command one that never started.
     let job = Keys::new(None).job(manifest.job);
     let _: u64 = raw.query(&["HSET", &job, "action", "exec"]);
-    raw.cancel("web1", manifest.job);
+    raw.cancel("web1", &manifest);
 
     let mut worker = worker.options().start();
     let outcome = raw.outcome("web1", &manifest);

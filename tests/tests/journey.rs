@@ -117,7 +117,9 @@ fn every_terminal_state_has_its_exit_code() {
     let mut gate = Gate::new(&redis, "next gate");
     let job = dispatch(&ctl, &[], &gate.script());
     gate.reached();
-    Raw::on(&redis).cancel("web1", job.parse().expect("an id"));
+    let mut raw = Raw::on(&redis);
+    let manifest = raw.manifest_of(&job);
+    raw.cancel("web1", &manifest);
     assert_eq!(state(&ctl.run(["job", "wait", &job, "-o", "json"]).expect(2)), "cancelled");
     drop(worker);
 }

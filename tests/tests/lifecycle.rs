@@ -9,7 +9,7 @@ use protocol::{
     limits,
     outcome::{Outcome, State},
 };
-use tests::{Ctl, Evidence, Gate, Raw, Redis, Worker, eventually, fleet};
+use tests::{Ctl, Evidence, Gate, Raw, Redis, Worker, eventually, fleet, renewed};
 
 #[test]
 fn a_command_runs_and_succeeds() {
@@ -104,7 +104,7 @@ fn an_invalid_command_is_rejected_with_the_reason() {
         command("exec", arguments("argv", Argument::List(vec!["sh".into(), "-c".into(), evidence.script()])));
     let week = millis(limits::START_BY_MAX);
     let too_late = Manifest { start_by_ms: manifest.issued_at_ms + week + 1, ..manifest.clone() };
-    let never = Manifest { start_by_ms: u64::MAX, job: protocol::name::JobId::new(), ..manifest };
+    let never = renewed(Manifest { start_by_ms: u64::MAX, ..manifest });
     for manifest in [too_late, never] {
         let limit = protocol::time::show_duration(limits::START_BY_MAX);
         assert_eq!(reason(manifest), format!("its start-by is later than {limit} after it was issued"));
@@ -134,7 +134,7 @@ fn a_command_whose_start_by_passed_while_the_worker_was_down_never_starts() {
     let soon = raw.now() + 50;
     let once = Manifest { start_by_ms: soon, ..raw.shell("web1", &evidence.script()) };
     let repeatable = Manifest { start_by_ms: soon, ..raw.manifest(&["web1"], "collect-cpu") };
-    let long_ago = Manifest { start_by_ms: 0, issued_at_ms: 0, ..raw.shell("web1", &evidence.script()) };
+    let long_ago = renewed(Manifest { start_by_ms: 0, issued_at_ms: 0, ..raw.shell("web1", &evidence.script()) });
     let jobs = [once, repeatable, long_ago];
     for manifest in &jobs {
         raw.send("web1", manifest);

@@ -237,7 +237,7 @@ fn a_killed_program_that_a_debugger_holds_as_a_zombie_has_ended() {
     // Nothing but SIGKILL reaches it, and its status goes to this test first.
     ptrace::seize(nix::unistd::Pid::from_raw(pid), ptrace::Options::empty())
         .expect("one's own descendant may be traced");
-    raw.cancel("web1", manifest.job);
+    raw.cancel("web1", &manifest);
     let outcome = raw.outcome("web1", &manifest);
     assert_eq!((outcome.state, outcome.reason.as_deref()), (State::Cancelled, Some("while it ran")));
 }

@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use protocol::{action::Arguments, command::Manifest, environment, name::JobId};
 use serde_json::Value;
-use tests::{Ctl, Output, Raw, Redis, Worker, binary};
+use tests::{Ctl, Output, Raw, Redis, Worker, binary, renewed};
 
 /// Runs the worker to its end, with no other settings than the given ones.
 fn worker(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
@@ -136,7 +136,7 @@ fn every_line_about_a_command_names_job_host_and_action() {
         let options = Worker::on(&redis).allow_exec();
         let mut worker = if json { options.arguments(["--log-format", "json"]) } else { options }.start();
         for (manifest, _) in &jobs {
-            let again = Manifest { job: JobId::new(), ..manifest.clone() };
+            let again = renewed(manifest.clone());
             raw.run("web1", &again);
         }
         worker.terminate();

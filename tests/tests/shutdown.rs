@@ -49,7 +49,7 @@ fn a_running_command_can_be_cancelled_while_the_worker_stops() {
     gate.reached();
     worker.term();
     wait_control_only(&redis, &mut raw);
-    raw.cancel("web1", running.job);
+    raw.cancel("web1", &running);
     assert_eq!(raw.outcome("web1", &running).state, State::Cancelled);
     assert_eq!(worker.wait().code(), Some(0));
     raw.wait_control_settled("web1");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::{command::Manifest, name::JobId, outcome::State};
+use protocol::{command::Manifest, outcome::State};
 use tests::{Evidence, Gate, Raw, Redis, Worker, eventually};
 
 fn fleet(slots: usize) -> (Redis, Worker, Raw) {
@@ -77,7 +77,7 @@ fn control_is_read_while_all_slots_are_busy() {
     let manifest = raw.shell("web1", &gate.script());
     raw.send("web1", &manifest);
     gate.reached();
-    raw.cancel("web1", manifest.job);
+    raw.cancel("web1", &manifest);
     let outcome = raw.outcome("web1", &manifest);
     assert_eq!((outcome.state, outcome.exit_code), (State::Cancelled, None));
     eventually("the control stream to be emptied", || {
@@ -130,7 +130,7 @@ fn a_job_for_many_hosts_runs_once_on_each() {
     let mut raw = Raw::on(&redis);
     let evidence = Evidence::new(&redis, "evidence");
     let argv = ["sh", "-c", &evidence.script()];
-    let manifest = Manifest { job: JobId::new(), ..raw.exec(&hosts, &argv) };
+    let manifest = raw.exec(&hosts, &argv);
     for host in &hosts {
         let others = hosts.iter().copied().filter(|other| other != host);
         let targets: Vec<&str> = std::iter::once(*host).chain(others).collect();

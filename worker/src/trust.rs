@@ -159,7 +159,13 @@ impl TrustFiles {
     fn look(&self) -> [Stamp; 2] {
         [&self.paths.signers, &self.paths.revoked].map(|path| {
             let found = fs::metadata(path).ok()?;
-            Some((found.dev(), found.ino(), found.len(), found.mtime_nsec() ^ (found.mtime() << 30), found.ctime_nsec()))
+            Some((
+                found.dev(),
+                found.ino(),
+                found.len(),
+                found.mtime_nsec() ^ (found.mtime() << 30),
+                found.ctime_nsec(),
+            ))
         })
     }
 

@@ -9,6 +9,9 @@ use url::Url;
 /// The longest path of a Unix socket (man 7 unix: `sun_path` without the closing zero).
 const SOCKET_PATH_BYTES: usize = 107;
 
+/// The name of the operator's key beside the socket.
+pub const KEY: &str = "ctl-up.key";
+
 /// A state directory, which may not exist, and the files that it may hold.
 #[derive(Clone, Debug)]
 pub struct Directory {
@@ -28,6 +31,10 @@ pub struct Directory {
     pub redis_log: PathBuf,
     /// The identity of the Redis process.
     pub redis_pid: PathBuf,
+    /// The operator's key, which this worker trusts.
+    pub key: PathBuf,
+    /// The worker's trust file.
+    pub trust: PathBuf,
     /// The worker's settings file.
     pub worker_config: PathBuf,
     /// The worker's own state directory.
@@ -65,6 +72,8 @@ impl Directory {
             redis_data: path.join("data"),
             redis_log: path.join("redis.log"),
             redis_pid: path.join("redis.pid"),
+            key: path.join(KEY),
+            trust: path.join("allowed_signers"),
             worker_config: path.join("worker.toml"),
             worker_state: path.join("worker"),
             worker_log: path.join("worker.log"),

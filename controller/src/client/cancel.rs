@@ -8,6 +8,7 @@ use protocol::{
     signed::Signed,
     targets::Targets,
     time::show_moment,
+    trust::sshsig,
 };
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
     follow::Follower,
     hosts::Host,
     jobs::Job,
+    signer::Signer,
 };
 
 /// The result of an order to cancel.
@@ -36,7 +38,13 @@ impl Fleet {
     ///
     /// # Errors
     /// One of `hosts` is no host of the job. After an error of Redis some hosts may have been sent the order.
-    pub async fn cancel(&mut self, job: &Job, hosts: &[HostName], operator: &str) -> Result<Cancellation, Error> {
+    pub async fn cancel(
+        &mut self,
+        job: &Job,
+        hosts: &[HostName],
+        operator: &str,
+        signer: &Signer,
+    ) -> Result<Cancellation, Error> {
         if let Some(stranger) = hosts.iter().find(|host| job.targets().hosts().all(|target| target != *host)) {
             return Err(Error::NotATarget(stranger.clone(), job.id()));
         }
@@ -47,7 +55,7 @@ impl Fleet {
         let (ended, open): (Vec<_>, Vec<_>) = wanted.cloned().partition(HostResult::has_ended);
 
         let open: Vec<_> = open.into_iter().map(|result| result.host).collect();
-        self.send_order(job, &open, operator).await?;
+        self.send_order(job, &open, operator, signer).await?;
         // The record is for those who look. It comes second: what it says must be true.
         let _ = self.record_order(job, &open).await;
         let open = self.hosts(&open).await?;
@@ -57,15 +65,21 @@ impl Fleet {
         Ok(Cancellation { ended, online: names(online), offline: names(offline) })
     }
 
-    async fn send_order(&mut self, job: &Job, hosts: &[HostName], operator: &str) -> Result<(), Error> {
+    async fn send_order(
+        &mut self,
+        job: &Job,
+        hosts: &[HostName],
+        operator: &str,
+        signer: &Signer,
+    ) -> Result<(), Error> {
+        if hosts.is_empty() {
+            return Ok(());
+        }
         let targets = Targets::new(hosts.iter().cloned());
-        let order = CancelOrder {
-            job: job.id(),
-            targets: targets.root(),
-            operator: operator.to_owned(),
-            issued_at_ms: self.now(),
-        };
+        let order = CancelOrder::new(&job.record, targets.root(), operator.to_owned(), self.now());
         let signed = Signed::unsigned(&order);
+        let signature = signer.sign(sshsig::JOB, &signed.bytes).await?;
+        let signed = signed.with_signature(signature);
         let orders = targets.proofs().map(|(host, proof)| {
             let envelope = Envelope { signed: signed.clone(), proof };
             let mut pipeline = redis::pipe();

@@ -15,6 +15,7 @@ use super::{
     fleet::{BLOCK, CHUNK, Fleet, text},
     inbox::{Found, Place},
     jobs::{Job, Request},
+    signer::Signer,
     verdict,
 };
 
@@ -49,9 +50,15 @@ impl Fleet {
     /// # Errors
     /// The request is too large, or [`Error::Dispatch`], which says how many hosts got it all the
     /// same.
-    pub async fn dispatch(&mut self, request: Request, mut report: impl FnMut(Event)) -> Result<Job, Error> {
+    pub async fn dispatch(
+        &mut self,
+        request: Request,
+        signer: &Signer,
+        mut report: impl FnMut(Event),
+    ) -> Result<Job, Error> {
         self.ensure_clock().await?;
         let mut job = Job::new(request, self.namespace.clone(), self.now())?;
+        job.sign(signer).await?;
         let everyone: Vec<HostName> = job.targets().hosts().cloned().collect();
         let mut sent = Sent::default();
         let begun = Instant::now();

@@ -9,7 +9,7 @@ use protocol::{
 };
 use redis::{ErrorKind, RedisError, RetryMethod};
 
-use super::arguments::ArgumentsError;
+use super::{arguments::ArgumentsError, signer::SignerError};
 
 /// Why a call on a fleet failed. The text of each error is complete without its source.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,9 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// Nothing was sent, as the key did not sign it.
+    #[error("nothing was sent: {0}")]
+    Signer(#[from] SignerError),
     /// Something else stands where one of Redfleet's keys belongs.
     #[error(transparent)]
     WrongType(#[from] WrongType),

@@ -223,15 +223,15 @@ pub(super) fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::{Follower, Request, Selection};
+    use crate::client::{Follower, Request, Selection, Signer};
 
     /// Compiles only if the futures of the library can be moved to other threads.
     #[expect(dead_code, reason = "to compile is the test")]
-    fn futures_are_send(fleet: &mut Fleet, follower: &mut Follower<'_>, request: Request) {
+    fn futures_are_send(fleet: &mut Fleet, follower: &mut Follower<'_>, request: Request, signer: &Signer) {
         fn is_send(_: impl Send) {}
         is_send(follower.next(fleet));
         is_send(fleet.select(&Selection::All));
         is_send(fleet.find_job("abc"));
-        is_send(fleet.dispatch(request, |_| {}));
+        is_send(fleet.dispatch(request, signer, |_| {}));
     }
 }

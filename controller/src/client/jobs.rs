@@ -17,6 +17,7 @@ use protocol::{
     secret::Secrets,
     targets::Targets,
     time::Millis,
+    trust::sshsig,
 };
 use redis::Cmd;
 use wildmatch::WildMatch;
@@ -24,6 +25,7 @@ use wildmatch::WildMatch;
 use super::{
     error::{Error, WrongType},
     fleet::{Fleet, RawHash, fields},
+    signer::Signer,
 };
 
 /// An action, its arguments and its hosts. It cannot be printed, as it holds secrets.
@@ -44,7 +46,7 @@ pub struct Request {
     pub retention: Duration,
     /// How many bytes of each output stream the result keeps, where not [`limits::OUTPUT_BYTES`].
     pub keep_output: Option<u64>,
-    /// The operator.
+    /// The operator: the principal that the hosts' trust files name for the key that signs the job.
     pub operator: String,
     /// W3C trace context (`traceparent`).
     pub trace: Option<String>,
@@ -64,7 +66,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A new job, issued at `now`.
+    /// A new job, issued at `now`. Its signature is still to come.
     ///
     /// # Errors
     /// The job is larger than the wire allows.
@@ -73,8 +75,10 @@ impl Job {
             return Err(Error::NoTargets);
         }
         let secrets = Secrets::seal(&request.secrets);
+        let salt = JobId::salt();
         let manifest = Manifest {
-            job: JobId::new(),
+            job: JobId::derive(&request.operator, now, &salt),
+            salt,
             action: request.action,
             arguments: request.arguments,
             secrets: secrets.digests(),
@@ -88,7 +92,7 @@ impl Job {
             namespace,
             trace: request.trace,
         };
-        let record = JobRecord::new(manifest, request.targets);
+        let record = JobRecord::unsigned(manifest, request.targets);
         for (what, size, limit) in [
             ("hosts", record.targets.len(), limits::TARGETS),
             ("bytes with all arguments", record.signed.bytes.len(), limits::MANIFEST_BYTES),
@@ -99,6 +103,12 @@ impl Job {
             }
         }
         Ok(Self { record, secrets, entries: HashMap::new(), damaged: HashMap::new() })
+    }
+
+    /// Signs the manifest.
+    pub(super) async fn sign(&mut self, signer: &Signer) -> Result<(), Error> {
+        self.record.signed.signature = signer.sign(sshsig::JOB, &self.record.signed.bytes).await?;
+        Ok(())
     }
 
     /// A job that was read back from Redis.

@@ -25,7 +25,7 @@
 //!     operator: "ann@desk".into(),
 //!     trace: None,
 //! };
-//! let job = fleet.dispatch(request, &mut |_| {}).await?;
+//! let job = fleet.dispatch(request, &signer, &mut |_| {}).await?;
 //! let mut follower = Follower::of_new(&job);
 //! while let Some(event) = follower.next(&mut fleet).await? {
 //!     if let Event::Finished(result) = event {

@@ -6,6 +6,7 @@ use protocol::{job::shown, name::HostName, outcome::State, time::Millis};
 use tokio::time::timeout;
 
 use crate::{
+    cli::{keys, settings::Settings},
     client::{Error, Event, Fleet, Follower, Job},
     output::{
         Advice, Exit, Printer, events, moments, style,
@@ -54,12 +55,14 @@ pub async fn cancel(
     fleet: &mut Fleet,
     job: &Job,
     only: &[HostName],
-    operator: &str,
+    settings: &Settings,
     sure: bool,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
+    let operator = &settings.operator;
     agree(job, only, operator, sure, fleet.now(), printer)?;
-    let cancellation = fleet.cancel(job, only, operator).await?;
+    let signer = keys::open(settings).await?;
+    let cancellation = fleet.cancel(job, only, operator, &signer).await?;
     for result in &cancellation.ended {
         printer.note(&format!("{}: already ended ({})", result.host, standing(result)));
     }

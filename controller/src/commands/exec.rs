@@ -24,8 +24,8 @@ use tokio::{
 
 use super::{secrets, watch};
 use crate::{
-    cli::{grammar::Remote, settings::Settings},
-    client::{Event, Fleet, Follower, Host, HostResult, Job, Request, Selection, understand},
+    cli::{grammar::Remote, keys, settings::Settings},
+    client::{Event, Fleet, Follower, Host, HostResult, Job, Request, Selection, Signer, understand},
     output::{Advice, Exit, Printer, events, explain::explain, moments, summary::standing, tail::Tail},
 };
 
@@ -75,9 +75,10 @@ pub async fn run(
         operator: settings.operator.clone(),
         trace: settings.trace.clone(),
     };
-    let job = fleet.dispatch(request, &mut |event| events::note_dispatch(&event, printer)).await?;
+    let signer = keys::open(settings).await?;
+    let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
     printer.set_look(options.exact.into());
-    let followed = follow(&job, fleet, &mut interrupt, settings, printer).await;
+    let followed = follow(&job, fleet, &signer, &mut interrupt, settings, printer).await;
     // The job has been sent: an error from now on must not pass for one of a job that was not.
     Ok(followed.unwrap_or_else(|error| {
         printer.error(&explain(&error));
@@ -140,6 +141,7 @@ async fn read_input(printer: &Printer) -> anyhow::Result<String> {
 async fn follow(
     job: &Job,
     fleet: &mut Fleet,
+    signer: &Signer,
     interrupt: &mut Signal,
     settings: &Settings,
     printer: &Printer,
@@ -170,7 +172,7 @@ async fn follow(
         }
         printer.leave_line();
         stopped = Some(stop);
-        fleet.cancel(job, &[], &settings.operator).await?;
+        fleet.cancel(job, &[], &settings.operator, signer).await?;
     }
 
     let code = match (stopped, follower.results().next()) {

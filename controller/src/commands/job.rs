@@ -59,7 +59,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
         }
         Command::Cancel { id, only, yes } => {
             let job = last::find(&id.id, fleet, settings).await?;
-            return cancel::cancel(fleet, &job, &only.hosts, &settings.operator, yes, printer).await;
+            return cancel::cancel(fleet, &job, &only.hosts, settings, yes, printer).await;
         }
     }
     Ok(Exit::Success)

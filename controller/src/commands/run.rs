@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{secrets, watch};
 use crate::{
-    cli::{grammar::Run, settings::Settings},
+    cli::{grammar::Run, keys, settings::Settings},
     client::{Fleet, Follower, Host, Request, Selection, shorten, understand},
     output::{Advice, Exit, Format, Printer, events, explain::how_to_mend, summary},
 };
@@ -38,7 +38,8 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
         operator: settings.operator.clone(),
         trace: settings.trace.clone(),
     };
-    let job = fleet.dispatch(request, &mut |event| events::note_dispatch(&event, printer)).await?;
+    let signer = keys::open(settings).await?;
+    let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
 
     let now = fleet.now();
     let absent: Vec<_> =

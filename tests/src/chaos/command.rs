@@ -16,6 +16,10 @@ use protocol::{
 };
 
 use super::{evidence::SCRIPT, now};
+use crate::operator;
+
+/// The operator of all commands.
+const OPERATOR: &str = "chaos";
 
 /// What a command executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +75,9 @@ impl Command {
         let work = draw_work(random);
         let once = matches!(work, Work::Exec { .. });
         let lock = (once && random.u8(..100) < 15).then(|| format!("lock{}", random.u8(..2)));
-        let job = JobId::new();
         let issued_at_ms = now();
+        let salt = JobId::salt();
+        let job = JobId::derive(OPERATOR, issued_at_ms, &salt);
         let start_by_ms = match random.u8(..100) {
             0..4 => issued_at_ms - 100,
             4..12 => issued_at_ms + random.u64(..400),
@@ -82,10 +87,11 @@ impl Command {
         let targets = Targets::new([hosts[host].clone()]);
         let manifest = Manifest {
             job,
+            salt,
             action: work.action().into(),
             arguments: work.arguments(job, lock.as_deref(), evidence),
             secrets: BTreeMap::new(),
-            operator: "chaos".into(),
+            operator: OPERATOR.into(),
             issued_at_ms,
             start_by_ms,
             timeout_ms,
@@ -95,7 +101,7 @@ impl Command {
             namespace: None,
             trace: None,
         };
-        let record = JobRecord::new(manifest.clone(), targets);
+        let record = operator().record(manifest.clone(), targets);
         let sending = match random.u8(..100) {
             0..10 => Sending::KilledMidway,
             10..25 => Sending::Again { after: Duration::from_millis(random.u64(..3000)) },

@@ -163,7 +163,7 @@ impl<'a> Load<'a> {
     fn cancel(&mut self, command: &Command) -> bool {
         self.note(command, "cancelling");
         let host = &self.fleet.hosts[command.host].name;
-        let order = Raw::cancel_order(host.as_str(), command.job()).write(&self.fleet.keys, host);
+        let order = Raw::cancel_order(host.as_str(), &command.manifest).write(&self.fleet.keys, host);
         self.query(|connection| order.exec(connection)).is_ok()
     }
 

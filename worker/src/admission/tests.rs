@@ -1,12 +1,6 @@
 use std::collections::BTreeMap;
 
-use protocol::{
-    action::Argument,
-    job::JobRecord,
-    name::JobId,
-    signed::Document,
-    targets::Targets,
-};
+use protocol::{action::Argument, job::JobRecord, name::JobId, signed::Document, targets::Targets};
 use ssh_key::{PrivateKey, private::Ed25519Keypair};
 
 use super::*;
@@ -113,9 +107,7 @@ fn rejected(reason: &str) -> Refusal {
 #[test]
 fn each_check_has_its_verdict() {
     let setting = Setting::new();
-    assert!(
-        matches!(setting.admit(&manifest("exec")), Admission::Admitted(_, admitted) if !admitted.claim.repeatable)
-    );
+    assert!(matches!(setting.admit(&manifest("exec")), Admission::Admitted(_, admitted) if !admitted.claim.repeatable));
     assert_eq!(setting.refusal(&manifest("dance")), rejected("unknown action 'dance'"));
     let needs = "exec needs -- ARGV…: the program and its arguments; no shell is involved";
     let bare = Manifest { arguments: Arguments::new(), ..manifest("exec") };

@@ -164,7 +164,8 @@ impl Dispatcher {
         let (writes, write_receiver) = mpsc::unbounded_channel();
         let (notice_sender, mut notices) = mpsc::unbounded_channel();
         (self.writes, self.notices) = (writes, notice_sender.clone());
-        let reader = Reader::new(Arc::clone(&self.identity), self.trusted.clone(), self.config.redis.clone(), batch_sender);
+        let reader =
+            Reader::new(Arc::clone(&self.identity), self.trusted.clone(), self.config.redis.clone(), batch_sender);
         let publisher =
             Publisher::new(Arc::clone(&self.identity), self.config.redis.clone(), write_receiver, notice_sender);
         let (recovery_sender, mut recoveries) = mpsc::unbounded_channel();

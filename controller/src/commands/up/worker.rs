@@ -1,7 +1,9 @@
 //! The worker of `ctl up`.
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     time::{Duration, Instant},
 };
 
@@ -21,8 +23,12 @@ use super::{
     started::{Started, find_program, is_program},
 };
 use crate::{
-    cli::{settings::Settings, state_directory::Directory},
-    client::{Fleet, Follower, Job, Request},
+    cli::{
+        key_file::{self, KeyFile},
+        settings::Settings,
+        state_directory::Directory,
+    },
+    client::{Fleet, Follower, Job, Request, Signer},
     output::Advice,
 };
 
@@ -41,13 +47,31 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub async fn start(directory: &Directory, host: &HostName, settings: &Settings) -> anyhow::Result<(Started, Duration)> {
     let mut fleet = Fleet::connect(&directory.address, settings.namespace.as_ref()).await?;
     // The command waits in the inbox before the worker starts, so the reply comes as early as it can.
-    let job = fleet.dispatch(ping(host, settings), &mut |_| {}).await?;
+    let signer = signer(directory)?;
+    let job = fleet.dispatch(ping(host, settings), &signer, &mut |_| {}).await?;
     let begun = Instant::now();
     let mut started = spawn(directory, host, settings.namespace.as_ref())?;
     let answered = started.unless_ended(timeout(PATIENCE, ready(&mut fleet, &job, host))).await?;
     let silent = |_| started.failure(&format!("does not answer after {} s", PATIENCE.as_secs()));
     let answered = answered.map_err(silent)??;
     Ok((started, answered - begun))
+}
+
+/// The operator's key, which is made for the first stack of the directory, and is the only one that the worker obeys.
+fn signer(directory: &Directory) -> anyhow::Result<Signer> {
+    let (path, trust) = (&directory.key, &directory.trust);
+    if !path.exists() {
+        key_file::store(&key_file::generate("ctl up")?, path, None)?;
+    }
+    let KeyFile::Private(key) = key_file::read(path)? else {
+        let message = format!("{} holds no private key", path.display());
+        return Err(Advice::new(message).hint("remove it: ctl up makes another one").into());
+    };
+    // Only the user who has the key can reach this Redis, under whatever name.
+    let line = format!("# Written by `ctl up` whenever it starts the worker.\n* {}\n", key.public_key().to_openssh()?);
+    fs::write(trust, line).map_err(|error| cannot("write", trust, &error))?;
+    fs::set_permissions(trust, Permissions::from_mode(0o600)).map_err(|error| cannot("protect", trust, &error))?;
+    Ok(Signer::from_private(*key)?)
 }
 
 /// The host that the settings file in `directory` names.
@@ -94,6 +118,7 @@ fn config_text(directory: &Directory, host: &HostName, namespace: Option<&Namesp
 redis = {redis}
 host = "{host}"
 {namespace}state_dir = {state}
+trust = {trust}
 grace = "{grace}"
 
 [actions]
@@ -102,6 +127,7 @@ allow = ["exec"]
 "#,
         redis = string(&directory.url),
         state = string(&directory.worker_state.to_string_lossy()),
+        trust = string(&directory.trust.to_string_lossy()),
         grace = show_duration(GRACE),
     )
 }
