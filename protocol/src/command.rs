@@ -33,10 +33,10 @@ pub struct Manifest {
     /// The action's name; a worker that does not know it reports `rejected`.
     pub action: String,
     /// The action's arguments, without those that are secret.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "signed::unique")]
     pub arguments: Arguments,
     /// Digests of the secret arguments, by parameter name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "signed::unique", skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, Digest>,
     /// The operator: the principal whose key signed the manifest.
     pub operator: String,

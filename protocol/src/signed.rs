@@ -3,9 +3,16 @@
 //! A document is encoded once, by its author. Everybody else keeps and verifies the bytes as they were
 //! received: a second encoding of the same values may differ from the first.
 
-use std::{collections::HashMap, marker::PhantomData};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    marker::PhantomData,
+};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
+};
 
 use crate::limits;
 
@@ -44,6 +51,9 @@ pub enum DocumentError {
     /// The bytes are not `MessagePack` of the expected shape.
     #[error("the field '{0}' is malformed")]
     Malformed(&'static str, #[source] rmp_serde::decode::Error),
+    /// The document is a list of values without names: it could mean something else to another release.
+    #[error("the field '{0}' has no names")]
+    Nameless(&'static str),
     /// More bytes follow the document.
     #[error("the field '{0}' has {1} bytes behind its end")]
     Trailing(&'static str, u64),
@@ -85,7 +95,8 @@ impl<T: Document> Signed<T> {
     /// [`DocumentError::Oversize`] before anything is decoded, [`DocumentError::Malformed`] and
     /// [`DocumentError::Trailing`].
     pub fn open(&self) -> Result<T, DocumentError> {
-        decode(T::FIELD, &self.bytes, T::MAX_BYTES)
+        let is_map = self.bytes.first().is_none_or(|byte| matches!(byte, 0x80..=0x8f | 0xde | 0xdf));
+        if is_map { decode(T::FIELD, &self.bytes, T::MAX_BYTES) } else { Err(DocumentError::Nameless(T::FIELD)) }
     }
 
     /// The fields and values that [`Self::take`] reads.
@@ -118,10 +129,36 @@ pub(crate) fn decode<T: DeserializeOwned>(name: &'static str, bytes: &[u8], limi
     if trailing > 0 { Err(DocumentError::Trailing(name, trailing)) } else { Ok(value) }
 }
 
+/// Reads a map in which each name stands once. Of two values of a name one decoder might take the first, and another the
+/// last: what was signed must mean one thing.
+pub(crate) fn unique<'de, V: Deserialize<'de>, D: Deserializer<'de>>(
+    input: D,
+) -> Result<BTreeMap<String, V>, D::Error> {
+    struct Unique<V>(PhantomData<V>);
+
+    impl<'de, V: Deserialize<'de>> Visitor<'de> for Unique<V> {
+        type Value = BTreeMap<String, V>;
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("values by name")
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, mut input: M) -> Result<Self::Value, M::Error> {
+            let mut map = BTreeMap::new();
+            while let Some((name, value)) = input.next_entry()? {
+                if map.insert(name, value).is_some() {
+                    return Err(M::Error::custom("a name stands twice"));
+                }
+            }
+            Ok(map)
+        }
+    }
+
+    input.deserialize_map(Unique(PhantomData))
+}
+
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -151,6 +188,25 @@ mod tests {
         assert_eq!(taken.open().unwrap(), Note { text: "x".into() });
         assert_eq!((taken.bytes, taken.signature), (bytes.clone(), vec![7]));
         assert_ne!(bytes, Signed::unsigned(&Note { text: "x".into() }).bytes);
+    }
+
+    #[test]
+    fn a_document_has_names_and_each_once() {
+        #[derive(Debug, Serialize, Deserialize)]
+        struct Map {
+            #[serde(deserialize_with = "unique")]
+            map: BTreeMap<String, u8>,
+        }
+        impl Document for Map {
+            const FIELD: &'static str = "map";
+            const MAX_BYTES: usize = 100;
+        }
+        let open =
+            |inner: &[u8]| Signed::<Map>::of_bytes([&[0x81, 0xa3][..], b"map", inner].concat(), Vec::new()).open();
+        assert_eq!(open(&[0x82, 0xa1, b'x', 1, 0xa1, b'y', 2]).unwrap().map.len(), 2);
+        assert!(matches!(open(&[0x82, 0xa1, b'x', 1, 0xa1, b'x', 2]), Err(DocumentError::Malformed(..))));
+        let nameless = Signed::<Map>::of_bytes(vec![0x91, 0x80], Vec::new());
+        assert!(matches!(nameless.open(), Err(DocumentError::Nameless("map"))));
     }
 
     #[test]
