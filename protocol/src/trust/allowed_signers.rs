@@ -291,3 +291,98 @@ fn version(stated: &str) -> Result<u64, String> {
     let number = if digits.bytes().all(|digit| digit.is_ascii_digit()) { digits.parse().ok() } else { None };
     number.ok_or_else(|| "its version is no number; write '# version: 1', and raise it with each change".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use base64ct::{Base64, Encoding};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> impl Strategy<Value = String> {
+        any::<[u8; 32]>().prop_map(|seed| {
+            let pair = ssh_key::private::Ed25519Keypair::from_seed(&seed);
+            let key = ssh_key::PrivateKey::new(pair.into(), "").expect("a key");
+            key.public_key().to_openssh().expect("a line")
+        })
+    }
+
+    fn blanks() -> impl Strategy<Value = &'static str> {
+        prop::sample::select(vec![" ", "\t", "  ", " \t "])
+    }
+
+    /// A list of patterns that is taken as it looks.
+    fn patterns() -> impl Strategy<Value = String> {
+        prop::collection::vec("!?[a-z*?@.\u{e9}]{1,9}", 1..4).prop_map(|patterns| patterns.join(","))
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_says_what_it_was_written_to_say(
+            principals in patterns(),
+            is_quoted: bool,
+            namespaces in prop::option::of(patterns()),
+            after in prop::option::of(1..4_000_000_000_u64),
+            authority: bool,
+            is_loud: bool,
+            key in key(),
+            blanks in blanks(),
+            end in prop::sample::select(vec!["", "\n", "\r\n", " \n", "\n\n"]),
+        ) {
+            let mut options = Vec::new();
+            options.extend(authority.then(|| "cert-authority".to_owned()));
+            options.extend(namespaces.as_ref().map(|list| format!("namespaces=\"{list}\"")));
+            let moment = |at: u64| moment::show(at).replace(['-', 'T', ':'], "");
+            options.extend(after.map(|at| format!("valid-after=\"{}\",valid-before=\"{}\"", moment(at), moment(at + 9))));
+            let options = options.join(",");
+            let options = if is_loud { options.replace("namespaces", "NameSpaces") } else { options };
+            let quote = if is_quoted { "\"" } else { "" };
+            let line = format!("{blanks}{quote}{principals}{quote}{blanks}{options}{blanks}{key}{blanks}a remark{end}");
+            let file = AllowedSigners::parse(&line).unwrap();
+            let [line] = file.lines() else { panic!("one line") };
+            prop_assert_eq!(line.principals(), principals);
+            prop_assert_eq!(line.namespaces(), namespaces.as_deref());
+            prop_assert_eq!(line.valid_after(), after);
+            prop_assert_eq!(line.valid_before(), after.map(|at| at + 9));
+            prop_assert_eq!(line.is_authority(), authority);
+            prop_assert_eq!(format!("ssh-ed25519 {}", Base64::encode_string(line.key().blob())), key);
+            prop_assert_eq!(line.comment(), "a remark");
+        }
+
+        #[test]
+        fn one_odd_line_breaks_the_whole_file(
+            before in prop::collection::vec(key(), 0..4),
+            odd in prop::sample::select(vec![
+                "ann", "ann ssh-ed25519", "ann ssh-ed25519 AAAA", "ann,,bob KEY", "\"ann KEY", "ann\"x\" KEY", "! KEY",
+                "ann restrict KEY", "ann namespaces=git KEY", "ann namespaces=\"git KEY", "ann cert-authority,,x KEY",
+                "ann valid-after=\"20301231\" KEY", "ann valid-before=\"20301331Z\" KEY", "ann\u{0} KEY", "ann\u{b}KEY",
+                "ann valid-after=\"20300102Z\",valid-before=\"20300101Z\" KEY", "# version: one", "ann,bob ,eve KEY",
+                "ann cert-authority,cert-authority KEY", "ann cert-authority=\"yes\" KEY", "\u{feff}# BOM",
+            ]),
+            behind in prop::collection::vec(key(), 0..4),
+            key in key(),
+        ) {
+            let line = |key: &String| format!("ann {key}\n");
+            let front: String = before.iter().map(line).collect();
+            let back: String = behind.iter().map(line).collect();
+            let sound = format!("{front}{back}");
+            prop_assert!(AllowedSigners::parse(&sound).is_ok());
+            let fault = AllowedSigners::parse(&format!("{front}{}\n{back}", odd.replace("KEY", &key))).unwrap_err();
+            prop_assert_eq!(fault.line, before.len() + 1);
+        }
+
+        #[test]
+        fn garbage_never_panics(text in "[ -~\t\r\n\u{e9}\"\",,!*]{0,200}") {
+            if let Err(fault) = AllowedSigners::parse(&text) {
+                prop_assert!(fault.line <= text.split('\n').count() && !fault.reason.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_beyond_the_limit_is_not_read() {
+        let comment = "#".repeat(limits::TRUST_BYTES);
+        assert!(AllowedSigners::parse(&comment).is_ok());
+        assert!(AllowedSigners::parse(&(comment + "\n")).is_err_and(|fault| fault.reason.contains("larger than")));
+    }
+}

@@ -5,6 +5,7 @@
 
 use super::{
     key::{self, CERTIFIED, Key, KeyError, shown},
+    key_signature::KeySignature,
     moment::show,
     wire,
 };
@@ -31,7 +32,7 @@ pub struct Certificate {
     blob: Vec<u8>,
     /// How much of it the authority signed.
     signed: usize,
-    signature: ssh_key::Signature,
+    signature: KeySignature,
 }
 
 /// Why a certificate does not speak for somebody.
@@ -92,7 +93,7 @@ impl Certificate {
         let _reserved = wire::string(&mut rest)?;
         let authority = Key::from_bytes(wire::string(&mut rest)?)?;
         let signed = blob.len() - rest.len();
-        let signature = key::signature(wire::string(&mut rest)?)?;
+        let signature = KeySignature::from_bytes(wire::string(&mut rest)?)?;
         if !rest.is_empty() {
             return Err(KeyError::Malformed);
         }

@@ -1,11 +1,11 @@
 //! The public keys that are accepted, parsed once.
 
 use base64ct::{Base64, Base64Unpadded, Encoding};
-use ed25519_dalek::VerifyingKey;
 use sha2::{Digest, Sha256};
-use ssh_key::public::KeyData;
+use signature::Verifier as _;
+use ssh_key::public::{EcdsaPublicKey, KeyData};
 
-use super::wire;
+use super::{key_signature::KeySignature, wire};
 
 /// The types that are accepted, as they are called in files.
 pub const ACCEPTED: [&str; 4] =
@@ -17,16 +17,24 @@ pub(super) const OTHERS: [&str; 4] = ["ssh-rsa", "ssh-dss", "ecdsa-sha2-nistp384
 /// What the name of a certificate's type ends with.
 pub(super) const CERTIFIED: &str = "-cert-v01@openssh.com";
 
-/// The flag of a hardware key that somebody touched it (PROTOCOL.u2f).
-const PRESENT: u8 = 1;
+/// What a point of a curve begins with that has both coordinates (SEC 1).
+const UNCOMPRESSED: u8 = 4;
 
 /// A public key of a type that is accepted.
 #[derive(Clone, Debug)]
 pub struct Key {
     blob: Vec<u8>,
     data: KeyData,
-    /// Nearly all keys are of this type: the library without detours.
-    ed25519: Option<VerifyingKey>,
+    verifier: Verifier,
+    /// What a hardware key signs for, as a digest. It signs that together with the data.
+    application: Option<[u8; 32]>,
+}
+
+/// The key as the libraries of its curve have it. They are used without the detour over the `ssh-key` library.
+#[derive(Clone, Debug)]
+enum Verifier {
+    Ed25519(Box<ed25519_dalek::VerifyingKey>),
+    P256(Box<p256::ecdsa::VerifyingKey>),
 }
 
 /// Why a key cannot be used.
@@ -62,18 +70,20 @@ impl Key {
             return Err(KeyError::Malformed);
         }
         let data = KeyData::from(key);
-        let ed25519 = match &data {
-            KeyData::Ed25519(key) => {
-                let key = VerifyingKey::from_bytes(&key.0).map_err(|_| KeyError::Malformed)?;
-                // Anybody can sign with a weak key.
-                if key.is_weak() {
-                    return Err(KeyError::Malformed);
-                }
-                Some(key)
-            }
-            _ => None,
+        let (verifier, application) = match &data {
+            KeyData::Ed25519(key) => (Verifier::ed25519(&key.0), None),
+            KeyData::SkEd25519(key) => (Verifier::ed25519(&key.public_key().0), Some(key.application())),
+            KeyData::Ecdsa(EcdsaPublicKey::NistP256(point)) => (Verifier::p256(point.as_bytes()), None),
+            KeyData::SkEcdsaSha2NistP256(key) => (Verifier::p256(key.ec_point().as_bytes()), Some(key.application())),
+            _ => return Err(KeyError::Malformed),
         };
-        Ok(Self { blob: blob.to_vec(), data, ed25519 })
+        // OpenSSH ends its texts at a NUL.
+        if application.is_some_and(|application| application.contains('\0')) {
+            return Err(KeyError::Malformed);
+        }
+        let application = application.map(|application| Sha256::digest(application).into());
+        let verifier = verifier.ok_or(KeyError::Malformed)?;
+        Ok(Self { blob: blob.to_vec(), data, verifier, application })
     }
 
     /// Reads a key as files have it: type and base64.
@@ -99,22 +109,49 @@ impl Key {
         fingerprint(&self.blob)
     }
 
-    /// Whether this key signed `data`.
-    pub(super) fn has_signed(&self, data: &[u8], signature: &ssh_key::Signature) -> bool {
-        if signature.algorithm() != self.data.algorithm() {
+    /// Whether this key signed `data`; a hardware key, when somebody had touched it.
+    pub(super) fn has_signed(&self, data: &[u8], signature: &KeySignature) -> bool {
+        if !self.is_type(signature.algorithm()) {
             return false;
         }
-        if let Some(key) = &self.ed25519 {
-            let signature = ed25519_dalek::Signature::from_slice(signature.as_bytes());
-            return signature.and_then(|signature| key.verify_strict(data, &signature)).is_ok();
+        match (self.application, signature.trailer()) {
+            (None, None) => self.verifier.has_signed(data, signature),
+            (Some(application), Some(trailer)) if signature.is_touched() => {
+                let data = [&application[..], &trailer, &Sha256::digest(data)].concat();
+                self.verifier.has_signed(&data, signature)
+            }
+            _ => false,
         }
-        // A hardware key says in its flags whether somebody touched it. Four bytes of a counter follow them.
-        let is_hardware = matches!(self.data, KeyData::SkEd25519(_) | KeyData::SkEcdsaSha2NistP256(_));
-        let flags = signature.as_bytes().iter().rev().nth(4).copied().unwrap_or(0);
-        if is_hardware && flags & PRESENT == 0 {
-            return false;
+    }
+
+    /// Whether its type has this name.
+    pub(super) fn is_type(&self, name: &str) -> bool {
+        self.data.algorithm().as_str() == name
+    }
+}
+
+impl Verifier {
+    fn ed25519(bytes: &[u8; 32]) -> Option<Self> {
+        let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).ok()?;
+        // Anybody can sign with a weak key.
+        if key.is_weak() { None } else { Some(Self::Ed25519(Box::new(key))) }
+    }
+
+    fn p256(point: &[u8]) -> Option<Self> {
+        // A key must have one spelling, and OpenSSH reads no point in a shorter one.
+        if point.first() != Some(&UNCOMPRESSED) {
+            return None;
         }
-        signature::Verifier::verify(&self.data, data, signature).is_ok()
+        p256::ecdsa::VerifyingKey::from_sec1_bytes(point).ok().map(|key| Self::P256(Box::new(key)))
+    }
+
+    fn has_signed(&self, data: &[u8], signature: &KeySignature) -> bool {
+        match self {
+            Self::Ed25519(key) => {
+                signature.ed25519().is_some_and(|signature| key.verify_strict(data, &signature).is_ok())
+            }
+            Self::P256(key) => signature.p256().is_some_and(|signature| key.verify(data, &signature).is_ok()),
+        }
     }
 }
 
@@ -127,13 +164,6 @@ pub fn fingerprint(blob: &[u8]) -> String {
 pub(super) fn blob(name: &str, base64: &str) -> Result<Vec<u8>, KeyError> {
     let blob = Base64::decode_vec(base64).map_err(|_| KeyError::Malformed)?;
     if wire::text(&mut &blob[..])? == name { Ok(blob) } else { Err(KeyError::Malformed) }
-}
-
-/// Reads a signature in the SSH encoding, which must have one spelling.
-pub(super) fn signature(bytes: &[u8]) -> Result<ssh_key::Signature, wire::Malformed> {
-    let signature = ssh_key::Signature::try_from(bytes).map_err(|_| wire::Malformed)?;
-    let spelt = Vec::<u8>::try_from(signature.clone()).map_err(|_| wire::Malformed)?;
-    if spelt == bytes { Ok(signature) } else { Err(wire::Malformed) }
 }
 
 /// What comes from others, as far as it may stand in a message.

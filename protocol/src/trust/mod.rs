@@ -6,6 +6,7 @@ pub mod allowed_signers;
 pub mod certificate;
 pub mod fault;
 pub mod key;
+mod key_signature;
 mod moment;
 mod pattern;
 pub mod revocation;

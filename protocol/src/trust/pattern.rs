@@ -42,3 +42,37 @@ fn matches(text: &[u8], pattern: &[u8]) -> bool {
     }
     pattern[pattern_at..].iter().all(|letter| *letter == b'*')
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the words of the manual say, without a thought of time.
+    fn plainly(text: &[u8], pattern: &[u8]) -> bool {
+        match pattern.split_first() {
+            None => text.is_empty(),
+            Some((b'*', rest)) => (0..=text.len()).any(|taken| plainly(&text[taken..], rest)),
+            Some((letter, rest)) => {
+                text.first().is_some_and(|first| *letter == b'?' || letter == first) && plainly(&text[1..], rest)
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn patterns_match_as_the_manual_says(text in "[ab]{0,8}", pattern in "[ab*?]{0,8}") {
+            prop_assert_eq!(matches(text.as_bytes(), pattern.as_bytes()), plainly(text.as_bytes(), pattern.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_negated_pattern_outweighs_all_others() {
+        for (list, expected) in
+            [("ann", true), ("*,!ann", false), ("!ann,*", false), ("!bob", false), ("!bob,a*", true), ("", false)]
+        {
+            assert_eq!(matches_list("ann", list), expected, "{list}");
+        }
+    }
+}

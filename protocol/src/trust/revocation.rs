@@ -19,6 +19,9 @@ use crate::limits;
 
 const MAGIC: &[u8] = b"SSHKRL\n\0";
 
+/// The bytes of a bitmap that OpenSSH reads, which are as many as those of any number.
+const BITMAP_BYTES: usize = 2048;
+
 /// Kinds of sections of a list.
 mod section {
     pub(super) const CERTIFICATES: u8 = 1;
@@ -112,29 +115,28 @@ impl Revocations {
     }
 
     fn read_line(&mut self, line: &str) -> Result<(), String> {
+        // OpenSSH takes a line with nothing but a carriage return for a broken key.
+        if line.trim_start_matches([' ', '\t']) == "\r" {
+            return Err("it is empty but for a carriage return; end the lines with a line feed alone".to_owned());
+        }
         let line = line.strip_suffix('\r').unwrap_or(line).trim_matches([' ', '\t']);
         if line.is_empty() || line.starts_with('#') {
             return Ok(());
         }
         let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
         let (name, base64) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if Certificate::is_named(name) {
+            return Err("it is a certificate; revoke it with ssh-keygen -k, or put its key here".to_owned());
+        }
         let blob =
             key::blob(name, base64).map_err(|_| "it is no public key; a line is 'TYPE KEY [COMMENT]'".to_owned())?;
         self.add_key(&blob).map_err(|error| error.to_string())
     }
 
-    /// Revokes a key, or the key of a certificate. One of a type that is never accepted needs no revoking.
     fn add_key(&mut self, blob: &[u8]) -> Result<(), KeyError> {
-        let name = wire::text(&mut &blob[..])?;
-        if key::OTHERS.contains(&name.strip_suffix(key::CERTIFIED).unwrap_or(name)) {
-            return Ok(());
+        if let Some(key) = known(blob)? {
+            self.keys.insert(key.blob().to_vec());
         }
-        let key = if Certificate::is_named(name) {
-            Certificate::from_bytes(blob)?.key().clone()
-        } else {
-            Key::from_bytes(blob)?
-        };
-        self.keys.insert(key.blob().to_vec());
         Ok(())
     }
 
@@ -144,7 +146,10 @@ impl Revocations {
         let (_number, _made) = (wire::number(&mut rest).map_err(broken)?, wire::number(&mut rest).map_err(broken)?);
         let flags = wire::number(&mut rest).map_err(broken)?;
         let reserved = wire::string(&mut rest).map_err(broken)?;
-        let _comment = wire::string(&mut rest).map_err(broken)?;
+        let comment = wire::string(&mut rest).map_err(broken)?;
+        if comment.contains(&0) {
+            return Err(broken(Malformed));
+        }
         if version != 1 || flags != 0 || !reserved.is_empty() {
             return Err("it is of a newer format; make it with ssh-keygen -k of this machine".to_owned());
         }
@@ -187,9 +192,8 @@ impl Certificates {
             |_: Malformed| "a section about certificates is damaged; make it again with ssh-keygen -k".to_owned();
         let authority = wire::string(&mut rest).map_err(broken)?;
         let _reserved = wire::string(&mut rest).map_err(broken)?;
-        // An authority in another spelling would never be found.
-        if !authority.is_empty() && matches!(Key::from_bytes(authority), Err(KeyError::Malformed)) {
-            return Err(broken(Malformed));
+        if !authority.is_empty() {
+            known(authority).map_err(|error| format!("an authority in it cannot be read: {error}"))?;
         }
         let mut certificates = Self { authority: authority.to_vec(), serials: Vec::new(), ids: HashSet::new() };
         while !rest.is_empty() {
@@ -204,27 +208,28 @@ impl Certificates {
     }
 
     fn read_part(&mut self, kind: u8, mut rest: &[u8]) -> Result<(), Malformed> {
-        while !rest.is_empty() {
-            match kind {
-                part::SERIALS => {
+        match kind {
+            part::RANGE => {
+                let (first, last) = (wire::number(&mut rest)?, wire::number(&mut rest)?);
+                self.serials.push(Serials::range(first, last)?);
+            }
+            part::BITMAP => {
+                let first = wire::number(&mut rest)?;
+                self.serials.push(Serials::bitmap(first, wire::string(&mut rest)?)?);
+            }
+            part::SERIALS => {
+                while !rest.is_empty() {
                     let serial = wire::number(&mut rest)?;
-                    self.serials.push(Serials::Range(serial, serial));
+                    self.serials.push(Serials::range(serial, serial)?);
                 }
-                part::RANGE => {
-                    let (first, last) = (wire::number(&mut rest)?, wire::number(&mut rest)?);
-                    if first > last {
-                        return Err(Malformed);
-                    }
-                    self.serials.push(Serials::Range(first, last));
+            }
+            _ => {
+                while !rest.is_empty() {
+                    self.ids.insert(wire::text(&mut rest)?.to_owned());
                 }
-                part::BITMAP => {
-                    let first = wire::number(&mut rest)?;
-                    self.serials.push(Serials::Bitmap(first, wire::string(&mut rest)?.to_vec()));
-                }
-                _ => _ = self.ids.insert(wire::text(&mut rest)?.to_owned()),
             }
         }
-        Ok(())
+        if rest.is_empty() { Ok(()) } else { Err(Malformed) }
     }
 
     fn has(&self, certificate: &Certificate) -> bool {
@@ -235,6 +240,27 @@ impl Certificates {
 }
 
 impl Serials {
+    /// Zero is what a certificate without a serial has. OpenSSH does not let it be revoked.
+    const fn range(first: u64, last: u64) -> Result<Self, Malformed> {
+        if first == 0 || first > last { Err(Malformed) } else { Ok(Self::Range(first, last)) }
+    }
+
+    fn bitmap(first: u64, number: &[u8]) -> Result<Self, Malformed> {
+        // A number whose highest bit is set would be negative.
+        if number.first().is_some_and(|byte| byte & 0x80 != 0) {
+            return Err(Malformed);
+        }
+        let zeros = number.iter().take_while(|byte| **byte == 0).count();
+        let bits = &number[zeros..];
+        let Some((highest, lower)) = bits.split_first() else { return Ok(Self::Bitmap(first, Vec::new())) };
+        let last = u64::from(highest.ilog2()) + 8 * lower.len() as u64;
+        let has_zero = first == 0 && bits.last().is_some_and(|byte| byte & 1 == 1);
+        if bits.len() > BITMAP_BYTES || has_zero || first.checked_add(last).is_none() {
+            return Err(Malformed);
+        }
+        Ok(Self::Bitmap(first, bits.to_vec()))
+    }
+
     fn has(&self, serial: u64) -> bool {
         match self {
             Self::Range(first, last) => (*first..=*last).contains(&serial),
@@ -243,6 +269,18 @@ impl Serials {
                 byte.is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
             }),
         }
+    }
+}
+
+/// The key, unless it is of a type that is never accepted: such a one needs no revoking. In another spelling it would
+/// never be found.
+fn known(blob: &[u8]) -> Result<Option<Key>, KeyError> {
+    match Key::from_bytes(blob) {
+        Ok(key) => Ok(Some(key)),
+        Err(KeyError::Algorithm(name)) if key::OTHERS.contains(&name.as_str()) => {
+            ssh_key::PublicKey::from_bytes(blob).map(|_| None).map_err(|_| KeyError::Malformed)
+        }
+        Err(error) => Err(error),
     }
 }
 

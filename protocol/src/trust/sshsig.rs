@@ -8,6 +8,7 @@ use ssh_key::{private::KeypairData, public::KeyData};
 use super::{
     certificate::Certificate,
     key::{self, Key, KeyError},
+    key_signature::KeySignature,
     wire,
 };
 
@@ -26,8 +27,7 @@ pub struct Signature {
     key: Signer,
     namespace: String,
     hash: Hash,
-    /// In the SSH encoding: algorithm, bytes, and what a hardware key adds.
-    by_key: ssh_key::Signature,
+    by_key: KeySignature,
 }
 
 /// The key that made a signature.
@@ -108,10 +108,11 @@ impl Signature {
         let version = wire::word(&mut rest)?;
         let blob = wire::string(&mut rest)?;
         let namespace = wire::text(&mut rest)?.to_owned();
-        let reserved = wire::string(&mut rest)?;
+        // Not signed, and to be ignored, says the format.
+        let _reserved = wire::string(&mut rest)?;
         let hash = wire::string(&mut rest)?;
         let signature = wire::string(&mut rest)?;
-        if version != 1 || !rest.is_empty() || !reserved.is_empty() {
+        if version != 1 || !rest.is_empty() {
             return Err(SignatureError::Malformed);
         }
         let hash = match hash {
@@ -120,8 +121,8 @@ impl Signature {
             _ => return Err(SignatureError::Malformed),
         };
         let key = signer(blob)?;
-        let signature = key::signature(signature)?;
-        if signature.algorithm() != key.key().algorithm() {
+        let signature = KeySignature::from_bytes(signature)?;
+        if !key.plain().is_type(signature.algorithm()) {
             return Err(SignatureError::Malformed);
         }
         Ok(Self { key, namespace, hash, by_key: signature })
@@ -133,7 +134,8 @@ impl Signature {
     /// The key, or the signature, is of a kind that is not accepted.
     pub fn new(blob: &[u8], namespace: &str, signature: ssh_key::Signature) -> Result<Self, SignatureError> {
         let key = signer(blob)?;
-        Ok(Self { key, namespace: namespace.to_owned(), hash: Hash::Sha512, by_key: signature })
+        let by_key = KeySignature::from(signature);
+        Ok(Self { key, namespace: namespace.to_owned(), hash: Hash::Sha512, by_key })
     }
 
     /// The same signature, under the certificate of the key that made it: what is signed does not name the key.
@@ -153,9 +155,8 @@ impl Signature {
             Hash::Sha256 => "sha256",
             Hash::Sha512 => "sha512",
         };
-        let signature = Vec::<u8>::try_from(self.by_key.clone()).unwrap_or_default();
         let mut bytes = [MAGIC, &1_u32.to_be_bytes()].concat();
-        for part in [self.blob(), self.namespace.as_bytes(), b"", hash.as_bytes(), &signature] {
+        for part in [self.blob(), self.namespace.as_bytes(), b"", hash.as_bytes(), &self.by_key.to_bytes()] {
             wire::push(&mut bytes, part);
         }
         bytes

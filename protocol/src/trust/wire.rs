@@ -15,30 +15,32 @@ pub(super) fn string<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
     Ok(string)
 }
 
-/// A string of UTF-8.
+/// A string of UTF-8 without a NUL: OpenSSH ends its texts there, and refuses them.
 pub(super) fn text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, Malformed> {
-    std::str::from_utf8(string(rest)?).map_err(|_| Malformed)
+    let text = std::str::from_utf8(string(rest)?).map_err(|_| Malformed)?;
+    if text.contains('\0') { Err(Malformed) } else { Ok(text) }
 }
 
 /// One byte.
 pub(super) fn byte(rest: &mut &[u8]) -> Result<u8, Malformed> {
-    let (byte, behind) = rest.split_first().ok_or(Malformed)?;
+    array(rest).map(|[byte]| byte)
+}
+
+/// So many bytes.
+pub(super) fn array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Malformed> {
+    let (array, behind) = rest.split_first_chunk().ok_or(Malformed)?;
     *rest = behind;
-    Ok(*byte)
+    Ok(*array)
 }
 
 /// A number of four bytes.
 pub(super) fn word(rest: &mut &[u8]) -> Result<u32, Malformed> {
-    let (number, behind) = rest.split_first_chunk::<4>().ok_or(Malformed)?;
-    *rest = behind;
-    Ok(u32::from_be_bytes(*number))
+    array(rest).map(u32::from_be_bytes)
 }
 
 /// A number of eight bytes.
 pub(super) fn number(rest: &mut &[u8]) -> Result<u64, Malformed> {
-    let (number, behind) = rest.split_first_chunk::<8>().ok_or(Malformed)?;
-    *rest = behind;
-    Ok(u64::from_be_bytes(*number))
+    array(rest).map(u64::from_be_bytes)
 }
 
 /// Appends a string.
