@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use crate::{Redis, eventually};
+use crate::{Redis, chaos::step_clock, eventually};
 
 /// Carries connections to a server. The bytes are real; the test decides when, and whether, they pass.
 pub struct Network {
@@ -24,6 +24,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// Redis' clock, as seen through this network, is so many seconds ahead.
+    step_seconds: i64,
     /// The socket of the server for new connections.
     server: PathBuf,
     lines: Vec<Line>,
@@ -81,6 +83,11 @@ impl Network {
             line.cut = true;
             let _ = line.client.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Makes Redis' clock show another time, so many seconds later. A worker reads it on every new connection.
+    pub fn step_clock(&self, seconds: i64) {
+        self.shared.lock().step_seconds = seconds;
     }
 
     /// Holds the replies on the connection that carries the next request with `pattern`.
@@ -163,6 +170,7 @@ impl Shared {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             state.lines[number].holding = false;
+            step_clock(&mut buffer[..count], state.step_seconds);
             drop(state);
             // On a line that is cut this fails; the server must not notice.
             let _ = client.write_all(&buffer[..count]);

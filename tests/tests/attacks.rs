@@ -3,7 +3,10 @@
 //!
 //! `scripts/attacks` switches off the check that each test names, and shows that the test then fails.
 
+use std::time::Duration;
+
 use protocol::{
+    clock::millis,
     command::{Envelope, Manifest},
     limits,
     name::JobId,
@@ -13,7 +16,7 @@ use protocol::{
     trust::sshsig,
 };
 use tests::{
-    Evidence, Raw, Redis, Signatory, Worker, WorkerOptions, eventually,
+    Evidence, Network, Raw, Redis, Signatory, Worker, WorkerOptions, eventually,
     hostile::{Entry, entry, with, without},
     renewed,
 };
@@ -184,12 +187,13 @@ fn attack_altering_one_byte() {
     let mut scene = Scene::new();
     let manifest = scene.job();
     let good = scene.ann.sign(&manifest);
-    let valid = entry(&to_web1(good.clone(), &["web1"]));
-    for (field, bytes) in [("manifest", &good.bytes), ("signature", &good.signature)] {
-        for at in 0..bytes.len() {
-            let mut altered = bytes.clone();
+    for (field, count) in [("manifest", good.bytes.len()), ("signature", good.signature.len())] {
+        for at in 0..count {
+            // Each is another job: one that is known by its id would be dropped without a look at its signature.
+            let good = scene.ann.sign(&renewed(manifest.clone()));
+            let mut altered = if field == "manifest" { good.bytes.clone() } else { good.signature.clone() };
             altered[at] ^= 1 << (at % 8);
-            scene.send_entry(&with(&valid, field, altered));
+            scene.send_entry(&with(&entry(&to_web1(good, &["web1"])), field, altered));
         }
     }
     scene.survives();
@@ -215,6 +219,30 @@ fn attack_replaying_an_old_job() {
         scene.raw.wait_settled("web1");
         assert_eq!(scene.evidence.count(), 1, "it ran again");
     }
+}
+
+/// A job is kept back until its start-by has passed, while Redis' clock stands still.
+#[test]
+fn attack_stretching_a_deadline() {
+    let redis = Redis::start();
+    let network = Network::to(&redis);
+    network.step_clock(-2 * 24 * 3600);
+    let options = Worker::on(&redis).redis(&network.url()).allow_exec();
+    options.trust(&Signatory::new(10).line(OPERATOR, ""));
+    let worker = options.start();
+    worker.wait_online();
+    let (raw, evidence) = (Raw::on(&redis), Evidence::new(&redis, "evidence"));
+    let (ann, mallory) = (Signatory::new(10), Signatory::new(66));
+    let mut scene = Scene { redis, worker, raw, evidence, ann, mallory };
+
+    // A day ago by the true clock, in a day by that of Redis.
+    let issued_at_ms = scene.raw.now() - millis(Duration::from_secs(48 * 3600));
+    let start_by_ms = issued_at_ms + millis(Duration::from_secs(24 * 3600));
+    let manifest = renewed(Manifest { issued_at_ms, start_by_ms, ..scene.job() });
+    let signed = scene.ann.sign(&manifest);
+    scene.send(signed);
+    assert_eq!(scene.raw.outcome("web1", &manifest).state, State::Expired);
+    assert_eq!(scene.evidence.count(), 0);
 }
 
 #[test]

@@ -31,14 +31,34 @@ pub(crate) enum Bug {
     IgnorePending,
     /// Trim the inbox, whatever is in it.
     TrimLive,
-    /// Believe whoever a document names.
+    /// Take a document without a signature.
     NoSignature,
+    /// Believe a key that the trust file does not know for the principal.
+    NoSigners,
+    /// Believe a key before and after its time.
+    NoWindow,
+    /// Believe a key for any purpose.
+    NoPurpose,
+    /// Believe what is revoked.
+    NoRevocation,
+    /// Believe any certificate of an authority.
+    NoCertificate,
+    /// Believe a signature over other bytes.
+    NoDigest,
+    /// Take any job's id for that of its operator.
+    NoId,
+    /// Take what is meant for other hosts.
+    NoTarget,
     /// Let anybody cancel any job.
     NoOwner,
-    /// Start what may have been forgotten.
-    NoFloor,
     /// Let every known signer run everything that is on.
     NoPolicy,
+    /// Start what may have been forgotten.
+    NoFloor,
+    /// Judge deadlines by Redis' clock alone.
+    NoClock,
+    /// Take an older trust file.
+    NoVersion,
 }
 
 /// Dies here, as by `kill -9`, if `REDFLEET_CHAOS_KILL=POINT:N` says so and this is the Nth time.

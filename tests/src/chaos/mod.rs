@@ -24,6 +24,7 @@ mod session;
 mod watcher;
 
 pub use profile::{Bug, Profile};
+pub(crate) use proxy::step_clock;
 pub use report::Report;
 pub use run::Chaos;
 

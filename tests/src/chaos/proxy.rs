@@ -192,7 +192,7 @@ async fn carry(
 }
 
 /// Changes the seconds in replies to TIME: `*2\r\n$10\r\nSSSSSSSSSS\r\n$…`.
-fn step_clock(replies: &mut [u8], step_seconds: i64) {
+pub(crate) fn step_clock(replies: &mut [u8], step_seconds: i64) {
     const HEAD: &[u8] = b"*2\r\n$10\r\n";
     if step_seconds == 0 {
         return;

@@ -52,12 +52,17 @@ pub(crate) struct Opened {
 pub(crate) fn open(mut fields: Fields, identity: &Identity, trusted: &Trusted) -> Result<Opened, EntryError> {
     let envelope = Envelope::<Manifest>::take(&mut fields)?;
     let secrets = Secrets::take(&mut fields);
-    let manifest = envelope.open(&identity.host)?;
+    let manifest = match envelope.open(&identity.host) {
+        Err(EntryError::NotForThisHost) if fault::planted(Bug::NoTarget) => envelope.signed.open()?,
+        manifest => manifest?,
+    };
     if manifest.namespace != identity.namespace {
         return Err(EntryError::NotForThisHost);
     }
     let signed = signed(&manifest.operator, &envelope.signed, trusted);
-    let signed = signed.and_then(|()| if manifest.has_its_own_id() { Ok(()) } else { Err(Untrusted::Id) });
+    let signed = signed.and_then(|()| {
+        if manifest.has_its_own_id() || fault::planted(Bug::NoId) { Ok(()) } else { Err(Untrusted::Id) }
+    });
     let bytes = envelope.signed.bytes.len() + secrets.as_ref().map_or(0, Secrets::size);
     Ok(Opened { manifest, secrets, signed, bytes })
 }
@@ -73,7 +78,7 @@ pub(crate) enum Untrusted {
 
 /// Whether the operator signed exactly these bytes.
 fn signed<T>(operator: &str, document: &Signed<T>, trusted: &Trusted) -> Result<(), Untrusted> {
-    if fault::planted(Bug::NoSignature) {
+    if document.signature.is_empty() && fault::planted(Bug::NoSignature) {
         return Ok(());
     }
     Ok(trusted.verify(sshsig::JOB, operator, &document.bytes, &document.signature).map(drop)?)
