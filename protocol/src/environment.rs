@@ -35,8 +35,11 @@ variables! {
     LOG_FORMAT = "REDFLEET_LOG_FORMAT";
     /// How `ctl` prints results: `table`, `json` or `jsonl`.
     OUTPUT = "REDFLEET_OUTPUT";
-    /// The operator's name as recorded in jobs (default: `USER@HOSTNAME`).
+    /// The operator's name as recorded in jobs and trusted by hosts (default: `USER@HOSTNAME`).
     OPERATOR = "REDFLEET_OPERATOR";
+    /// File of the key with which `ctl` signs what it sends (default: `~/.config/redfleet/key`, `~/.ssh/id_ed25519`,
+    /// ssh-agent).
+    KEY = "REDFLEET_KEY";
     /// The trace that `ctl run` is a part of (W3C Trace Context); it goes into the job's manifest.
     TRACE = "TRACEPARENT";
 }

@@ -90,6 +90,14 @@ impl Ctl {
         (code.expect("an exit code"), shown.replace("\r\n", "\n"))
     }
 
+    /// Starts `ctl` at a terminal that is its own, so that it can ask for passphrases there.
+    pub fn start_at_terminal<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> OnTerminal {
+        let session = self.clone().program("setsid".into());
+        let words = ["--ctty".to_owned(), self.program.to_str().expect("text").to_owned()];
+        let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
+        OnTerminal::start_typing(session.command(words.into_iter().chain(arguments)).env("NO_COLOR", "1"), "")
+    }
+
     /// Dispatches a line of shell to `host`, does not wait, and returns the job's id.
     #[track_caller]
     pub fn dispatch(&self, host: &str, script: &str) -> String {

@@ -2,19 +2,22 @@
 
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::Write,
     process::{Child, Command, Stdio},
-    thread::{self, JoinHandle},
 };
 
-use nix::pty::{Winsize, openpty};
+use nix::{
+    pty::{Winsize, openpty},
+    sys::termios::{LocalFlags, tcgetattr},
+};
 
-use crate::process;
+use crate::{Log, process};
 
 /// A program that runs on a terminal, which shows its standard output and standard error.
 pub struct OnTerminal {
     child: Child,
-    shown: JoinHandle<Vec<u8>>,
+    master: File,
+    shown: Log,
 }
 
 impl OnTerminal {
@@ -40,21 +43,29 @@ impl OnTerminal {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut master = File::from(terminal.master);
         master.write_all(typed.unwrap_or_default().as_bytes()).expect("a terminal that takes input");
-        let shown = thread::spawn(move || {
-            let mut shown = Vec::new();
-            // A terminal that nobody has open any more ends with an error.
-            let _ = master.read_to_end(&mut shown);
-            shown
-        });
-        Self { child, shown }
+        let shown = Log::default();
+        // A terminal that nobody has open any more ends with an error.
+        shown.follow(master.try_clone().expect("a descriptor"));
+        Self { child, master, shown }
+    }
+
+    /// Types `answer` once the program has asked `question`.
+    #[track_caller]
+    pub fn answer(&mut self, question: &str, answer: &str) {
+        self.shown.wait(question);
+        self.master.write_all(answer.as_bytes()).expect("a terminal that takes input");
+    }
+
+    /// Whether the terminal shows what is typed.
+    pub fn echoes(&self) -> bool {
+        tcgetattr(&self.master).expect("a terminal").local_flags.contains(LocalFlags::ECHO)
     }
 
     /// Waits for the program's end. Returns its exit code and what the terminal was sent, in which each line ends
     /// with a carriage return and a line feed.
     #[track_caller]
-    pub fn wait(mut self) -> (Option<i32>, String) {
+    pub fn wait(&mut self) -> (Option<i32>, String) {
         let status = process::wait(&mut self.child, "the program to end");
-        let shown = self.shown.join().expect("the reader does not panic");
-        (status.code(), String::from_utf8_lossy(&shown).into_owned())
+        (status.code(), self.shown.wait_closed())
     }
 }

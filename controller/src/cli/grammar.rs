@@ -41,6 +41,9 @@ pub enum Command {
     /// Look at actions: what can be run on the hosts
     #[command(subcommand, disable_help_subcommand = true)]
     Action(Action),
+    /// Make and look at the key that signs what you send
+    #[command(subcommand, disable_help_subcommand = true)]
+    Key(Key),
     #[command(after_help = help::UP)]
     Up(Up),
     /// Stop what `ctl up` started, in order
@@ -207,7 +210,14 @@ pub enum Job {
         mine: bool,
     },
     /// Show what was dispatched and how each host stands
-    Show(JobId),
+    #[command(after_help = help::JOB_SHOW)]
+    Show {
+        #[command(flatten)]
+        id: JobId,
+        /// Write what was signed (manifest) and the signature (manifest.sig) into this directory, for ssh-keygen
+        #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+        raw: Option<PathBuf>,
+    },
     /// Wait until the job has ended and print its results, as `ctl run` would have
     Wait {
         #[command(flatten)]
@@ -295,6 +305,37 @@ pub enum Action {
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(completers::actions))]
         name: String,
     },
+}
+
+/// `ctl key`.
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    Init(NewKey),
+    /// Show which key signs, as whom, and the line by which hosts trust it
+    ///
+    /// Nothing is asked, and no passphrase is needed, except with --check.
+    Show {
+        /// Sign a test document with it
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+/// Make a key that signs what you send, and print the line by which hosts trust it
+///
+/// It is an ed25519 key as ssh-keygen makes them, in FILE and FILE.pub. A key that exists is never replaced.
+/// Who has a key for ssh already needs no other: ctl key show
+#[derive(Args, Debug)]
+pub struct NewKey {
+    /// Where to put it [default: ~/.config/redfleet/key]
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+    /// What it is called in lists [default: the operator]
+    #[arg(short = 'C', long, value_name = "TEXT")]
+    pub comment: Option<String>,
+    /// Do not ask for a passphrase: whoever can read the file can sign with it
+    #[arg(long)]
+    pub no_passphrase: bool,
 }
 
 /// Start a private Redis and a worker on this machine

@@ -82,6 +82,13 @@ pub const JOB: &str = "\
 A job is named by its id, by the last eight digits of it (as `ctl job list` shows them), by the beginning \
 of either as long as that is unambiguous, or by `last`: the last job that you have run yourself.";
 
+/// After the options of `job show`.
+pub const JOB_SHOW: &str = "\
+A job can be checked without ctl, against the file in which hosts keep whom they trust:
+  ctl job show last --raw DIR
+  ssh-keygen -Y verify -f allowed_signers -I ann@desk -n redfleet-job@v1 \\
+      -s DIR/manifest.sig < DIR/manifest";
+
 /// After the options of `up`.
 pub const UP: &str = "\
 It listens on a Unix socket in the state directory only, keeps its data there, and needs no

@@ -29,6 +29,12 @@ pub struct Global {
     /// Prefix of all keys, so that several fleets can share a Redis [env: REDFLEET_NAMESPACE]
     #[arg(long, global = true, value_name = "NAME")]
     pub namespace: Option<Namespace>,
+    /// Key that signs what is sent [env: REDFLEET_KEY] [default: ~/.config/redfleet/key, ~/.ssh/id_ed25519, ssh-agent]
+    ///
+    /// A private key of ssh, or a public one (.pub) whose private half is in ssh-agent. A certificate beside it
+    /// (FILE-cert.pub) is used, too. Which one it is: ctl key show
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub key: Option<PathBuf>,
     /// Settings file [env: REDFLEET_CONFIG]
     ///
     /// TOML; where none is given, ~/.config/redfleet/ctl.toml is read if it exists.
@@ -62,6 +68,8 @@ pub struct Settings {
     pub colour: ColorChoice,
     /// The operator.
     pub operator: String,
+    /// Where the operator's key may be.
+    pub keys: KeyPlaces,
     /// How long a command may run, where it is not left to the action.
     pub timeout: Option<Duration>,
     /// How long a command waits for an offline host.
@@ -74,15 +82,29 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
+/// Where the operator's key may be. Of several, the first one counts.
+#[derive(Debug)]
+pub struct KeyPlaces {
+    /// The file that is named, if one is.
+    pub named: Option<PathBuf>,
+    /// The file that `ctl key init` makes.
+    pub own: Option<PathBuf>,
+    /// The usual key of ssh.
+    pub ssh: Option<PathBuf>,
+    /// The socket of ssh-agent.
+    pub agent: Option<PathBuf>,
+}
+
 /// The file's keys with their meaning.
-pub const KEYS: [(&str, &str); 10] = [
+pub const KEYS: [(&str, &str); 11] = [
     ("redis", "URL of the Redis server"),
     ("redis_password_file", "file whose first line is the password for the Redis server"),
     ("namespace", "prefix of all keys"),
     ("output", "how results are printed: `table`, `json` or `jsonl`"),
     ("quiet", "`true`: print results and errors, nothing else"),
     ("colour", "when to use colours: `auto`, `always` or `never`"),
-    ("operator", "the operator's name as recorded in jobs (default: `USER@HOSTNAME`)"),
+    ("operator", "the operator's name as recorded in jobs and trusted by hosts (default: `USER@HOSTNAME`)"),
+    ("key", "file of the key that signs what is sent"),
     ("timeout", "how long a command may run (default: what the action says)"),
     ("start_by", "how long a command waits for an offline host (default: `5m`)"),
     ("retention", "how long results are kept (default: `7d`)"),
@@ -115,6 +137,12 @@ impl Settings {
             let read = address.clone().with_password_file(file);
             named_redis = Some(read.with_context(|| format!("cannot read the password file {}", file.display()))?);
         }
+        let keys = KeyPlaces {
+            named: source.get(flags.key, "key", environment::KEY, |text| Ok(below_home(text, lookup)))?,
+            own: base_dir("XDG_CONFIG_HOME", ".config", lookup).map(|directory| directory.join("key")),
+            ssh: lookup("HOME").map(|home| PathBuf::from(home).join(".ssh/id_ed25519")),
+            agent: lookup("SSH_AUTH_SOCK").map(PathBuf::from),
+        };
         let state_dir = lookup(environment::DIR).map(PathBuf::from);
         let colour = source.get(flags.colour, "colour", "", choice)?;
         let operator = source.get(None, "operator", environment::OPERATOR, parse)?;
@@ -132,6 +160,7 @@ impl Settings {
                 clap::ColorChoice::Never => ColorChoice::Never,
             },
             operator: operator.unwrap_or_else(|| default_operator(lookup)),
+            keys,
             timeout: source.get(None, "timeout", "", up_to(limits::TIMEOUT_MAX))?,
             start_by: start_by.unwrap_or(limits::START_BY_DEFAULT),
             retention: retention.unwrap_or(limits::RETENTION_DEFAULT),
@@ -244,6 +273,12 @@ fn base_dir(name: &str, below_home: &str, lookup: Lookup) -> Option<PathBuf> {
     Some(base?.join("redfleet"))
 }
 
+/// A path that may begin with `~/`, which a shell does not replace in a settings file.
+fn below_home(path: &str, lookup: Lookup) -> PathBuf {
+    let below = path.strip_prefix("~/").and_then(|rest| Some(PathBuf::from(lookup("HOME")?).join(rest)));
+    below.unwrap_or_else(|| path.into())
+}
+
 fn default_operator(lookup: Lookup) -> String {
     let user = lookup("USER").or_else(|| lookup("LOGNAME")).unwrap_or_else(|| nix::unistd::getuid().to_string());
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
@@ -303,6 +338,18 @@ mod tests {
         assert!(refused(&[], "timeout = 5").contains("ctl.toml: timeout: '5' is not a duration"));
         assert!(refused(&[], "timeout = ").contains("line 1"));
         assert!(refused(&[(environment::CONFIG, "/no/such.toml")], "").contains("/no/such.toml"));
+    }
+
+    #[test]
+    fn places_of_keys_follow_home_and_the_settings() {
+        let keys = |variables: &[_], file: &str| resolve(Global::default(), variables, file).unwrap().keys;
+        let usual = keys(&[("HOME", "/home/ann"), ("SSH_AUTH_SOCK", "/run/agent")], "");
+        assert_eq!((usual.named, usual.ssh), (None, Some("/home/ann/.ssh/id_ed25519".into())));
+        assert!(usual.own.unwrap().ends_with("redfleet/key"));
+        assert_eq!(usual.agent, Some("/run/agent".into()));
+        let file = "key = '~/work/key'";
+        assert_eq!(keys(&[("HOME", "/home/ann")], file).named, Some("/home/ann/work/key".into()));
+        assert_eq!(keys(&[(environment::KEY, "/k")], file).named, Some("/k".into()));
     }
 
     #[test]

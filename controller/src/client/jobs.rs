@@ -15,6 +15,7 @@ use protocol::{
     name::{HostName, JobId, NameError, Namespace},
     outcome::State,
     secret::Secrets,
+    signed::Signed,
     targets::Targets,
     time::Millis,
     trust::sshsig,
@@ -124,6 +125,11 @@ impl Job {
     /// The job's manifest.
     pub const fn manifest(&self) -> &Manifest {
         &self.record.manifest
+    }
+
+    /// The manifest's bytes, and the signature over them.
+    pub const fn signed(&self) -> &Signed<Manifest> {
+        &self.record.signed
     }
 
     /// The job's hosts.

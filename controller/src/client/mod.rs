@@ -70,6 +70,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 
+mod agent;
 mod arguments;
 mod cancel;
 mod catalogue;
@@ -88,6 +89,7 @@ mod signer;
 mod verdict;
 
 pub use self::{
+    agent::{Agent, AgentError, Identity},
     arguments::ArgumentsError,
     cancel::Cancellation,
     catalogue::{Offer, Understood, offers, understand},

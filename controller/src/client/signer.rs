@@ -2,13 +2,23 @@
 //!
 //! Nothing is asked here. A key that needs a passphrase is opened by the caller.
 
-use std::fmt::{self, Debug, Formatter};
+use std::{
+    fmt::{self, Debug, Formatter},
+    sync::Arc,
+    time::Duration,
+};
 
 use protocol::trust::{
     certificate::Certificate,
-    sshsig::{self, SignatureError},
+    sshsig::{self, Signature, SignatureError},
 };
-use ssh_key::{Fingerprint, HashAlg, PrivateKey, PublicKey};
+use ssh_key::{Algorithm, Fingerprint, HashAlg, PrivateKey, PublicKey};
+use tokio::time::timeout;
+
+use super::agent::{Agent, AgentError};
+
+/// After this time without a signature, somebody is probably asked by the agent.
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// A key that can sign.
 #[derive(Clone)]
@@ -16,7 +26,16 @@ pub struct Signer {
     public: PublicKey,
     /// Signatures carry it instead of the bare key.
     certificate: Option<Box<Certificate>>,
-    key: Box<PrivateKey>,
+    half: Half,
+    waiting: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+/// Where the private half is.
+#[derive(Clone)]
+enum Half {
+    Here(Box<PrivateKey>),
+    /// In an agent, under this key or certificate.
+    Agent(Agent, Vec<u8>),
 }
 
 /// Why nothing was signed. The text of each error is complete without its source.
@@ -35,6 +54,9 @@ pub enum SignerError {
     /// The key refused.
     #[error("cannot sign: {0}")]
     Signature(#[source] SignatureError),
+    /// The agent was of no help.
+    #[error("cannot sign: {0}")]
+    Agent(#[from] AgentError),
 }
 
 impl Signer {
@@ -47,7 +69,12 @@ impl Signer {
         if key.is_encrypted() {
             return Err(SignerError::Encrypted(public.fingerprint(HashAlg::Sha256)));
         }
-        Ok(Self { public, certificate: None, key: Box::new(key) })
+        Ok(Self { public, certificate: None, half: Half::Here(Box::new(key)), waiting: None })
+    }
+
+    /// Signs with a key in an agent, which holds it under `identity`: the public key, or a certificate for it.
+    pub const fn from_agent(public: PublicKey, agent: Agent, identity: Vec<u8>) -> Self {
+        Self { public, certificate: None, half: Half::Agent(agent, identity), waiting: None }
     }
 
     /// Signs with a certificate for the key, so that hosts need to trust only the authority that issued it.
@@ -60,6 +87,13 @@ impl Signer {
         }
         self.certificate = Some(Box::new(certificate));
         Ok(self)
+    }
+
+    /// Calls `waiting` whenever a signature waits for somebody: to touch the hardware key, or to confirm.
+    #[must_use]
+    pub fn when_waiting(mut self, waiting: impl Fn() + Send + Sync + 'static) -> Self {
+        self.waiting = Some(Arc::new(waiting));
+        self
     }
 
     /// The public key.
@@ -81,14 +115,37 @@ impl Signer {
     ///
     /// # Errors
     /// The key refuses, or is of a type that is not accepted.
-    #[expect(clippy::unused_async, reason = "keys in an agent answer later")]
     pub async fn sign(&self, namespace: &str, document: &[u8]) -> Result<Vec<u8>, SignerError> {
-        let signature = sshsig::sign(&self.key, namespace, document).map_err(SignerError::from)?;
+        let signature = match &self.half {
+            Half::Here(key) => sshsig::sign(key, namespace, document)?,
+            Half::Agent(agent, identity) => {
+                let bytes = self.ask(agent, identity, &sshsig::signed_data(namespace, document)).await?;
+                let key = self.public.to_bytes().map_err(|_| SignatureError::Malformed)?;
+                let signature = Signature::new(&key, namespace, bytes)?;
+                // Better told here than by every host: an agent may use another key, or a hardware key no touch.
+                signature.verify(namespace, document)?;
+                signature
+            }
+        };
         let signature = match &self.certificate {
             Some(certificate) => signature.certified(certificate)?,
             None => signature,
         };
         Ok(signature.to_bytes())
+    }
+
+    async fn ask(&self, agent: &Agent, identity: &[u8], data: &[u8]) -> Result<ssh_key::Signature, SignerError> {
+        let mut signing = Box::pin(agent.sign(identity, data));
+        // A hardware key blinks at once.
+        let is_hardware = matches!(self.public.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256);
+        let patience = if is_hardware { Duration::ZERO } else { PROMPT };
+        if let Ok(signed) = timeout(patience, &mut signing).await {
+            return Ok(signed?);
+        }
+        if let Some(waiting) = &self.waiting {
+            waiting();
+        }
+        Ok(signing.await?)
     }
 }
 
@@ -110,8 +167,12 @@ impl From<SignatureError> for SignerError {
 
 #[cfg(test)]
 mod tests {
-    use protocol::trust::sshsig::{JOB, Signature};
+    use protocol::trust::{sshsig::JOB, wire};
     use ssh_key::private::Ed25519Keypair;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
 
     use super::*;
 
@@ -123,5 +184,38 @@ mod tests {
         signature.verify(JOB, b"document").unwrap();
         assert_eq!(signature.signer().key(), signer.public().key_data());
         assert_eq!(format!("{signer:?}"), format!("Signer(\"{}\")", signer.fingerprint()));
+    }
+
+    #[tokio::test]
+    async fn a_signature_by_another_key_is_refused() {
+        let key = |seed| PrivateKey::new(Ed25519Keypair::from_seed(&[seed; 32]).into(), "").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("agent");
+        let listener = UnixListener::bind(&socket).unwrap();
+        // An agent that signs with one key whatever it is asked for.
+        let agent = async {
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; stream.read_u32().await.unwrap().try_into().unwrap()];
+                stream.read_exact(&mut request).await.unwrap();
+                let mut asked = &request[1..];
+                wire::string(&mut asked).unwrap();
+                let data = wire::string(&mut asked).unwrap();
+                let signature: ssh_key::Signature = signature::Signer::sign(&key(7), data);
+                let (mut signed, mut reply) = (vec![14], Vec::new());
+                wire::push(&mut signed, &Vec::<u8>::try_from(signature).unwrap());
+                wire::push(&mut reply, &signed);
+                stream.write_all(&reply).await.unwrap();
+            }
+        };
+        let sign = async |seed| {
+            let public = key(seed).public_key().clone();
+            let identity = public.to_bytes().unwrap();
+            Signer::from_agent(public, Agent::at(&socket), identity).sign(JOB, b"document").await
+        };
+        let signing = async { (sign(7).await, sign(8).await) };
+        let ((own, other), ()) = tokio::join!(signing, agent);
+        Signature::from_bytes(&own.unwrap()).unwrap().verify(JOB, b"document").unwrap();
+        assert!(matches!(other, Err(SignerError::Signature(SignatureError::Altered))), "{other:?}");
     }
 }

@@ -1,12 +1,14 @@
 //! `ctl job`: looking at jobs, and waiting for them.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
+use anyhow::Context;
 use protocol::{
     event::Stream,
     job::shown,
     outcome::Outcome,
     time::{Millis, show_moment},
+    trust::sshsig::Signature,
 };
 use serde_json::{Value, json};
 
@@ -41,7 +43,13 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             };
             list(&jobs, none, fleet.now(), printer)?;
         }
-        Command::Show(id) => show(&last::find(&id.id, fleet, settings).await?, fleet, printer).await?,
+        Command::Show { id, raw } => {
+            let job = last::find(&id.id, fleet, settings).await?;
+            match raw {
+                Some(directory) => write_raw(&job, &directory, printer)?,
+                None => show(&job, fleet, printer).await?,
+            }
+        }
         Command::Wait { id, look } => {
             printer.set_look(look);
             let job = last::find(&id.id, fleet, settings).await?;
@@ -173,6 +181,20 @@ async fn show(job: &Job, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result
     printer.table(&standings(job, &results, now))?;
     printer.note(&summary.of_results(&results));
     printer.note(&format!("the results themselves: ctl job wait {}", job.id().short()));
+    Ok(())
+}
+
+/// Writes the manifest, byte for byte as it was signed, and its signature, as `ssh-keygen -Y verify` reads them.
+fn write_raw(job: &Job, directory: &Path, printer: &Printer) -> anyhow::Result<()> {
+    let signed = job.signed();
+    let short = job.id().short();
+    let signature = Signature::from_bytes(&signed.signature).with_context(|| format!("job {short}"))?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    for (name, content) in [("manifest", &signed.bytes[..]), ("manifest.sig", signature.to_pem().as_bytes())] {
+        let path = directory.join(name);
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    printer.note(&format!("job {short} is in {0}/manifest, its signature in {0}/manifest.sig", directory.display()));
     Ok(())
 }
 

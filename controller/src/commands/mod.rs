@@ -6,6 +6,7 @@ mod doctor;
 mod exec;
 mod host;
 mod job;
+mod key;
 mod last;
 mod run;
 mod secrets;
@@ -55,6 +56,7 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
         Command::Doctor => return Ok(doctor::run(&mut connect(settings).await?, printer).await?.into()),
         Command::Host(command) => host::run(command, &mut connect(settings).await?, printer).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
+        Command::Key(command) => key::run(command, settings, printer).await?,
         Command::Up(options) => up::up(options, settings, printer).await?,
         Command::Down(options) => up::down(options, settings, printer)?,
         Command::Completions { shell } => printer.raw(&documents::completion(&shell)?)?,

@@ -22,6 +22,17 @@ pub struct AllowedSigners {
     lines: Vec<Line>,
 }
 
+/// The line that lets a key, or what an authority's key certifies, speak for `principal` in one namespace. `None` where
+/// the name would not stand for this one alone.
+pub fn line(principal: &str, key: &Key, is_authority: bool, namespace: &str) -> Option<String> {
+    let authority = if is_authority { "cert-authority," } else { "" };
+    let base64 = <base64ct::Base64 as base64ct::Encoding>::encode_string(key.blob());
+    let line = format!("{principal} {authority}namespaces=\"{namespace}\" {} {base64}", key.type_name());
+    let is_odd = |letter: char| letter.is_whitespace() || letter.is_control() || "*?!,\"\\".contains(letter);
+    let is_plain = !principal.starts_with('#') && !principal.contains(is_odd);
+    Some(line).filter(|line| is_plain && Line::parse(1, line).is_ok_and(|line| line.is_for(principal)))
+}
+
 /// One line: whom a key speaks for.
 #[derive(Clone, Debug)]
 pub struct Line {

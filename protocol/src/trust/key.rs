@@ -94,6 +94,11 @@ impl Key {
         Self::from_bytes(&blob(name, base64)?)
     }
 
+    /// Its type, as it is called in files.
+    pub fn type_name(&self) -> &str {
+        wire::text(&mut &self.blob[..]).unwrap_or_default()
+    }
+
     /// The key in the SSH encoding.
     pub fn blob(&self) -> &[u8] {
         &self.blob

@@ -12,6 +12,6 @@ mod pattern;
 pub mod revocation;
 pub mod sshsig;
 pub mod store;
-mod wire;
+pub mod wire;
 
 pub use store::{Trust, TrustFileError, Untrusted};

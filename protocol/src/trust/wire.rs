@@ -4,10 +4,10 @@
 
 /// The bytes are not in the SSH encoding.
 #[derive(Debug)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 /// A string: its length in four bytes, then its bytes.
-pub(super) fn string<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
+pub fn string<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
     let mut behind = *rest;
     let length = usize::try_from(word(&mut behind)?).map_err(|_| Malformed)?;
     let (string, behind) = behind.split_at_checked(length).ok_or(Malformed)?;
@@ -34,7 +34,7 @@ pub(super) fn array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], Malform
 }
 
 /// A number of four bytes.
-pub(super) fn word(rest: &mut &[u8]) -> Result<u32, Malformed> {
+pub fn word(rest: &mut &[u8]) -> Result<u32, Malformed> {
     array(rest).map(u32::from_be_bytes)
 }
 
@@ -44,7 +44,10 @@ pub(super) fn number(rest: &mut &[u8]) -> Result<u64, Malformed> {
 }
 
 /// Appends a string.
-pub(super) fn push(bytes: &mut Vec<u8>, part: &[u8]) {
+///
+/// # Panics
+/// It has 4 GiB.
+pub fn push(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.extend(u32::try_from(part.len()).expect("documents are small").to_be_bytes());
     bytes.extend(part);
 }

@@ -1,0 +1,230 @@
+//! What each target does with its input: it decodes, and uses what it decoded as the programs do. What must always hold
+//! is asserted.
+//!
+//! Where several fields arrive together, the input is their lengths (two bytes each, all but the last) and then
+//! their bytes: see [`join`].
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use protocol::{
+    action::{ActionSpec, Argument},
+    command::{Addressed, Envelope, Manifest},
+    control::{CancelOrder, Control},
+    job::JobRecord,
+    name::{HostName, JobId},
+    outcome::Outcome,
+    secret::Secrets,
+    signed::{Fields, Signed},
+    status::Status,
+    targets::{Proof, Targets},
+    trust::{Trust, certificate::Certificate, sshsig},
+};
+use serde::Deserialize;
+use worker::policy::{Input, Origin, Policy};
+
+/// The host whose worker decodes.
+pub const HOST: &str = "web1";
+
+/// Who is asked about.
+pub const ANN: &str = "ann@desk";
+
+/// The document that signatures of the seeds are over.
+pub const DOCUMENT: &[u8] = b"document";
+
+/// A moment in 2027.
+const NOW: u64 = 1_800_000_000;
+
+/// Puts fields into one input.
+pub fn join(fields: &[&[u8]]) -> Vec<u8> {
+    let (_, lengths) = fields.split_last().expect("a field");
+    let length = |field: &&[u8]| u16::try_from(field.len()).expect("seeds are small").to_be_bytes();
+    [lengths.iter().flat_map(length).collect(), fields.concat()].concat()
+}
+
+/// Takes fields out of one input. Lengths that are too large are those of what is left.
+fn split<const N: usize>(input: &[u8]) -> [&[u8]; N] {
+    let (lengths, mut rest) = input.split_at_checked(2 * (N - 1)).unwrap_or((&[], input));
+    let mut lengths = lengths.chunks(2).map(|length| usize::from(length[0]) << 8 | usize::from(length[1]));
+    std::array::from_fn(|_| {
+        let (field, behind) = rest.split_at(lengths.next().unwrap_or(rest.len()).min(rest.len()));
+        rest = behind;
+        field
+    })
+}
+
+fn host() -> HostName {
+    HOST.parse().expect("a name")
+}
+
+/// The job of the seeds.
+pub fn job() -> JobId {
+    "01a20ddf-fdc8-70dc-9a13-f0e08ee22555".parse().expect("an id")
+}
+
+/// The fields of an entry that are not empty, under their names.
+fn fields<const N: usize>(names: [&str; N], values: [&[u8]; N]) -> Fields {
+    let fields = names.into_iter().zip(values).filter(|(_, value)| !value.is_empty());
+    fields.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
+}
+
+/// An entry of an inbox: version, manifest, signature, proof, secrets.
+pub fn command(input: &[u8]) {
+    let mut fields = fields(["version", "manifest", "signature", "proof", "secrets"], split(input));
+    let Ok(envelope) = Envelope::<Manifest>::take(&mut fields) else { return };
+    let secrets = Secrets::take(&mut fields);
+    let Ok(manifest) = envelope.signed.open() else { return };
+    if let Ok(secrets) = secrets {
+        _ = secrets.open(&manifest.secrets);
+    }
+    let received = envelope.signed.bytes.clone();
+    assert!(envelope.fields().into_iter().any(|(name, bytes)| name == "manifest" && bytes == received));
+    if envelope.open(&host()).is_ok() {
+        assert!(manifest.targets().includes(&host(), &envelope.proof));
+    }
+    _ = (manifest.kept_output(), protocol::job::shown(&manifest));
+}
+
+/// The count of a tree, its root, and a proof.
+pub fn proof(input: &[u8]) {
+    let [count, index, root, path] = split(input);
+    let number = |bytes: &[u8]| bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let root = protocol::targets::TargetRoot { count: number(count), root: root.to_vec() };
+    let proof = Proof { index: number(index), path: path.to_vec() };
+    if root.includes(&host(), &proof) {
+        // Nobody finds another proof for the same place.
+        assert!(!root.includes(&host(), &Proof { index: proof.index ^ 1, ..proof.clone() }) || root.count == 1);
+    }
+    let hosts: Vec<HostName> = String::from_utf8_lossy(path).split(' ').filter_map(|name| name.parse().ok()).collect();
+    let targets = Targets::new(hosts);
+    let root = targets.root();
+    for (host, proof) in targets.proofs().take(3) {
+        assert!(root.includes(host, &proof));
+    }
+}
+
+/// An entry of a control stream: kind, version, order, signature, proof.
+pub fn control(input: &[u8]) {
+    let fields = fields(["kind", "version", "order", "signature", "proof"], split(input));
+    let Ok(Control::Cancel(envelope)) = Control::from_fields(fields) else { return };
+    if let Ok(order) = envelope.open(&host()) {
+        let order: CancelOrder = order;
+        assert!(order.targets.includes(&host(), &envelope.proof));
+        // No document is one of another kind.
+        let manifest = Signed::<Manifest>::of_bytes(envelope.signed.bytes.clone(), Vec::new());
+        assert!(manifest.open().is_err());
+    }
+}
+
+/// A result: statement, signature, stdout, stderr, data.
+pub fn outcome(input: &[u8]) {
+    let fields = fields(["statement", "signature", "stdout", "stderr", "data"], split(input));
+    if let Ok(outcome) = Outcome::from_fields(fields, job(), &host()) {
+        _ = (outcome.duration_ms(), outcome.is_cut(), outcome.stdout.after(7), outcome.fields(job(), &host()));
+    }
+}
+
+/// A status: lines of name and value.
+pub fn status(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let lines = text.lines().filter_map(|line| line.split_once('='));
+    let fields: HashMap<_, _> = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    if let Some(status) = Status::from_fields(&fields) {
+        _ = (status.is_online(status.last_seen_ms), status.fields());
+    }
+}
+
+/// The hash of a job: manifest, signature, targets.
+pub fn record(input: &[u8]) {
+    let values = split(input);
+    let Ok(manifest) = Signed::<Manifest>::of_bytes(values[0].to_vec(), Vec::new()).open() else { return };
+    if let Ok(record) = JobRecord::from_fields(fields(["manifest", "signature", "targets"], values), manifest.job) {
+        assert!(record.id() == manifest.job && record.signed.bytes == values[0]);
+        _ = record.fields();
+    }
+    assert!(JobRecord::from_fields(fields(["manifest", "signature", "targets"], values), JobId::new()).is_err());
+}
+
+/// Secret arguments.
+pub fn secrets(input: &[u8]) {
+    let Ok(secrets) = Secrets::take(&mut fields(["secrets"], [input])) else { return };
+    if secrets.open(&secrets.digests()).is_ok() {
+        _ = (secrets.size(), secrets.field(), format!("{secrets:?}"));
+    }
+}
+
+/// A signature over [`DOCUMENT`].
+pub fn sshsig(input: &[u8]) {
+    let Ok(signature) = sshsig::Signature::from_bytes(input) else { return };
+    let written = signature.to_bytes();
+    let again = sshsig::Signature::from_bytes(&written).expect("what we write can be read");
+    assert_eq!(again.to_bytes(), written);
+    assert_eq!(
+        signature.verify(sshsig::JOB, DOCUMENT).is_ok(),
+        again.verify(sshsig::JOB, DOCUMENT).is_ok(),
+        "written anew, it says the same"
+    );
+    _ = (signature.signer().plain().fingerprint(), signature.to_pem());
+}
+
+/// A certificate.
+pub fn certificate(input: &[u8]) {
+    let Ok(certificate) = Certificate::from_bytes(input) else { return };
+    assert_eq!(certificate.blob(), input);
+    _ = (certificate.judge(ANN, NOW), certificate.key().fingerprint(), certificate.authority().fingerprint());
+}
+
+/// A trust file, with a signature that it is asked about.
+pub fn signers(input: &[u8]) {
+    let [signature, text] = split(input);
+    let text = String::from_utf8_lossy(text);
+    match Trust::parse(&text, None) {
+        Ok(trust) => {
+            for line in trust.lines() {
+                _ = (line.is_for(ANN), line.allows(sshsig::JOB), line.key().fingerprint());
+            }
+            if let Ok(signature) = sshsig::Signature::from_bytes(signature) {
+                _ = trust.verify(sshsig::JOB, ANN, DOCUMENT, &signature, NOW).map_err(|error| error.to_string());
+            }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+/// A revocation list, with a signature that it is asked about.
+pub fn revoked(input: &[u8]) {
+    let [signature, list] = split(input);
+    let Ok(revoked) = protocol::trust::revocation::Revocations::parse(list) else { return };
+    if let Ok(signature) = sshsig::Signature::from_bytes(signature) {
+        _ = revoked.reason(signature.signer());
+    }
+}
+
+/// What the worker can run.
+static SPECS: LazyLock<Vec<ActionSpec>> = LazyLock::new(worker::actions::specs);
+
+/// Settings with a policy, and an argument vector to decide about.
+pub fn policy(input: &[u8]) {
+    let [words, text] = split(input);
+    let text = String::from_utf8_lossy(text).into_owned();
+    let Ok(settings) = toml::from_str::<Settings>(&text) else { return };
+    let origin = Origin { name: "worker.toml".to_owned(), text };
+    let rules = Input { origin, groups: settings.groups, rules: settings.policy };
+    let specs = &*SPECS;
+    let Ok(policy) = Policy::new(&rules, &[], specs) else { return };
+    let words = String::from_utf8_lossy(words).split(' ').map(str::to_owned).collect();
+    let arguments = [("argv".to_owned(), Argument::List(words))].into();
+    for spec in specs {
+        if policy.decide(&[ANN], spec, &arguments).is_granted() {
+            assert!(policy.allows_at_all(spec) && policy.approvals_needed(spec) < 2);
+        }
+    }
+    _ = (policy.warnings(specs), policy.describe(), policy.may_cancel(ANN));
+}
+
+/// The part of the worker's settings that is about the policy.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Settings {
+    groups: toml::Table,
+    policy: Vec<toml::Spanned<toml::Table>>,
+}
