@@ -1,8 +1,9 @@
-//! The CPU use of all hosts, through the client library: `REDFLEET_REDIS=redis://… cargo run --example cpu`.
+//! The CPU use of all hosts, through the client library: `REDFLEET_REDIS=redis://… REDFLEET_KEY=FILE cargo run
+//! --example cpu`.
 
-use std::{env, error::Error, time::Duration};
+use std::{env, error::Error, fs, time::Duration};
 
-use controller::client::{Event, Fleet, Follower, HostResult, Request, Selection, understand};
+use controller::client::{Event, Fleet, Follower, HostResult, Request, Selection, Signer, understand};
 use protocol::{environment, targets::Targets};
 
 const ACTION: &str = "collect-cpu";
@@ -10,6 +11,7 @@ const ACTION: &str = "collect-cpu";
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::var(environment::REDIS)?.parse()?;
+    let signer = Signer::from_openssh(&fs::read_to_string(env::var(environment::KEY)?)?)?;
     let mut fleet = Fleet::connect(&address, None).await?;
     let hosts = fleet.select(&Selection::All).await?;
     let understood = understand(&hosts, ACTION, &[], &[])?;
@@ -25,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         operator: "the example".into(),
         trace: None,
     };
-    let job = fleet.dispatch(request, &mut |event| eprintln!("{event:?}")).await?;
+    let job = fleet.dispatch(request, &signer, &mut |event| eprintln!("{event:?}")).await?;
 
     println!("{:<20} {:>6}", "HOST", "CPU %");
     let mut follower = Follower::of_new(&job);

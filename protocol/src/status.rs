@@ -33,6 +33,8 @@ pub struct Status {
     pub clock_ahead_ms: i64,
     /// Why the worker refuses `once` actions; `None` where it does not.
     pub refuses: Option<String>,
+    /// What is wrong with the host's trust files; `None` where nothing is.
+    pub trust: Option<String>,
     /// Entries dropped since start, by reason.
     pub dropped: Vec<(String, u64)>,
 }
@@ -57,6 +59,7 @@ impl Status {
             ("read_age_ms", self.read_age_ms.to_string()),
             ("clock_ahead_ms", self.clock_ahead_ms.to_string()),
             ("refuses", self.refuses.clone().unwrap_or_default()),
+            ("trust", self.trust.clone().unwrap_or_default()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
@@ -85,6 +88,7 @@ impl Status {
             read_age_ms: number("read_age_ms"),
             clock_ahead_ms: text("clock_ahead_ms").parse().unwrap_or(0),
             refuses: Some(text("refuses").to_owned()).filter(|text| !text.is_empty()),
+            trust: Some(text("trust").to_owned()).filter(|text| !text.is_empty()),
             dropped,
         })
     }
@@ -102,6 +106,7 @@ mod tests {
             slots: 4,
             clock_ahead_ms: -7,
             refuses: Some("no journal".into()),
+            trust: Some("trust: it is gone".into()),
             dropped: vec![("malformed".into(), 2)],
             ..Status::default()
         };

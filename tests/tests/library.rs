@@ -1,8 +1,8 @@
 //! The client library, used by a program that is not `ctl`.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
-use tests::{Redis, Worker, binary};
+use tests::{Redis, Worker, binary, operator};
 
 #[test]
 fn the_example_prints_its_own_table_of_all_hosts() {
@@ -10,7 +10,11 @@ fn the_example_prints_its_own_table_of_all_hosts() {
     let workers = ["db1", "web1"].map(|host| Worker::on(&redis).host(host).start());
     workers.iter().for_each(Worker::wait_online);
     let example = binary("ctl").with_file_name("examples").join("cpu");
-    let output = Command::new(&example).env("REDFLEET_REDIS", redis.url()).output().expect("cargo builds the example");
+    let key = redis.directory().join("key");
+    fs::write(&key, operator().private_key()).expect("a key");
+    let mut command = Command::new(&example);
+    command.env("REDFLEET_REDIS", redis.url()).env("REDFLEET_KEY", key);
+    let output = command.output().expect("cargo builds the example");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && stderr.is_empty(), "{stdout}{stderr}");
 

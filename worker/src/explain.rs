@@ -12,7 +12,7 @@ use crate::{
 /// What a worker does besides working.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Ask the policy of this host; a worker does not take rules yet
+    /// Ask the policy of this host
     #[command(subcommand)]
     Policy(Question),
 }

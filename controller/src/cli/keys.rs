@@ -67,7 +67,7 @@ pub async fn open(settings: &Settings) -> anyhow::Result<Signer> {
 pub async fn find(settings: &Settings) -> anyhow::Result<Found> {
     let places = &settings.keys;
     let agent = places.agent.as_ref().map(Agent::at);
-    let usual = || [&places.own, &places.ssh].into_iter().flatten().find(|path| path.exists());
+    let usual = || [&places.stack, &places.own, &places.ssh].into_iter().flatten().find(|path| path.exists());
     if let Some(path) = places.named.as_ref().or_else(usual) {
         return of_file(path, agent, &settings.operator).await;
     }

@@ -1,7 +1,15 @@
 //! Settings, resolved once: flags, then environment, then the settings file, then defaults.
 //! Commands see only the result.
 
-use std::{env, fmt::Display, fs, io::ErrorKind, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    env,
+    fmt::Display,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use anstream::ColorChoice;
 use anyhow::{Context, anyhow};
@@ -9,7 +17,10 @@ use clap::{Args, ValueEnum};
 use protocol::{connection::Address, environment, limits, name::Namespace};
 use serde_json::{Map, Value};
 
-use super::{durations::up_to, state_directory::Directory};
+use super::{
+    durations::up_to,
+    state_directory::{self, Directory},
+};
 use crate::output::{Advice, Format, explain::closest};
 
 /// Flags of every command.
@@ -87,6 +98,8 @@ pub struct Settings {
 pub struct KeyPlaces {
     /// The file that is named, if one is.
     pub named: Option<PathBuf>,
+    /// The file that `ctl up` makes beside the socket of its Redis.
+    pub stack: Option<PathBuf>,
     /// The file that `ctl key init` makes.
     pub own: Option<PathBuf>,
     /// The usual key of ssh.
@@ -137,20 +150,26 @@ impl Settings {
             let read = address.clone().with_password_file(file);
             named_redis = Some(read.with_context(|| format!("cannot read the password file {}", file.display()))?);
         }
+        let state_dir = lookup(environment::DIR).map(PathBuf::from);
+        let state_dir = state_dir.or_else(|| base_dir("XDG_STATE_HOME", ".local/state", lookup));
+        let socket = match &named_redis {
+            Some(address) => address.socket().map(Path::to_owned),
+            None => state_dir.as_ref().map(|directory| directory.join("redis.sock")),
+        };
         let keys = KeyPlaces {
+            stack: socket.map(|socket| socket.with_file_name(state_directory::KEY)),
             named: source.get(flags.key, "key", environment::KEY, |text| Ok(below_home(text, lookup)))?,
             own: base_dir("XDG_CONFIG_HOME", ".config", lookup).map(|directory| directory.join("key")),
             ssh: lookup("HOME").map(|home| PathBuf::from(home).join(".ssh/id_ed25519")),
             agent: lookup("SSH_AUTH_SOCK").map(PathBuf::from),
         };
-        let state_dir = lookup(environment::DIR).map(PathBuf::from);
         let colour = source.get(flags.colour, "colour", "", choice)?;
         let operator = source.get(None, "operator", environment::OPERATOR, parse)?;
         let start_by = source.get(None, "start_by", "", up_to(limits::START_BY_MAX))?;
         let retention = source.get(None, "retention", "", up_to(limits::RETENTION_MAX))?;
         Ok(Self {
             named_redis,
-            state_dir: state_dir.or_else(|| base_dir("XDG_STATE_HOME", ".local/state", lookup)),
+            state_dir,
             namespace: source.get(flags.namespace, "namespace", environment::NAMESPACE, parse)?,
             format: source.get(flags.output, "output", environment::OUTPUT, choice)?.unwrap_or_default(),
             quiet: flags.quiet || source.get(None, "quiet", "", parse)?.unwrap_or(false),
@@ -280,7 +299,9 @@ fn below_home(path: &str, lookup: Lookup) -> PathBuf {
 }
 
 fn default_operator(lookup: Lookup) -> String {
-    let user = lookup("USER").or_else(|| lookup("LOGNAME")).unwrap_or_else(|| nix::unistd::getuid().to_string());
+    let uid = nix::unistd::getuid();
+    let named = || nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let user = lookup("USER").or_else(|| lookup("LOGNAME")).or_else(named).unwrap_or_else(|| uid.to_string());
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     format!("{user}@{}", host.as_deref().unwrap_or("localhost"))
 }

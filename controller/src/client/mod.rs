@@ -6,10 +6,11 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use controller::client::{Event, Fleet, Follower, Request, Selection, understand};
+//! use controller::client::{Event, Fleet, Follower, Request, Selection, Signer, understand};
 //! use protocol::{limits, targets::Targets};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let signer = Signer::from_openssh(&std::fs::read_to_string("key")?)?;
 //! let mut fleet = Fleet::connect(&"redis://127.0.0.1".parse()?, None).await?;
 //! let hosts = fleet.select(&Selection::Patterns(vec!["web*".into()])).await?;
 //! let understood = understand(&hosts, "collect-cpu", &[], &[])?;

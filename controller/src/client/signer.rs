@@ -45,6 +45,9 @@ pub enum SignerError {
     /// The private key must be decrypted first.
     #[error("the key {0} is encrypted")]
     Encrypted(Fingerprint),
+    /// It is no private key in OpenSSH's format.
+    #[error("it is no private key of OpenSSH: {0}")]
+    Key(#[from] ssh_key::Error),
     /// The certificate is for another key.
     #[error("the certificate is not for the key {0}")]
     Certificate(Fingerprint),
@@ -70,6 +73,14 @@ impl Signer {
             return Err(SignerError::Encrypted(public.fingerprint(HashAlg::Sha256)));
         }
         Ok(Self { public, certificate: None, half: Half::Here(Box::new(key)), waiting: None })
+    }
+
+    /// Signs with a private key in OpenSSH's format, which is not encrypted.
+    ///
+    /// # Errors
+    /// The text is no such key.
+    pub fn from_openssh(text: &str) -> Result<Self, SignerError> {
+        Self::from_private(PrivateKey::from_openssh(text)?)
     }
 
     /// Signs with a key in an agent, which holds it under `identity`: the public key, or a certificate for it.

@@ -102,6 +102,7 @@ mod tests {
 
     fn job() -> Manifest {
         Manifest {
+            salt: JobId::salt(),
             job: JobId::new(),
             action: "ping".into(),
             arguments: Arguments::new(),

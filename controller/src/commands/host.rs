@@ -75,6 +75,10 @@ async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
     for (host, reason) in refusing.filter_map(|host| Some((host, host.status.as_ref()?.refuses.as_ref()?))) {
         printer.note(&format!("{} refuses actions that may change it: {}", host.name, style::plain(reason)));
     }
+    let troubled = hosts.iter().filter(|host| host.is_online(now));
+    for (host, problem) in troubled.filter_map(|host| Some((host, host.status.as_ref()?.trust.as_ref()?))) {
+        printer.trouble(&format!("{}: {}", host.name, style::plain(problem)));
+    }
     Ok(())
 }
 
@@ -118,6 +122,9 @@ fn overview(host: &Host, now: Millis) -> Table {
     pairs.pair("inbox last read", format!("{} before that", moments::span(Duration::from_millis(status.read_age_ms))));
     if let Some(reason) = &status.refuses {
         pairs.pair("refuses", Cell::styled(reason, style::WARNING));
+    }
+    if let Some(problem) = &status.trust {
+        pairs.pair("trust", Cell::styled(problem, style::WARNING));
     }
     for (reason, count) in status.dropped.iter().filter(|(_, count)| *count > 0) {
         pairs.pair("dropped", Cell::styled(&format!("{count} {}", reason.replace('_', " ")), style::WARNING));

@@ -190,6 +190,7 @@ mod tests {
 
     fn job() -> Manifest {
         Manifest {
+            salt: JobId::salt(),
             job: JobId::new(),
             action: "ping".into(),
             arguments: Arguments::new(),

@@ -39,6 +39,7 @@ impl Dispatcher {
             read_age_ms: millis(self.last_read.elapsed()),
             clock_ahead_ms: self.clock.local_ahead_ms(),
             refuses: self.journal.refusal(),
+            trust: self.trusted.borrow().problem.clone(),
             dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         };
         self.write(Write::Status(Box::new(status)));

@@ -62,6 +62,13 @@ fn judge(hosts: &[Host], now: Millis) -> Vec<Finding> {
         "actions that may not be repeated are refused",
         |status| status.refuses.clone(),
     );
+    check(
+        "trust",
+        Level::Problem,
+        "all trust files are in order",
+        "whom it obeys is not what its files say",
+        |status| status.trust.clone(),
+    );
     findings
 }
 
@@ -127,6 +134,7 @@ mod tests {
         assert_eq!(found(Status { read_age_ms: 20_000, ..Status::default() }), ["readers"]);
         assert_eq!(found(Status { dropped: vec![("oversize".into(), 2)], ..Status::default() }), ["drops"]);
         assert_eq!(found(Status { refuses: Some("no journal".into()), ..Status::default() }), ["refusals"]);
+        assert_eq!(found(Status { trust: Some("trust: gone".into()), ..Status::default() }), ["trust"]);
         assert_eq!(found(Status { last_seen_ms: NOW - 60_000, ..Status::default() }), ["hosts"]);
         assert_eq!(levels(&[]), [("hosts", Level::Warning)]);
     }
