@@ -29,6 +29,7 @@ mod raw;
 mod server;
 mod stack;
 mod terminal;
+mod users;
 mod wait;
 mod worker;
 
