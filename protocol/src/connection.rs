@@ -56,6 +56,16 @@ impl FromStr for Address {
     }
 }
 
+/// The password in the first line of a file.
+///
+/// # Errors
+/// The file cannot be read, or its first line is empty.
+pub fn read_password(path: &Path) -> io::Result<String> {
+    let text = fs::read_to_string(path)?;
+    let password = text.lines().next().filter(|line| !line.is_empty());
+    password.map(str::to_owned).ok_or_else(|| io::Error::other("its first line is empty"))
+}
+
 /// `scheme://user:secret@host` with the secret replaced, also where the text is no URL.
 fn without_password(text: &str) -> String {
     let (scheme, rest) = match text.split_once("://") {
@@ -96,14 +106,17 @@ impl Address {
         self.info.redis_settings().password().is_some()
     }
 
+    /// Whether the keys are in another database than the first.
+    pub fn selects(&self) -> bool {
+        self.info.redis_settings().db() != 0
+    }
+
     /// The address with the password in the first line of a file, whatever the URL says.
     ///
     /// # Errors
-    /// The file cannot be read, or its first line is empty.
+    /// As of [`read_password`].
     pub fn with_password_file(self, path: &Path) -> io::Result<Self> {
-        let text = fs::read_to_string(path)?;
-        let password = text.lines().next().filter(|line| !line.is_empty());
-        let password = password.ok_or_else(|| io::Error::other("its first line is empty"))?;
+        let password = read_password(path)?;
         let redis = self.info.redis_settings().clone().set_password(password);
         Ok(Self { info: self.info.set_redis_settings(redis), ..self })
     }

@@ -3,7 +3,7 @@
 //! Braces are literal: they are Redis Cluster hash tags, so that all keys of one host share a slot,
 //! and all keys of one job. No command or script ever spans two hosts or two jobs.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::{
     limits,
@@ -30,6 +30,30 @@ pub struct Keys {
     prefix: String,
 }
 
+/// What stands in a key in the place of a host: its name, or [`Any`].
+pub trait HostPart: fmt::Display {}
+
+/// What stands in a key in the place of a job: its id, or [`Any`].
+pub trait JobPart: Copy + fmt::Display {}
+
+impl HostPart for HostName {}
+impl<T: HostPart + ?Sized> HostPart for &T {}
+impl JobPart for JobId {}
+
+/// Every host, or every job: then the key is a pattern, for the rules of [`crate::acl`]. In a name nothing has a meaning
+/// of its own in a pattern.
+#[derive(Clone, Copy, Debug)]
+pub struct Any;
+
+impl fmt::Display for Any {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("*")
+    }
+}
+
+impl HostPart for Any {}
+impl JobPart for Any {}
+
 /// The consumer group of every host's streams.
 pub const CONSUMER_GROUP: &str = "worker";
 
@@ -46,40 +70,45 @@ impl Keys {
 
     /// Stream, group [`CONSUMER_GROUP`]: the durable inbox of a host. Capped by age: `MINID` at the longest start-by and wait.
     /// Expires [`limits::HOST_RETENTION`] after the last command and the last sign of life.
-    pub fn commands(&self, host: &HostName) -> String {
+    pub fn commands(&self, host: &impl HostPart) -> String {
         self.server(host, "commands")
     }
 
     /// Stream, group [`CONSUMER_GROUP`]: cancel and other control. Capped by `MAXLEN`. Expires like
     /// the inbox.
-    pub fn control(&self, host: &HostName) -> String {
+    pub fn control(&self, host: &impl HostPart) -> String {
         self.server(host, "control")
     }
 
     /// Hash: inventory and the catalogue of actions. Expires [`limits::HOST_RETENTION`] after the last refresh.
-    pub fn facts(&self, host: &HostName) -> String {
+    pub fn facts(&self, host: &impl HostPart) -> String {
         self.server(host, "facts")
     }
 
     /// Hash: labels from the worker's configuration. Expires like the facts.
-    pub fn labels(&self, host: &HostName) -> String {
+    pub fn labels(&self, host: &impl HostPart) -> String {
         self.server(host, "labels")
     }
 
     /// Hash: liveness and counters. Expires like the facts.
-    pub fn status(&self, host: &HostName) -> String {
+    pub fn status(&self, host: &impl HostPart) -> String {
         self.server(host, "status")
     }
 
     /// Hash: current figures of a metric group (`cpu`, `memory`, …). Expires [`limits::METRICS_RETENTION`] after the last sample.
-    pub fn metrics(&self, host: &HostName, group: MetricGroup) -> String {
+    pub fn metrics(&self, host: &impl HostPart, group: MetricGroup) -> String {
         self.server(host, group.name())
     }
 
     /// All keys of a host.
-    pub fn of_host(&self, host: &HostName) -> Vec<String> {
-        let own = [Self::commands, Self::control, Self::facts, Self::labels, Self::status].map(|key| key(self, host));
+    pub fn of_host(&self, host: &impl HostPart) -> Vec<String> {
+        let own = [self.commands(host), self.control(host), self.facts(host), self.labels(host), self.status(host)];
         own.into_iter().chain(MetricGroup::ALL.map(|group| self.metrics(host, group))).collect()
+    }
+
+    /// Pattern that matches every key of a host, those of later releases too.
+    pub fn pattern_of_host(&self, host: &impl HostPart) -> String {
+        self.server(host, "*")
     }
 
     /// Sorted set: hosts by last heartbeat (milliseconds). Capped at [`limits::HOSTS`].
@@ -88,34 +117,39 @@ impl Keys {
     }
 
     /// Hash: the job's record. Expires with the job's retention, counted from the last moment at which the job can end.
-    pub fn job(&self, job: JobId) -> String {
+    pub fn job(&self, job: impl JobPart) -> String {
         format!("{}job:{{{job}}}", self.prefix)
     }
 
     /// Hash, host → state. Expires with the job's retention.
-    pub fn job_hosts(&self, job: JobId) -> String {
+    pub fn job_hosts(&self, job: impl JobPart) -> String {
         format!("{}:hosts", self.job(job))
     }
 
     /// Hash, host → when it was ordered to cancel (RFC 3339). Expires with the job's retention.
-    pub fn job_cancels(&self, job: JobId) -> String {
+    pub fn job_cancels(&self, job: impl JobPart) -> String {
         format!("{}:cancels", self.job(job))
     }
 
     /// Hash: a host's outcome. Expires with the job's retention.
-    pub fn job_result(&self, job: JobId, host: &HostName) -> String {
+    pub fn job_result(&self, job: impl JobPart, host: &impl HostPart) -> String {
         format!("{}:result:{host}", self.job(job))
     }
 
     /// Stream: state changes and progress. Expires with the job's retention, capped at [`limits::EVENTS`].
-    pub fn job_events(&self, job: JobId) -> String {
+    pub fn job_events(&self, job: impl JobPart) -> String {
         format!("{}:events", self.job(job))
     }
 
     /// Stream: a host's live output. The id of an entry is its place in it, in bytes. Expires with the job's retention,
     /// capped at [`limits::LIVE_BYTES`], with [`limits::LIVE_LAG_BYTES`] more while the command runs.
-    pub fn job_output(&self, job: JobId, host: &HostName) -> String {
+    pub fn job_output(&self, job: impl JobPart, host: &impl HostPart) -> String {
         format!("{}:output:{host}", self.job(job))
+    }
+
+    /// Pattern that matches every key of every job.
+    pub fn pattern_of_job(&self) -> String {
+        format!("{}*", self.job(Any))
     }
 
     /// Sorted set: recent jobs by creation time (milliseconds). Capped at [`limits::JOBS`].
@@ -148,7 +182,7 @@ impl Keys {
         key.starts_with("job:{").then_some(Retention::Expires(longest))
     }
 
-    fn server(&self, host: &HostName, part: &str) -> String {
+    fn server(&self, host: &impl HostPart, part: &str) -> String {
         format!("{}server:{{{host}}}:{part}", self.prefix)
     }
 }

@@ -6,6 +6,7 @@
 //! its way to a host. [`event::Event`]s report progress, an [`outcome::Outcome`] reports the end. Manifests, orders to
 //! cancel and outcomes are [`signed::Signed`] documents.
 
+pub mod acl;
 pub mod action;
 pub mod clock;
 pub mod command;

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::{command::Manifest, event::Event, event::EventKind, keys::Keys};
+use protocol::{command::Manifest, event::Event, event::EventKind, keys::Keys, name::HostName};
 use redis::{Connection, Value, cmd, pipe};
 use tests::{Raw, Redis, Worker, released};
 
@@ -141,7 +141,7 @@ impl Bench {
         dispatch.expire(&job, 3600).ignore();
         dispatch.zadd(keys.jobs(), manifest.job.to_string(), manifest.issued_at_ms).ignore();
         dispatch.zremrangebyrank(keys.jobs(), 0, -10_001).ignore();
-        dispatch.xadd(keys.commands(&HOST.parse().expect("a name")), "*", &envelope.fields()).ignore();
+        dispatch.xadd(keys.commands(&HOST.parse::<HostName>().expect("a name")), "*", &envelope.fields()).ignore();
         let () = dispatch.query(&mut self.connection).expect("Redis takes the command");
         self.await_end(manifest);
         begun.elapsed()
@@ -181,7 +181,7 @@ impl Bench {
             [("ping", self.raw.manifest(&[HOST], "ping")), ("collect-cpu", self.raw.manifest(&[HOST], "collect-cpu"))]
         {
             self.round_trip(&manifest);
-            let (keys, host) = (Keys::new(None), HOST.parse().expect("a name"));
+            let (keys, host) = (Keys::new(None), HOST.parse::<HostName>().expect("a name"));
             let job = manifest.job;
             let all = [keys.job(job), keys.job_hosts(job), keys.job_result(job, &host), keys.job_events(job)];
             let bytes: u64 = all.iter().map(|key| self.raw.query::<u64>(&["MEMORY", "USAGE", key])).sum();

@@ -10,6 +10,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use protocol::{acl::Role, name::Namespace};
 use tempfile::TempDir;
 
 use crate::{Log, OnTerminal, Redis, binary, operator, process};
@@ -41,9 +42,27 @@ pub struct Running {
 }
 
 impl Ctl {
-    /// `ctl` for this server.
+    /// `ctl` for this server, with the rights of a controller.
     pub fn on(redis: &Redis) -> Self {
+        Self::alone().through(redis, &redis.url())
+    }
+
+    /// `ctl` for a fleet in a namespace, with the rights of its controller.
+    pub fn within(redis: &Redis, namespace: &str) -> Self {
+        let name: Namespace = namespace.parse().expect("a valid namespace");
+        let url = redis.url_of(&Role::Controller, Some(&name));
+        Self::alone().env("REDFLEET_REDIS", &url).env("REDFLEET_NAMESPACE", namespace)
+    }
+
+    /// `ctl` for this server, with the rights of its default user: all.
+    pub fn as_administrator(redis: &Redis) -> Self {
         Self::alone().env("REDFLEET_REDIS", &redis.url())
+    }
+
+    /// Leads to this server by another URL than that of its socket, with the rights of a controller.
+    #[must_use]
+    pub fn through(self, redis: &Redis, url: &str) -> Self {
+        self.env("REDFLEET_REDIS", &redis.users().log_in(url, &Role::Controller, None))
     }
 
     /// `ctl` without any setting, in a home directory with nothing but the operator's key.

@@ -87,7 +87,8 @@ impl Raw {
     /// Waits until the host's control stream is empty: every entry is read, acknowledged and deleted.
     #[track_caller]
     pub fn wait_control_settled(&mut self, host: &str) {
-        let key = Keys::new(None).control(&host.parse().expect("a valid host name"));
+        let host: HostName = host.parse().expect("a valid host name");
+        let key = Keys::new(None).control(&host);
         eventually("an empty control stream", || {
             (self.query::<u64>(&["XLEN", &key]) == 0 && self.pending_in(&key) == 0).then_some(())
         });

@@ -30,6 +30,7 @@ mod server;
 mod signatory;
 mod stack;
 mod terminal;
+mod users;
 mod wait;
 mod worker;
 

@@ -8,10 +8,11 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use protocol::{acl::Role, name::Namespace};
 use redis::{Client, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
-use crate::{eventually, process};
+use crate::{eventually, process, users::Users};
 
 /// How a server persists its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,7 @@ pub struct RedisOptions {
 pub struct Redis {
     directory: TempDir,
     options: RedisOptions,
+    users: Users,
     port: u16,
     child: Child,
 }
@@ -96,8 +98,10 @@ impl RedisOptions {
         // A short name, because a socket's path may have 107 bytes only.
         let directory = tempfile::Builder::new().prefix("rf-").tempdir_in("/tmp").expect("a temporary directory");
         let port = if self.tcp { free_port() } else { 0 };
-        let child = launch(directory.path(), &self, port);
-        let mut redis = Redis { directory, options: self, port, child };
+        let has_users = self.password.is_none() && !self.sentinel;
+        let users = Users::of(has_users.then_some(directory.path()));
+        let child = launch(directory.path(), &self, &users, port);
+        let mut redis = Redis { directory, options: self, users, port, child };
         redis.wait_ready();
         redis
     }
@@ -125,6 +129,21 @@ impl Redis {
         assert_ne!(self.port, 0, "this server was started without TCP");
         let password = self.options.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
         format!("redis://{password}127.0.0.1:{}", self.port)
+    }
+
+    /// The URL of the server's socket, with the login of a role. A server that was started with a password has no such
+    /// users.
+    pub fn url_of(&self, role: &Role, namespace: Option<&Namespace>) -> String {
+        self.users.log_in(&self.url(), role, namespace)
+    }
+
+    /// Makes the user of a role, for programs that reach this server by another URL than its own.
+    pub fn admit(&self, role: &Role, namespace: Option<&Namespace>) {
+        self.users.make(role, namespace);
+    }
+
+    pub(crate) fn users(&self) -> Users {
+        self.users.clone()
     }
 
     /// The socket's path.
@@ -188,7 +207,7 @@ impl Redis {
     /// Restarts the server in the same place with the same data, after [`Self::kill9`] or [`Self::stop`].
     pub fn restart(&mut self) {
         process::kill9(&mut self.child);
-        self.child = launch(self.directory.path(), &self.options, self.port);
+        self.child = launch(self.directory.path(), &self.options, &self.users, self.port);
         self.wait_ready();
     }
 
@@ -215,7 +234,7 @@ impl Drop for Redis {
     }
 }
 
-fn launch(directory: &Path, options: &RedisOptions, port: u16) -> Child {
+fn launch(directory: &Path, options: &RedisOptions, users: &Users, port: u16) -> Child {
     let (append, sync) = match options.aof {
         Aof::Off => ("no", "no"),
         Aof::EverySecond => ("yes", "everysec"),
@@ -239,6 +258,9 @@ fn launch(directory: &Path, options: &RedisOptions, port: u16) -> Child {
     }
     if let Some(password) = &options.password {
         command.args(["--requirepass", password]);
+    }
+    if let Some(file) = users.file() {
+        command.arg("--aclfile").arg(file);
     }
     command.args(&options.more).stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
     command.spawn().expect("redis-server is installed (`make test` installs it)")

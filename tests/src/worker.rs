@@ -11,6 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use protocol::{
+    acl::Role,
     environment,
     keys::Keys,
     name::{HostName, Namespace},
@@ -19,13 +20,14 @@ use protocol::{
 use redis::Client;
 use tempfile::TempDir;
 
-use crate::{Log, Redis, binary, eventually, operator, process};
+use crate::{Log, Redis, binary, eventually, operator, process, users::Users};
 
 /// The options of a worker; see [`Worker::on`]. Workers that are started from the same options share a state
 /// directory, so a later one finds the journal of the prior one.
 #[derive(Clone)]
 pub struct WorkerOptions {
     redis: String,
+    users: Users,
     host: String,
     config: String,
     environment: Vec<(String, String)>,
@@ -50,7 +52,7 @@ impl WorkerOptions {
         self
     }
 
-    /// Sets another URL than the one of the server's socket.
+    /// Sets another URL than the one of the server's socket. Without a login it gets that of the host's user.
     #[must_use]
     pub fn redis(mut self, url: &str) -> Self {
         self.redis = url.into();
@@ -99,6 +101,11 @@ impl WorkerOptions {
         self
     }
 
+    fn namespace(&self) -> Option<Namespace> {
+        let given = self.environment.iter().find(|(name, _)| name == environment::NAMESPACE);
+        given.map(|(_, namespace)| namespace.parse().expect("a valid namespace"))
+    }
+
     /// The directory that holds the worker's configuration and state.
     pub fn directory(&self) -> PathBuf {
         self.directory.path().to_owned()
@@ -124,9 +131,10 @@ impl WorkerOptions {
         if !self.trust_file().exists() {
             self.trust(&operator().line("*", ""));
         }
+        let role = Role::Worker(self.host.parse().expect("a valid host name"));
         let keys = format!(
             "redis = {:?}\nhost = {:?}\nstate_dir = {:?}\ntrust = {:?}\n{}",
-            self.redis,
+            self.users.log_in(&self.redis, &role, self.namespace().as_ref()),
             self.host,
             directory.join("state").display().to_string(),
             self.trust_file().display().to_string(),
@@ -155,6 +163,7 @@ impl Worker {
     pub fn on(redis: &Redis) -> WorkerOptions {
         WorkerOptions {
             redis: redis.url(),
+            users: redis.users(),
             host: "web1".into(),
             config: String::new(),
             environment: Vec::new(),
@@ -193,7 +202,7 @@ impl Worker {
     /// One of the host's hashes; `None` where Redis does not reply.
     pub fn hash(&self, key: fn(&Keys, &HostName) -> String) -> Option<HashMap<String, String>> {
         let host = self.options.host.parse().expect("a valid host name");
-        let key = key(&Keys::new(self.namespace().as_ref()), &host);
+        let key = key(&Keys::new(self.options.namespace().as_ref()), &host);
         let mut connection = Client::open(self.options.redis.as_str()).ok()?.get_connection().ok()?;
         redis::cmd("HGETALL").arg(key).query(&mut connection).ok()
     }
@@ -259,11 +268,6 @@ impl Worker {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the worker runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a living process has memory");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
-    }
-
-    fn namespace(&self) -> Option<Namespace> {
-        let given = self.options.environment.iter().find(|(name, _)| name == environment::NAMESPACE);
-        given.map(|(_, namespace)| namespace.parse().expect("a valid namespace"))
     }
 }
 

@@ -18,6 +18,11 @@ fn transcript(ctl: &Ctl, lines: &[&str], replaced: &[(&str, &str)]) -> String {
     replaced.iter().fold(text, |text, (what, by)| text.replace(what, by))
 }
 
+/// The server's address as it is shown: without the login.
+fn address(redis: &Redis) -> String {
+    format!("{}?***", redis.url())
+}
+
 /// A Redis with a worker `web1` that allows `exec`, and one `db1` that does not.
 struct Fleet {
     redis: Redis,
@@ -34,7 +39,7 @@ impl Fleet {
     }
 
     fn transcript(&self, lines: &[&str]) -> String {
-        transcript(&self.ctl, lines, &[(&self.redis.url(), "URL")])
+        transcript(&self.ctl, lines, &[(&address(&self.redis), "URL")])
     }
 }
 
@@ -172,7 +177,7 @@ fn wrong_hosts() {
     let empty = transcript(
         &Ctl::on(&redis),
         &["ctl host list", "ctl host show web1", "ctl run --host web1 ping", "ctl run --all ping", "ctl action list"],
-        &[(&redis.url(), "URL")],
+        &[(&address(&redis), "URL")],
     );
     let fleet = Fleet::start();
     let two_hosts = fleet.transcript(&[
@@ -239,7 +244,7 @@ fn a_full_redis_says_so() {
     let worker = Worker::on(&redis).start();
     worker.wait_online();
     redis.cli(["CONFIG", "SET", "maxmemory", "1"]);
-    let shown = transcript(&Ctl::on(&redis), &["ctl run --host web1 ping"], &[(&redis.url(), "URL")]);
+    let shown = transcript(&Ctl::on(&redis), &["ctl run --host web1 ping"], &[(&address(&redis), "URL")]);
     assert_snapshot!(shown);
 }
 
@@ -248,8 +253,8 @@ fn a_user_without_rights_is_told_what_is_not_permitted() {
     let redis = Redis::start();
     let worker = Worker::on(&redis).start();
     worker.wait_online();
-    redis.cli(["ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@read", "+ping", "+time"]);
-    let url = format!("{}?user=reader&pass=secret", redis.url());
+    redis.cli(["ACL", "SETUSER", "guest", "on", ">secret", "~*", "+@read", "+ping", "+time"]);
+    let url = format!("{}?user=guest&pass=secret", redis.url());
     let ctl = Ctl::alone().env("REDFLEET_REDIS", &url);
     ctl.run(["host", "list"]).expect(0);
     assert_snapshot!(transcript(&ctl, &["ctl run --host web1 ping"], &[(&redis.url(), "URL")]));

@@ -14,7 +14,7 @@ fn findings(output: &Output, check: &str) -> Vec<(String, String)> {
 
 #[track_caller]
 fn examine(redis: &Redis, code: i32) -> Output {
-    Ctl::on(redis).run(["doctor", "-o", "json"]).expect(code)
+    Ctl::as_administrator(redis).run(["doctor", "-o", "json"]).expect(code)
 }
 
 #[track_caller]
@@ -29,7 +29,7 @@ fn a_sound_fleet_has_no_problem_and_no_key_without_bounds() {
     let redis = Redis::start();
     let worker = Worker::on(&redis).allow_exec().start();
     worker.wait_online();
-    let ctl = Ctl::on(&redis);
+    let ctl = Ctl::as_administrator(&redis);
     ctl.run(["run", "--host", "web1", "collect-all"]).expect(0);
     ctl.run(["run", "--host", "web1", "exec", "--", "seq", "1000"]).expect(0);
     ctl.run(["run", "--host", "web1", "exec", "--", "false"]).expect(2);
@@ -105,7 +105,7 @@ fn a_namespace_is_examined_alone() {
     redis.cli(["HSET", "server:{web1}:cpu", "usage", "1"]);
     redis.cli(["HSET", "prod:server:{web1}:cpu", "usage", "1"]);
     redis.cli(["EXPIRE", "prod:server:{web1}:cpu", "60"]);
-    let ctl = Ctl::on(&redis);
+    let ctl = Ctl::as_administrator(&redis);
     let prod = ctl.clone().env("REDFLEET_NAMESPACE", "prod").run(["doctor", "-o", "json"]).expect(0);
     found(&prod, "keys", "ok", "every key has a TTL or a cap (1 keys)");
     ctl.run(["doctor"]).expect(2);
@@ -195,7 +195,7 @@ fn troubled_hosts_are_reported() {
 fn an_unreachable_redis_is_exit_code_1() {
     let mut redis = Redis::start();
     redis.kill9();
-    let output = Ctl::on(&redis).run(["doctor"]).expect(1);
+    let output = Ctl::as_administrator(&redis).run(["doctor"]).expect(1);
     assert!(output.stderr.contains("cannot reach Redis"), "{output}");
 }
 

@@ -1,6 +1,6 @@
 //! A failover loses the newest writes: a waiting `ctl` still gets its result, and nothing runs twice.
 
-use protocol::outcome::State;
+use protocol::{acl::Role, outcome::State};
 use tests::{Ctl, Evidence, Gate, Network, Raw, Redis, Running, Worker, eventually};
 
 /// A primary, its replica, and a network that leads all clients to the current primary.
@@ -43,8 +43,9 @@ fn fleet() -> (Pair, Worker, Ctl) {
     let pair = Pair::start();
     let worker = Worker::on(&pair.primary).redis(&pair.network.url()).allow_exec().start();
     worker.wait_online();
+    pair.replica.admit(&Role::Worker("web1".parse().expect("a valid host name")), None);
     pair.wait_replicated("server:{web1}:facts");
-    let ctl = Ctl::alone().env("REDFLEET_REDIS", &pair.network.url());
+    let ctl = Ctl::alone().through(&pair.primary, &pair.network.url());
     (pair, worker, ctl)
 }
 

@@ -152,7 +152,7 @@ fn hosts_that_end_in_quick_succession_lose_no_output() {
     let wait = format!("test $REDFLEET_HOST = web1 || read _ < '{}' || :", redis.directory().join("web2").display());
     // `ctl` begins to read events after both ends, and between the two are more events than it reads at once.
     network.hold("XADD");
-    let through = ctl.env("REDFLEET_REDIS", &network.url());
+    let through = ctl.through(&redis, &network.url());
     let running = follow(&through, "web1,web2", &format!("{wait}; printf \"end of $REDFLEET_HOST\""));
     network.wait_held();
     gate.reached();
@@ -226,7 +226,7 @@ fn a_reader_that_lags_too_far_behind_is_told_what_it_has_missed() {
     let (redis, _worker, ctl) = fleet();
     let mut gate = Gate::new(&redis, "gate");
     let network = Network::to(&redis);
-    let through = ctl.env("REDFLEET_REDIS", &network.url());
+    let through = ctl.through(&redis, &network.url());
     let pause = "sleep 0.2";
     let script =
         format!("echo 1; {}; seq 2 500000; {pause}; seq 500001 1000000; {pause}; seq 1000001 1500000", gate.script());
@@ -314,7 +314,7 @@ fn a_connection_that_breaks_after_the_end_is_known_loses_no_output() {
     let job = ctl.dispatch("web1", "seq 1 30000");
     ctl.run(["job", "wait", "-q", &job]).expect(0);
     let network = Network::to(&redis);
-    let through = ctl.env("REDFLEET_REDIS", &network.url());
+    let through = ctl.through(&redis, &network.url());
     network.hold("XREAD");
     let running = through.spawn(["job", "logs", "-f", &job]);
     network.wait_held();

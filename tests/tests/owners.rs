@@ -80,7 +80,7 @@ fn workers(redis: &Redis) -> [Worker; 2] {
 }
 
 fn ctl(redis: &Redis) -> Ctl {
-    Ctl::alone().env("REDFLEET_REDIS", &redis.tcp_url())
+    Ctl::alone().through(redis, &redis.tcp_url())
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn an_outcome_that_was_flushed_before_it_was_read_is_published_again() {
     let (redis, _worker, ctl) = fleet(Aof::EverySecond);
     let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
     let network = Network::to(&redis);
-    let ctl = ctl.env("REDFLEET_REDIS", &network.url());
+    let ctl = ctl.through(&redis, &network.url());
     let running = run(&ctl, &format!("{}; {}; echo done", evidence.script(), gate.script()));
     gate.reached();
     // Redis' replies with the events reach `ctl` too late.
@@ -104,7 +104,7 @@ fn an_outcome_that_was_published_twice_is_printed_once() {
     let network = Network::to(&redis);
     // `ctl` begins to read events when the command has ended.
     network.hold("XADD");
-    let ctl = ctl.env("REDFLEET_REDIS", &network.url());
+    let ctl = ctl.through(&redis, &network.url());
     let running = run(&ctl, &format!("{}; echo done", evidence.script()));
     network.wait_held();
     evidence.wait();
@@ -160,7 +160,7 @@ fn a_command_whose_inbox_entry_alone_was_lost_is_redispatched() {
 fn a_dispatch_whose_reply_was_lost_runs_once() {
     let (redis, _worker, ctl) = fleet(Aof::EverySecond);
     let network = Network::to(&redis);
-    let ctl = ctl.env("REDFLEET_REDIS", &network.url());
+    let ctl = ctl.through(&redis, &network.url());
     for round in 0..3 {
         let evidence = Evidence::new(&redis, &format!("evidence{round}"));
         let mut gate = Gate::new(&redis, &format!("gate{round}"));
@@ -193,7 +193,7 @@ fn a_dispatch_refused_after_a_lost_reply_is_not_reported_as_unsent() {
     let network = Network::to(&redis);
     network.hold("XADD");
     let evidence = Evidence::new(&redis, "evidence");
-    let running = run(&ctl.clone().env("REDFLEET_REDIS", &network.url()), &evidence.script());
+    let running = run(&ctl.clone().through(&redis, &network.url()), &evidence.script());
     network.wait_held();
     Raw::on(&redis).wait_settled("web1");
     let job = redis.cli(["ZRANGE", "jobs", "0", "-1"]);
@@ -218,7 +218,7 @@ fn a_dispatch_that_redis_refuses_for_a_moment_is_retried() {
     let network = Network::to(&redis);
     // `ctl` has read the host's status and is about to dispatch.
     network.hold("HGETALL");
-    let ctl = ctl.env("REDFLEET_REDIS", &network.url());
+    let ctl = ctl.through(&redis, &network.url());
     let running = run(&ctl, &format!("{}; echo done", evidence.script()));
     network.wait_held();
     // A replica without its master replies MASTERDOWN, as in a failover.
@@ -237,7 +237,7 @@ fn another_ctl_can_wait_for_a_dispatch_whose_ctl_died() {
     let (evidence, mut gate) = (Evidence::new(&redis, "evidence"), Gate::new(&redis, "gate"));
     let network = Network::to(&redis);
     network.hold("XADD");
-    let through = ctl.clone().env("REDFLEET_REDIS", &network.url());
+    let through = ctl.clone().through(&redis, &network.url());
     let mut first = run(&through, &format!("{}; {}; echo done", evidence.script(), gate.script()));
     network.wait_held();
     first.kill9();

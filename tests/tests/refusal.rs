@@ -91,7 +91,7 @@ fn an_outcome_that_redis_can_never_take_holds_up_nothing() {
     let (before, after) = (raw.manifest(&["web1"], "ping"), raw.manifest(&["web1"], "ping"));
     let evidence = Evidence::new(&redis, "evidence");
     let squatted: Vec<_> = (0..3).map(|_| raw.shell("web1", &evidence.script())).collect();
-    let host = "web1".parse().expect("a name");
+    let host: protocol::name::HostName = "web1".parse().expect("a name");
     let squat =
         [keys.job_hosts(squatted[0].job), keys.job_events(squatted[1].job), keys.job_result(squatted[2].job, &host)];
     for key in &squat {
@@ -137,8 +137,9 @@ fn a_refused_output_is_not_overtaken_by_the_end() {
     raw.wait_state("web1", &manifest, State::Running);
     // All keys but that of the output.
     let job = format!("~{}", Keys::new(None).job(manifest.job));
-    let others = ["~job:*:hosts", "~job:*:events", "~job:*:result:*"];
-    redis.cli(["ACL", "SETUSER", "default", "resetkeys", "~server*", &job, others[0], others[1], others[2]]);
+    let [hosts, events, results] = ["~job:*:hosts", "~job:*:events", "~job:*:result:*"];
+    let user = ["ACL", "SETUSER", "worker-web1", "clearselectors", "+@all"];
+    redis.cli([user[0], user[1], user[2], user[3], user[4], "~server*", &job, hosts, events, results]);
     gate.open();
     worker.wait_log("succeeded in ");
     let before = refusals(&redis);
@@ -146,7 +147,7 @@ fn a_refused_output_is_not_overtaken_by_the_end() {
     let ends = |kind: &EventKind| matches!(kind, EventKind::State(state) if state.is_terminal());
     assert!(!raw.events(&manifest).iter().any(|event| ends(&event.kind)), "the end waits for the output");
 
-    redis.cli(["ACL", "SETUSER", "default", "allkeys"]);
+    redis.cli(["ACL", "SETUSER", "worker-web1", "allkeys"]);
     assert_eq!(raw.outcome("web1", &manifest).stdout.kept, b"out\n");
     // Whoever sees the end finds the output: both are of one transaction.
     assert_eq!(raw.output("web1", &manifest).len(), 1);

@@ -182,7 +182,7 @@ fn fleets_in_one_redis_do_not_meet() {
     let fleet = |namespace: &str| {
         let worker = Worker::on(&redis).env("REDFLEET_NAMESPACE", namespace).start();
         worker.wait_online();
-        (worker, Ctl::on(&redis).env("REDFLEET_NAMESPACE", namespace))
+        (worker, Ctl::within(&redis, namespace))
     };
     let (_red, red) = fleet("red");
     let (mut blue_worker, blue) = fleet("blue");

@@ -44,6 +44,9 @@ pub enum Command {
     /// Make and look at the key that signs what you send
     #[command(subcommand, disable_help_subcommand = true)]
     Key(Key),
+    /// See what each program may do in Redis: the rules of its users
+    #[command(subcommand, disable_help_subcommand = true)]
+    Acl(Acl),
     #[command(after_help = help::UP)]
     Up(Up),
     /// Stop what `ctl up` started, in order
@@ -336,6 +339,41 @@ pub struct NewKey {
     /// Do not ask for a passphrase: whoever can read the file can sign with it
     #[arg(long)]
     pub no_passphrase: bool,
+}
+
+/// `ctl acl`.
+#[derive(Debug, Subcommand)]
+pub enum Acl {
+    #[command(after_help = help::ACL_PRINT)]
+    Print(AclPrint),
+}
+
+/// Print a Redis user that has the rights of a program, and no more, as a line of an ACL file
+///
+/// The user of a host can read and write only what is that host's own, and of a job what its worker reports. Nothing
+/// is sent to Redis. Redis must be 7.0 or newer: older ones cannot restrict commands to some keys.
+#[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+#[command(group = ArgGroup::new("role").args(["host", "controller", "reader"]).required(true).multiple(false))]
+pub struct AclPrint {
+    /// The worker of this host: user worker-NAME
+    #[arg(short = 'H', long, value_name = "NAME", add = ArgValueCompleter::new(completers::hosts))]
+    pub host: Option<HostName>,
+    /// ctl, with everything that it can do: user controller
+    #[arg(long)]
+    pub controller: bool,
+    /// A dashboard, or ctl where it only looks: user reader
+    #[arg(long)]
+    pub reader: bool,
+    /// File with the user's password in its first line; only its SHA-256 is printed
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub password_file: Option<PathBuf>,
+    /// Print the command that makes the user, for redis-cli to read, in place of a line for an ACL file
+    #[arg(long)]
+    pub setuser: bool,
+    /// Print the rights as a table that says what each is for
+    #[arg(long, conflicts_with = "setuser")]
+    pub explain: bool,
 }
 
 /// Start a private Redis and a worker on this machine

@@ -63,6 +63,16 @@ Examples:
   ctl run --host web1 --timeout 10m --detach exec -- apt-get update
       Without waiting; `ctl job wait last` gives the result.";
 
+/// After the options of `acl print`.
+pub const ACL_PRINT: &str = "\
+Examples:
+  ctl acl print --host web1 --password-file web1.password --setuser | redis-cli
+      Makes the user worker-web1, or replaces its rules. On web1, the worker's settings are then
+      redis = \"redis://worker-web1@HOST\" and redis_password_file = \"FILE\".
+  ctl acl print --controller --password-file ctl.password >> /etc/redis/users.acl
+  ctl acl print --reader --explain
+      What a reader may do, and what for.";
+
 /// After the options of `exec`.
 pub const EXEC: &str = "\
 Examples:

@@ -197,6 +197,11 @@ impl Error {
         let passes = |error: &RedisError| is_broken(error) || matches!(error.retry_method(), RetryMethod::WaitAndRetry);
         matches!(self, Self::Redis { source, .. } if passes(source))
     }
+
+    /// Whether this user may not do that in Redis.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Redis { source, .. } if source.code() == Some("NOPERM"))
+    }
 }
 
 /// Describes an error of Redis by its meaning for a fleet.

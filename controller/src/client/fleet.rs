@@ -68,6 +68,11 @@ impl Fleet {
         self.clock.unwrap_or_else(FleetClock::local)
     }
 
+    /// The namespace of its keys.
+    pub const fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_ref()
+    }
+
     /// The moment now, by the fleet's clock.
     pub fn now(&self) -> Millis {
         self.clock().now()

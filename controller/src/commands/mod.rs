@@ -1,5 +1,6 @@
 //! What `ctl` does: a file or folder for each noun.
 
+mod acl;
 mod action;
 mod cancel;
 mod doctor;
@@ -19,7 +20,7 @@ pub use self::last::{is_unsent, remember_unsent};
 use crate::{
     cli::{
         documents,
-        grammar::{Command, Exec, Sh},
+        grammar::{Acl, Command, Exec, Sh},
         settings::Settings,
     },
     client::{Error, Fleet},
@@ -57,6 +58,7 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
         Command::Host(command) => host::run(command, &mut connect(settings).await?, printer).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
         Command::Key(command) => key::run(command, settings, printer).await?,
+        Command::Acl(Acl::Print(options)) => acl::print(options, settings, printer)?,
         Command::Up(options) => up::up(options, settings, printer).await?,
         Command::Down(options) => up::down(options, settings, printer)?,
         Command::Completions { shell } => printer.raw(&documents::completion(&shell)?)?,

@@ -15,7 +15,7 @@ use super::{
     evidence::Evidence,
     fleet::Fleet,
     history::About,
-    now,
+    lock, now,
     session::{CtlOutput, Errand, Session},
 };
 use crate::{Ctl, Log};
@@ -33,7 +33,7 @@ struct Operator<'a> {
 
 /// Runs one session after another until the disturbance ends.
 pub(super) fn operate(fleet: &Fleet, name: &str, seed: u64) -> Vec<Session> {
-    let ctl = Ctl::alone().env("REDFLEET_REDIS", &fleet.proxy.url());
+    let ctl = Ctl::alone().through(&lock(&fleet.redis), &fleet.proxy.url());
     let mut operator = Operator { fleet, name, random: Rng::with_seed(seed), ctl };
     let mut sessions = Vec::new();
     // `ctl` refuses a host that has never sent a heartbeat.
@@ -47,7 +47,7 @@ pub(super) fn operate(fleet: &Fleet, name: &str, seed: u64) -> Vec<Session> {
 
 /// What `ctl job logs` prints, past all proxies.
 pub(super) fn logs(fleet: &Fleet, job: JobId) -> CtlOutput {
-    run(fleet, &Ctl::alone().env("REDFLEET_REDIS", fleet.url()), &["job", "logs", &job.to_string()])
+    run(fleet, &Ctl::on(&lock(&fleet.redis)), &["job", "logs", &job.to_string()])
 }
 
 impl Operator<'_> {

@@ -202,7 +202,7 @@ fn append_output(
 
 fn status_of(Identity { host, keys, .. }: &Identity, status: &Status) -> Pipeline {
     let (mut pipe, key) = (pipe(), keys.status(host));
-    pipe.hset_multiple(&key, &status.fields());
+    pipe.cmd("HSET").arg(&key).arg(status.fields());
     expire(&mut pipe, &key, limits::HOST_RETENTION);
     if fault::planted(Bug::TrimLive) {
         pipe.cmd("XTRIM").arg(keys.commands(host)).arg("MAXLEN").arg(0);

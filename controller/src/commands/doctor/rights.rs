@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use protocol::{
+    acl::Role,
     keys::{CONSUMER_GROUP, Keys},
     name::{HostName, JobId},
 };
@@ -17,12 +18,14 @@ type Refusal = (String, String);
 
 pub async fn check(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
     let keys = fleet.keys().clone();
-    let (controller, worker) = (needed_by_ctl(&keys), needed_by_worker(&keys));
-    let refused = refused_to_us(fleet, &controller).await?;
+    let refused = refused_to_us(fleet, &needed_by_ctl(&keys)).await?;
     let mut findings: Vec<_> = finding("ctl", &refused).into_iter().collect();
 
     let (us, readers) = (user(fleet).await?, readers(fleet).await?);
     for reader in &readers {
+        // A user of `ctl acl` has rights on the keys of its own host only.
+        let host = Role::host_of(reader, fleet.namespace()).unwrap_or_else(nobody);
+        let worker = needed_by_worker(&keys, &host);
         let refused = match &us {
             Some(us) if us != reader => refused_to(fleet, reader, &worker).await?,
             _ => refused_to_us(fleet, &worker).await?,
@@ -48,7 +51,7 @@ fn finding(whom: &str, refused: &[Refusal]) -> Option<Finding> {
 
 /// What `ctl` sends to run, follow and cancel a job.
 fn needed_by_ctl(keys: &Keys) -> Vec<Cmd> {
-    let (host, job) = someone();
+    let (host, job) = (nobody(), JobId::new());
     let (inbox, record) = (keys.commands(&host), keys.job(job));
     vec![
         command("XADD", &[&inbox, "NOMKSTREAM", "*", "version", "1"]),
@@ -68,9 +71,9 @@ fn needed_by_ctl(keys: &Keys) -> Vec<Cmd> {
 }
 
 /// What a worker sends, also from within its script.
-fn needed_by_worker(keys: &Keys) -> Vec<Cmd> {
-    let (host, job) = someone();
-    let (inbox, status, hosts) = (keys.commands(&host), keys.status(&host), keys.job_hosts(job));
+fn needed_by_worker(keys: &Keys, host: &HostName) -> Vec<Cmd> {
+    let job = JobId::new();
+    let (inbox, status, hosts) = (keys.commands(host), keys.status(host), keys.job_hosts(job));
     vec![
         command("XGROUP", &["CREATE", &inbox, CONSUMER_GROUP, "0", "MKSTREAM"]),
         command("XREADGROUP", &["GROUP", CONSUMER_GROUP, "worker", "STREAMS", &inbox, ">"]),
@@ -88,9 +91,9 @@ fn needed_by_worker(keys: &Keys) -> Vec<Cmd> {
     ]
 }
 
-/// A host and a job that do not exist: rights go by the beginning of a key.
-fn someone() -> (HostName, JobId) {
-    ("doctor".parse().expect("a valid name"), JobId::new())
+/// A host that does not exist: mostly, rights go by the beginning of a key.
+fn nobody() -> HostName {
+    "doctor".parse().expect("a valid name")
 }
 
 fn command(name: &str, arguments: &[&str]) -> Cmd {

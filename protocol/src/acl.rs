@@ -1,0 +1,281 @@
+//! What each program of a fleet may do in Redis, and no more: the rules of its users, as Redis' access control lists
+//! (ACL) write them.
+//!
+//! Redis permits a command where one grant permits it on all of its keys. So the rights of a user are several grants
+//! (*selectors*, which need Redis 7.0). What a script does is checked command by command, as if its user had sent it.
+
+use std::fmt::{self, Write};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    keys::{Any, Keys},
+    metrics::MetricGroup,
+    name::{HostName, Namespace},
+};
+
+/// Who logs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The worker of a host.
+    Worker(HostName),
+    /// `ctl`, with everything that it can do.
+    Controller,
+    /// A dashboard, or `ctl` where it only looks.
+    Reader,
+}
+
+/// What begins the name of a worker's user; the host's name follows.
+const WORKER: &str = "worker-";
+
+/// Which part of a key's content a grant opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It can be read.
+    Read,
+    /// It can be changed, but not read.
+    Write,
+    /// Both.
+    Both,
+}
+
+/// The right to send some commands, on keys of these patterns.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// How the keys may be used.
+    pub access: Access,
+    /// The patterns. Without any, the commands have no keys.
+    pub keys: Vec<String>,
+    /// The commands, a subcommand after a bar.
+    pub commands: &'static [&'static str],
+    /// What for.
+    pub why: &'static str,
+}
+
+impl Role {
+    /// The name of the user, such as `worker-web1`, `controller` or `reader`; within a namespace `prod-worker-web1`.
+    pub fn user(&self, namespace: Option<&Namespace>) -> String {
+        let prefix = prefix(namespace);
+        match self {
+            Self::Worker(host) => format!("{prefix}{WORKER}{host}"),
+            Self::Controller => format!("{prefix}controller"),
+            Self::Reader => format!("{prefix}reader"),
+        }
+    }
+
+    /// The host whose worker has a user of this name.
+    pub fn host_of(user: &str, namespace: Option<&Namespace>) -> Option<HostName> {
+        user.strip_prefix(&prefix(namespace))?.strip_prefix(WORKER)?.parse().ok()
+    }
+
+    /// What the role may do with the keys of its fleet.
+    pub fn grants(&self, keys: &Keys) -> Vec<Grant> {
+        match self {
+            Self::Worker(host) => of_worker(keys, host),
+            Self::Controller => of_controller(keys),
+            Self::Reader => of_reader(keys),
+        }
+    }
+
+    /// The user as a line of an ACL file, or behind `ACL SETUSER`: its name and its rules, with which any prior ones are
+    /// replaced. Without a password nobody can log in. `selects`: the fleet's keys are in another database than the first.
+    pub fn user_line(&self, namespace: Option<&Namespace>, password: Option<&str>, selects: bool) -> String {
+        // Until Redis 7, new users had every channel.
+        let mut line = format!("{} reset on resetchannels", self.user(namespace));
+        let mut add = |word: fmt::Arguments| write!(line, " {word}").expect("a text takes any more text");
+        if let Some(password) = password {
+            add(format_args!("#{}", hash(password)));
+        }
+        if selects {
+            add(format_args!("+select"));
+        }
+        for grant in self.grants(&Keys::new(namespace)) {
+            add(format_args!("{grant}"));
+        }
+        line
+    }
+}
+
+impl Access {
+    /// What comes before a pattern.
+    const fn sign(self) -> &'static str {
+        match self {
+            Self::Read => "%R~",
+            Self::Write => "%W~",
+            Self::Both => "~",
+        }
+    }
+}
+
+impl fmt::Display for Grant {
+    /// The grant as rules of a user.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.keys.iter().map(|key| format!("{}{key}", self.access.sign()));
+        let words: Vec<_> = keys.chain(self.commands.iter().map(|command| format!("+{command}"))).collect();
+        let words = words.join(" ");
+        if self.keys.is_empty() { out.write_str(&words) } else { write!(out, "({words})") }
+    }
+}
+
+fn prefix(namespace: Option<&Namespace>) -> String {
+    namespace.map(|name| format!("{name}-")).unwrap_or_default()
+}
+
+/// A password as Redis keeps it.
+fn hash(password: &str) -> String {
+    Sha256::digest(password).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+fn grant<const N: usize>(
+    access: Access,
+    keys: [String; N],
+    commands: &'static [&'static str],
+    why: &'static str,
+) -> Grant {
+    Grant { access, keys: keys.into(), commands, why }
+}
+
+/// Of a job, its worker writes what it reports, and learns when the job expires.
+fn of_worker(keys: &Keys, host: &HostName) -> Vec<Grant> {
+    use Access::{Both, Read, Write};
+    let (result, output) = (keys.job_result(Any, host), keys.job_output(Any, host));
+    vec![
+        grant(Both, [], &["multi", "exec", "time"], "transactions; Redis' clock"),
+        grant(
+            Both,
+            [keys.commands(host), keys.control(host)],
+            &["xgroup|create", "xreadgroup", "xack", "xdel", "xadd", "xpending", "xtrim", "expire", "eval"],
+            "take commands and orders from its own streams; wake itself; trim what is handled",
+        ),
+        grant(
+            Both,
+            [keys.pattern_of_host(host)],
+            &["hset", "del", "expire", "exists"],
+            "publish its own facts, labels, status and figures",
+        ),
+        grant(Write, [keys.servers()], &["zadd", "zremrangebyrank"], "its heartbeat in the index of hosts"),
+        grant(
+            Both,
+            [keys.job(Any), keys.job_hosts(Any), keys.job_events(Any), result.clone(), output.clone()],
+            &["eval"],
+            "name these keys to its scripts, whose commands need the grants below",
+        ),
+        grant(Read, [keys.job(Any)], &["pexpiretime"], "let what it publishes expire with the job"),
+        grant(
+            Both,
+            [keys.job_hosts(Any)],
+            &["hget", "hset", "hdel", "expire", "pexpireat"],
+            "publish a state, unless a final one is published",
+        ),
+        grant(Write, [keys.job_events(Any)], &["xadd", "expire", "pexpireat"], "report what happens"),
+        grant(Both, [result], &["exists", "del", "hset", "expire", "pexpireat"], "publish its own results"),
+        grant(
+            Both,
+            [output],
+            &["xadd", "xrange", "xrevrange", "xdel", "expire", "pexpireat"],
+            "publish its own live output",
+        ),
+    ]
+}
+
+/// A controller writes commands and orders. It cannot write what hosts publish.
+fn of_controller(keys: &Keys) -> Vec<Grant> {
+    use Access::{Both, Read, Write};
+    let mut grants = vec![
+        grant(Both, [], &["multi", "exec", "time"], "transactions; Redis' clock"),
+        grant(
+            Both,
+            [],
+            &["ping", "info", "scan", "discard", "acl|whoami"],
+            "ctl doctor: the state of the server, keys without bounds, its own rights",
+        ),
+        grant(
+            Both,
+            [keys.commands(&Any), keys.control(&Any)],
+            &["xadd", "expire", "xrange", "xpending", "xlen", "exists", "xinfo|stream"],
+            "send commands and orders, and see which are taken",
+        ),
+        grant(Write, [keys.servers()], &["zrem"], "forget a host"),
+        grant(Write, [keys.pattern_of_host(&Any)], &["del"], "forget a host"),
+        grant(Both, [keys.job(Any)], &["hset", "pexpire"], "record a job"),
+        grant(Both, [keys.job_cancels(Any)], &["hset", "pexpireat"], "record an order to cancel"),
+        grant(Both, [keys.jobs()], &["zadd", "zremrangebyrank"], "list a job among the recent ones"),
+        grant(
+            Read,
+            [keys.pattern_of_host(&Any), keys.pattern_of_job(), keys.servers(), keys.jobs()],
+            &["pttl", "zcard"],
+            "ctl doctor: keys without bounds",
+        ),
+    ];
+    grants.extend(looks(keys));
+    grants
+}
+
+/// A reader sees everything but the inboxes: what is queued there may hold secrets.
+fn of_reader(keys: &Keys) -> Vec<Grant> {
+    let mut grants = vec![grant(Access::Read, [], &["time"], "Redis' clock")];
+    grants.extend(looks(keys));
+    grants
+}
+
+/// What both a controller and a reader look at.
+fn looks(keys: &Keys) -> [Grant; 3] {
+    let own = [keys.facts(&Any), keys.labels(&Any), keys.status(&Any)];
+    let hosts = own.into_iter().chain(MetricGroup::ALL.map(|group| keys.metrics(&Any, group)));
+    let see_hosts = "see hosts, their facts and figures";
+    [
+        Grant { access: Access::Read, keys: hosts.collect(), commands: &["hgetall", "hget"], why: see_hosts },
+        grant(
+            Access::Read,
+            [keys.servers(), keys.jobs()],
+            &["zrevrange", "zscore"],
+            "see which hosts and jobs there are",
+        ),
+        grant(
+            Access::Read,
+            [keys.pattern_of_job()],
+            &["hgetall", "hget", "hmget", "hkeys", "hvals", "hlen", "exists", "pexpiretime", "xread", "xrange"],
+            "see jobs, follow them, and read results and output",
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_has_its_own_keys_and_of_jobs_what_it_reports() {
+        let role = Role::Worker("web1".parse().unwrap());
+        let line = role.user_line(Some(&"prod".parse().unwrap()), Some("secret"), true);
+        let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+        let begin = format!(
+            "prod-worker-web1 reset on resetchannels #{hash} +select +multi +exec +time (~prod:server:{{web1}}:commands "
+        );
+        assert!(line.starts_with(&begin), "{line}");
+        assert!(line.contains(" (%W~prod:servers +zadd +zremrangebyrank) "), "{line}");
+        assert!(line.contains(" (%R~prod:job:{*} +pexpiretime) "), "{line}");
+        for pattern in line.split(' ').filter_map(|word| word.split_once('~')).map(|(_, pattern)| pattern) {
+            assert!(pattern.starts_with("prod:"), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn without_a_password_there_is_none() {
+        for role in [Role::Controller, Role::Reader] {
+            let line = role.user_line(None, None, false);
+            assert!(!line.contains('#') && !line.contains("nopass") && !line.contains("+select"), "{line}");
+        }
+    }
+
+    #[test]
+    fn names_of_users_tell_the_host() {
+        let (host, prod): (HostName, Namespace) = ("web-1".parse().unwrap(), "prod".parse().unwrap());
+        for namespace in [None, Some(&prod)] {
+            let user = Role::Worker(host.clone()).user(namespace);
+            assert_eq!(Role::host_of(&user, namespace), Some(host.clone()));
+        }
+        assert_eq!(Role::host_of("prod-worker-web-1", None), None);
+        assert_eq!(Role::host_of("controller", None), None);
+    }
+}
