@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{limits, signed, time};
+use crate::{limits, time, unique::unique};
 
 /// Arguments of a command, by parameter name.
 pub type Arguments = BTreeMap<String, Argument>;
@@ -25,7 +25,7 @@ pub enum Argument {
     /// Several texts in order, such as an argument vector.
     List(Vec<String>),
     /// Texts by name, such as environment variables.
-    Map(#[serde(deserialize_with = "signed::unique")] BTreeMap<String, String>),
+    Map(#[serde(deserialize_with = "unique")] BTreeMap<String, String>),
 }
 
 /// Whether an action may run again when it is not known whether it ran.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::{limits, time::Millis};
+use crate::time::Millis;
 
 /// A reading of Redis' clock and when it was taken.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +33,8 @@ impl FleetClock {
 
     /// The moment that a deadline is judged by. Whoever owns Redis can hold its clock back, so that what should have
     /// expired still starts: then this host's own clock counts, less a margin for one that is badly set.
-    pub fn judged(&self) -> Millis {
-        self.now().max(local_millis().saturating_sub(millis(limits::CLOCK_MARGIN)))
+    pub fn judged(&self, margin: Duration) -> Millis {
+        self.now().max(local_millis().saturating_sub(millis(margin)))
     }
 
     /// How far the local wall clock is ahead of the fleet's, in milliseconds; negative when behind.

@@ -21,6 +21,7 @@ use crate::{
     signed::{self, Document, DocumentError, Fields, Signed},
     targets::{Proof, TargetRoot},
     time::Millis,
+    unique::unique,
 };
 
 /// The content of a command. Unknown fields are ignored, so that newer controllers can add some.
@@ -33,10 +34,10 @@ pub struct Manifest {
     /// The action's name; a worker that does not know it reports `rejected`.
     pub action: String,
     /// The action's arguments, without those that are secret.
-    #[serde(default, deserialize_with = "signed::unique")]
+    #[serde(default, deserialize_with = "unique")]
     pub arguments: Arguments,
     /// Digests of the secret arguments, by parameter name.
-    #[serde(default, deserialize_with = "signed::unique", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "unique", skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, Digest>,
     /// The operator: the principal whose key signed the manifest.
     pub operator: String,
@@ -181,7 +182,6 @@ mod tests {
     use crate::{
         action::Argument,
         control::CancelOrder,
-        job::JobRecord,
         outcome::{Outcome, State, Statement},
         targets::Targets,
     };
@@ -264,8 +264,7 @@ mod tests {
         let targets = Targets::new(["web1".parse().unwrap()]);
         let manifest = manifest(&targets);
         let (job, host) = (manifest.job, "web1".parse().unwrap());
-        let record = JobRecord::unsigned(manifest.clone(), targets.clone());
-        let order = CancelOrder::new(&record, targets.root(), "ann".into(), 0);
+        let order = CancelOrder::new(&manifest, &Signed::unsigned(&manifest), targets.root(), "ann".into(), 0);
         let outcome = Outcome::bare(State::Succeeded, None, 0).fields(job, &host);
         let (_, statement) = outcome.into_iter().find(|(name, _)| *name == Statement::FIELD).unwrap();
         let all = [signed::encode(&manifest), signed::encode(&order), statement];

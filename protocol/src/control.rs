@@ -4,13 +4,12 @@ use redis::{Cmd, streams::StreamMaxlen};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    command::{Addressed, EntryError, Envelope},
-    job::JobRecord,
+    command::{Addressed, EntryError, Envelope, Manifest},
     keys::Keys,
     limits,
     name::{HostName, JobId, Salt},
     secret::{Digest, digest},
-    signed::{self, Document, Fields},
+    signed::{self, Document, Fields, Signed},
     targets::TargetRoot,
     time::Millis,
 };
@@ -38,15 +37,21 @@ pub struct CancelOrder {
 
 impl CancelOrder {
     /// An order of `operator`, which cancels this job on these hosts.
-    pub fn new(job: &JobRecord, targets: TargetRoot, operator: String, now: Millis) -> Self {
+    pub fn new(
+        manifest: &Manifest,
+        signed: &Signed<Manifest>,
+        targets: TargetRoot,
+        operator: String,
+        now: Millis,
+    ) -> Self {
         Self {
-            job: job.id(),
+            job: manifest.job,
             targets,
             operator,
             issued_at_ms: now,
-            job_issued_at_ms: job.manifest.issued_at_ms,
-            salt: job.manifest.salt,
-            manifest: digest(&job.signed.bytes),
+            job_issued_at_ms: manifest.issued_at_ms,
+            salt: manifest.salt,
+            manifest: digest(&signed.bytes),
         }
     }
 
@@ -108,7 +113,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{signed::Signed, targets::Targets};
+    use crate::targets::Targets;
 
     fn order(targets: &Targets) -> CancelOrder {
         let (job_issued_at_ms, salt) = (1_790_000_000_000, Salt::new([7; 16]));

@@ -28,6 +28,7 @@ pub mod status;
 pub mod targets;
 pub mod time;
 pub mod trust;
+mod unique;
 
 /// Version of the wire format: the stream entries that controllers write and workers read.
 ///

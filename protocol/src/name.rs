@@ -95,10 +95,10 @@ const SHORT: usize = 8;
 #[serde(transparent)]
 pub struct JobId(Uuid);
 
-#[expect(clippy::new_without_default, reason = "each is new: there is no usual one")]
 /// Random bytes that set the jobs of one operator and moment apart.
 pub type Salt = ByteArray<16>;
 
+#[expect(clippy::new_without_default, reason = "each is new: there is no usual one")]
 impl JobId {
     /// The id of the job that `operator` issues at this moment. Nobody else can issue a job with this id: a worker
     /// derives the id again from the signed manifest, and its random bits are a digest of the operator and the salt.
@@ -106,15 +106,16 @@ impl JobId {
         let digest =
             Sha256::new().chain_update(salt.as_slice()).chain_update(issued_at_ms.to_be_bytes()).chain_update(operator);
         let digest: [u8; 32] = digest.finalize().into();
-        let random = *digest.first_chunk().expect("a digest has more bytes");
+        let mut random = [0; 10];
+        random.copy_from_slice(&digest[..10]);
         // UUIDv7 (RFC 9562): 48 bits of time, 74 bits of anything.
         Self(uuid::Builder::from_unix_timestamp_millis(issued_at_ms, &random).into_uuid())
     }
 
     /// When the job was issued, as its id says.
     pub fn issued_at_ms(&self) -> Millis {
-        let [a, b, c, d, e, f, ..] = *self.as_bytes();
-        Millis::from_be_bytes([0, 0, a, b, c, d, e, f])
+        // The first 48 of 128 bits.
+        Millis::try_from(self.0.as_u128() >> 80).unwrap_or(Millis::MAX)
     }
 
     /// A fresh salt.

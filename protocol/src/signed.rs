@@ -3,28 +3,22 @@
 //! A document is encoded once, by its author. Everybody else keeps and verifies the bytes as they were
 //! received: a second encoding of the same values may differ from the first.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    marker::PhantomData,
-};
+use std::{collections::HashMap, marker::PhantomData};
 
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{DeserializeOwned, Error as _, MapAccess, Visitor},
-};
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::limits;
 
 /// The fields of a stream entry or a hash.
 pub type Fields = HashMap<String, Vec<u8>>;
 
+/// The field that holds a document's signature.
+const SIGNATURE: &str = "signature";
+
 /// Something that travels as bytes and can be signed.
 pub trait Document: Serialize + DeserializeOwned {
     /// The field of a stream entry or a hash that holds the bytes.
     const FIELD: &'static str;
-    /// The field that holds the signature over them.
-    const SIGNATURE: &'static str = "signature";
     /// The most bytes that are decoded.
     const MAX_BYTES: usize;
 }
@@ -82,7 +76,7 @@ impl<T: Document> Signed<T> {
     /// [`DocumentError::Missing`] and [`DocumentError::Oversize`].
     pub fn take(fields: &mut Fields) -> Result<Self, DocumentError> {
         let bytes = take(fields, T::FIELD, T::MAX_BYTES)?;
-        let signature = match take(fields, T::SIGNATURE, limits::SIGNATURE_BYTES) {
+        let signature = match take(fields, SIGNATURE, limits::SIGNATURE_BYTES) {
             Err(DocumentError::Missing(_)) => Vec::new(),
             signature => signature?,
         };
@@ -101,7 +95,7 @@ impl<T: Document> Signed<T> {
 
     /// The fields and values that [`Self::take`] reads.
     pub fn fields(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let signature = (!self.signature.is_empty()).then(|| (T::SIGNATURE, self.signature.clone()));
+        let signature = (!self.signature.is_empty()).then(|| (SIGNATURE, self.signature.clone()));
         [(T::FIELD, self.bytes.clone())].into_iter().chain(signature).collect()
     }
 }
@@ -129,37 +123,14 @@ pub(crate) fn decode<T: DeserializeOwned>(name: &'static str, bytes: &[u8], limi
     if trailing > 0 { Err(DocumentError::Trailing(name, trailing)) } else { Ok(value) }
 }
 
-/// Reads a map in which each name stands once. Of two values of a name one decoder might take the first, and another the
-/// last: what was signed must mean one thing.
-pub(crate) fn unique<'de, V: Deserialize<'de>, D: Deserializer<'de>>(
-    input: D,
-) -> Result<BTreeMap<String, V>, D::Error> {
-    struct Unique<V>(PhantomData<V>);
-
-    impl<'de, V: Deserialize<'de>> Visitor<'de> for Unique<V> {
-        type Value = BTreeMap<String, V>;
-
-        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-            out.write_str("values by name")
-        }
-
-        fn visit_map<M: MapAccess<'de>>(self, mut input: M) -> Result<Self::Value, M::Error> {
-            let mut map = BTreeMap::new();
-            while let Some((name, value)) = input.next_entry()? {
-                if map.insert(name, value).is_some() {
-                    return Err(M::Error::custom("a name stands twice"));
-                }
-            }
-            Ok(map)
-        }
-    }
-
-    input.deserialize_map(Unique(PhantomData))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
     use super::*;
+    use crate::unique::unique;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Note {

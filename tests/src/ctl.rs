@@ -39,6 +39,8 @@ pub struct Running {
     child: Child,
     stdout: Log,
     stderr: Log,
+    /// The home directory stays as long as the run.
+    _home: Arc<TempDir>,
 }
 
 impl Ctl {
@@ -67,11 +69,17 @@ impl Ctl {
 
     /// `ctl` without any setting, in a home directory with nothing but the operator's key.
     pub fn alone() -> Self {
-        let home = tempfile::Builder::new().prefix("rf-").tempdir_in("/tmp").expect("a temporary directory");
-        let key = home.path().join(".config/redfleet/key");
+        let ctl = Self::keyless();
+        let key = ctl.home().join(".config/redfleet/key");
         fs::create_dir_all(key.parent().expect("a directory")).expect("a directory for the key");
         fs::write(&key, operator().private_key()).expect("a key");
         fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("its mode");
+        ctl
+    }
+
+    /// `ctl` without any setting, in an empty home directory.
+    pub fn keyless() -> Self {
+        let home = tempfile::Builder::new().prefix("rf-").tempdir_in("/tmp").expect("a temporary directory");
         Self { home: Arc::new(home), program: binary("ctl"), environment: Vec::new() }
     }
 
@@ -139,7 +147,7 @@ impl Ctl {
         let (stdout, stderr) = (Log::default(), Log::default());
         stdout.follow(child.stdout.take().expect("piped"));
         stderr.follow(child.stderr.take().expect("piped"));
-        Running { child, stdout, stderr }
+        Running { child, stdout, stderr, _home: Arc::clone(&self.home) }
     }
 
     /// The command, for tests that need to change more of it.

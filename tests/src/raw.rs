@@ -13,7 +13,7 @@ use protocol::{
     limits,
     name::{HostName, JobId},
     outcome::Outcome,
-    signed::Fields,
+    signed::{Fields, Signed},
     targets::Targets,
     time::Millis,
 };
@@ -105,8 +105,8 @@ impl Raw {
     /// An order of the job's operator to cancel it on one host.
     pub fn cancel_order(host: &str, manifest: &Manifest) -> Control {
         let targets = targets(&[host]);
-        let job = JobRecord::unsigned(manifest.clone(), targets.clone());
-        let order = CancelOrder::new(&job, targets.root(), manifest.operator.clone(), 0);
+        let signed = Signed::unsigned(manifest);
+        let order = CancelOrder::new(manifest, &signed, targets.root(), manifest.operator.clone(), 0);
         Control::Cancel(Self::envelope(&order, &[host]))
     }
 

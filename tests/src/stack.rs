@@ -17,7 +17,7 @@ pub struct Stack {
 impl Stack {
     /// The usual directory in an empty home.
     pub fn new() -> Self {
-        let ctl = Ctl::alone();
+        let ctl = Ctl::keyless();
         let directory = ctl.home().join(".local/state/redfleet");
         Self { ctl, directory }
     }

@@ -286,9 +286,9 @@ fn attack_cancelling_the_job_of_another() {
     scene.raw.wait_state("web1", &running, State::Running);
 
     let targets = Targets::new(["web1".parse().expect("a name")]);
-    let record = scene.ann.record(running.clone(), targets.clone());
+    let signed = scene.ann.sign(&running);
     let order = |operator: &str| {
-        protocol::control::CancelOrder::new(&record, targets.root(), operator.into(), running.issued_at_ms)
+        protocol::control::CancelOrder::new(&running, &signed, targets.root(), operator.into(), running.issued_at_ms)
     };
     // Unsigned; signed by a stranger in ann's name; by somebody who is known, in their own name, and with a salt of
     // their own; for another host.
@@ -373,7 +373,8 @@ fn attack_a_manifest_that_decodes_two_ways() {
     let mut inner = bytes.clone();
     inner[at + arguments.len()] += 1;
     let again = [tests::hostile::text("argv"), vec![0x91], tests::hostile::text("true")].concat();
-    inner.splice(at + arguments.len() + 1..at + arguments.len() + 1, again);
+    let behind_head = at + arguments.len() + 1;
+    inner.splice(behind_head..behind_head, again);
     for bytes in [twice, inner] {
         let signature = scene.ann.sign_bytes(sshsig::JOB, &bytes);
         scene.send(Signed::of_bytes(bytes, signature));

@@ -296,7 +296,7 @@ fn invalid_control_entries_are_dropped() {
         with("proof", b"\xff".into()),
         (0..500).map(|_| ("field", b"x".to_vec())).collect(),
     ];
-    let large = [("kind", 16), ("order", limits::ORDER_BYTES), ("order_signature", limits::SIGNATURE_BYTES)];
+    let large = [("kind", 16), ("order", limits::ORDER_BYTES), ("signature", limits::SIGNATURE_BYTES)];
     let large = large.map(|(name, limit)| with(name, vec![0; limit + 1]));
     target.sent.insert("malformed", garbage.len() as u64);
     target.sent.insert("oversize", large.len() as u64 + 1);

@@ -91,7 +91,7 @@ impl Drop for Agent {
 
 #[test]
 fn the_key_is_looked_for_in_one_order() {
-    let ctl = Ctl::alone();
+    let ctl = Ctl::keyless();
     let none = refused(&ctl);
     assert!(none.stderr.starts_with("error: no key to sign with"), "{none}");
     assert!(none.stderr.contains("hint: make one: ctl key init\n"), "{none}");
@@ -126,7 +126,7 @@ fn the_key_is_looked_for_in_one_order() {
 
 #[test]
 fn a_passphrase_is_asked_on_the_terminal_and_shown_nowhere() {
-    let ctl = Ctl::alone().env("REDFLEET_KEY", "key");
+    let ctl = Ctl::keyless().env("REDFLEET_KEY", "key");
     let key = keygen(&ctl, "key", &["-N", PASSPHRASE]);
     let shown = ctl.run(["key", "show", "-o", "json"]).expect(0).json();
     assert_eq!(shown["private"], "in the file, with a passphrase");
@@ -152,7 +152,7 @@ fn a_passphrase_is_asked_on_the_terminal_and_shown_nowhere() {
 
 #[test]
 fn who_gives_up_at_the_passphrase_has_an_echoing_terminal() {
-    let ctl = Ctl::alone().env("REDFLEET_KEY", "key");
+    let ctl = Ctl::keyless().env("REDFLEET_KEY", "key");
     keygen(&ctl, "key", &["-N", PASSPHRASE]);
     let mut terminal = ctl.start_at_terminal(["key", "show", "--check"]);
     assert!(terminal.echoes());
@@ -167,7 +167,7 @@ fn who_gives_up_at_the_passphrase_has_an_echoing_terminal() {
 
 #[test]
 fn ssh_agent_signs_for_files_without_an_open_private_half() {
-    let ctl = Ctl::alone();
+    let ctl = Ctl::keyless();
     let agent = Agent::start(&ctl);
     let (other, key) = (keygen(&ctl, "other", &[]), keygen(&ctl, "key", &[]));
     let at = |file: &str| ctl.clone().env("SSH_AUTH_SOCK", text(&agent.socket)).env("REDFLEET_KEY", file);
@@ -192,7 +192,7 @@ fn ssh_agent_signs_for_files_without_an_open_private_half() {
 
 #[test]
 fn other_types_of_keys_work_or_are_refused_by_name() {
-    let ctl = Ctl::alone().env("REDFLEET_KEY", "key");
+    let ctl = Ctl::keyless().env("REDFLEET_KEY", "key");
     let agent = Agent::start(&ctl);
     let key = keygen(&ctl, "key", &["-t", "ecdsa", "-b", "256"]);
     assert_eq!(checked(&ctl)["type"], "ecdsa-sha2-nistp256");
@@ -212,7 +212,7 @@ fn other_types_of_keys_work_or_are_refused_by_name() {
 
 #[test]
 fn a_private_key_that_others_may_read_is_refused() {
-    let ctl = Ctl::alone().env("REDFLEET_KEY", "key");
+    let ctl = Ctl::keyless().env("REDFLEET_KEY", "key");
     let key = keygen(&ctl, "key", &[]);
     for mode in [0o640, 0o604] {
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).expect("a file");
@@ -226,7 +226,7 @@ fn a_private_key_that_others_may_read_is_refused() {
 
 #[test]
 fn a_certificate_is_used_where_it_speaks_for_the_operator() {
-    let ctl = Ctl::alone().env("REDFLEET_KEY", "key").env("REDFLEET_OPERATOR", "ann@desk");
+    let ctl = Ctl::keyless().env("REDFLEET_KEY", "key").env("REDFLEET_OPERATOR", "ann@desk");
     let key = keygen(&ctl, "key", &[]);
     certify(&ctl, &key, "ann@desk", "-1d:+1d");
     let authority = fingerprint(&ctl.home().join("authority"));
@@ -282,7 +282,7 @@ fn verify(ctl: &Ctl, line: &str, operator: &str, document: &Path) {
 
 #[test]
 fn key_init_makes_what_ssh_keygen_would() {
-    let ctl = Ctl::alone().env("REDFLEET_OPERATOR", "ann@desk");
+    let ctl = Ctl::keyless().env("REDFLEET_OPERATOR", "ann@desk");
     let refused = ctl.run(["key", "init"]).expect(1);
     assert!(refused.stderr.contains("hint: or make a key without one: ctl key init --no-passphrase"), "{refused}");
     let made = ctl.run(["key", "init", "--no-passphrase"]).expect(0);
@@ -308,7 +308,7 @@ fn key_init_makes_what_ssh_keygen_would() {
 
 #[test]
 fn key_init_asks_for_a_passphrase_twice() {
-    let ctl = Ctl::alone();
+    let ctl = Ctl::keyless();
     let key = ctl.home().join("key");
     let ask = |second: &str| {
         let mut terminal: OnTerminal = ctl.start_at_terminal(["key", "init", "--file", "key", "--comment", "mine"]);
@@ -331,7 +331,7 @@ fn ssh_keygen_verifies_a_job_that_was_written_out() {
     let redis = Redis::start();
     let worker = Worker::on(&redis).start();
     worker.wait_online();
-    let ctl = Ctl::on(&redis).env("REDFLEET_OPERATOR", "ann@desk");
+    let ctl = Ctl::keyless().through(&redis, &redis.url()).env("REDFLEET_OPERATOR", "ann@desk");
     let line = ctl.run(["key", "init", "--no-passphrase"]).expect(0).stdout;
     let key = ctl.home().join(".config/redfleet/key");
     let job = ctl.run(["run", "--host", "web1", "--detach", "ping"]).expect(0).stdout;

@@ -5,7 +5,8 @@ use tests::{Ctl, Gate, Redis, Worker};
 
 fn fleet() -> (Redis, [Worker; 2]) {
     let redis = Redis::start();
-    let workers = ["web1", "db1"].map(|host| Worker::on(&redis).host(host).allow_exec().start());
+    let workers = ["web1", "db1"]
+        .map(|host| Worker::on(&redis).host(host).config("[actions]\nallow = ['exec', 'cancel']").start());
     workers.iter().for_each(Worker::wait_online);
     (redis, workers)
 }

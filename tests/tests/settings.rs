@@ -95,10 +95,6 @@ fn check_config_reports_what_is_wrong_and_shows_no_password() {
             "redis = 'redis://h'\n[[policy]]\nwho = ['ann']\nactions = ['pong']",
             "policy: rule 1 (worker.toml, line 2): actions: there is no action 'pong' (did you mean 'ping'?)",
         ),
-        (
-            "redis = 'redis://h'\n[[policy]]\nwho = ['ann']\nactions = ['ping']",
-            "[[policy]] is not enforced yet, as nothing is signed yet",
-        ),
         ("redis = 'redis://h'\n[[polcy]]\nwho = ['ann']", "unknown key 'polcy' (did you mean 'policy'?)"),
         ("redis = 'redis://h'\n[[policies]]\nwho = ['ann']", "unknown key 'policies'"),
         ("redis = 'redis://h'\nslots = 0", "slots must be from 1 to 1024"),

@@ -5,7 +5,17 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 use tests::{Output, Stack, binary, eventually, is_alive};
 
 /// The files of a state directory in which nothing runs.
-const FILES: [&str; 6] = ["ctl-up.lock", "data", "redis.log", "worker", "worker.log", "worker.toml"];
+const FILES: [&str; 9] = [
+    "allowed_signers",
+    "ctl-up.key",
+    "ctl-up.key.pub",
+    "ctl-up.lock",
+    "data",
+    "redis.log",
+    "worker",
+    "worker.log",
+    "worker.toml",
+];
 
 /// The names of a directory's entries, sorted.
 fn listing(directory: &Path) -> Vec<String> {

@@ -298,7 +298,7 @@ fn judged(
     let specs = actions::specs();
     let once = specs.iter().filter(|spec| spec.repeat == Repeat::Once);
     // Actions that only read are allowed already.
-    let locked: Vec<_> = once.map(|spec| spec.name.as_str()).collect();
+    let locked: Vec<_> = once.map(|spec| spec.name.as_str()).chain([policy::CANCEL]).collect();
     for name in allow.iter().filter(|name| !locked.contains(&name.as_str())) {
         let (meant, all) = (did_you_mean(name, &locked), locked.join(", "));
         unknown.push(format!("actions.allow names '{name}', but the actions that can be allowed are: {all}{meant}"));

@@ -76,12 +76,13 @@ impl Fleet {
             return Ok(());
         }
         let targets = Targets::new(hosts.iter().cloned());
-        let order = CancelOrder::new(&job.record, targets.root(), operator.to_owned(), self.now());
-        let signed = Signed::unsigned(&order);
-        let signature = signer.sign(sshsig::JOB, &signed.bytes).await?;
-        let signed = signed.with_signature(signature);
+        let order =
+            CancelOrder::new(job.manifest(), &job.record.signed, targets.root(), operator.to_owned(), self.now());
+        let document = Signed::unsigned(&order);
+        let signature = signer.sign(sshsig::JOB, &document.bytes).await?;
+        let document = document.with_signature(signature);
         let orders = targets.proofs().map(|(host, proof)| {
-            let envelope = Envelope { signed: signed.clone(), proof };
+            let envelope = Envelope { signed: document.clone(), proof };
             let mut pipeline = redis::pipe();
             pipeline.add_command(Control::Cancel(envelope).write(self.keys(), host));
             pipeline.cmd("EXPIRE").arg(self.keys().control(host)).arg(limits::HOST_RETENTION.as_secs());

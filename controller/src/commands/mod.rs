@@ -59,7 +59,7 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
         Command::Key(command) => key::run(command, settings, printer).await?,
         Command::Acl(Acl::Print(options)) => acl::print(options, settings, printer)?,
-        Command::Up(options) => up::up(options, settings, printer).await?,
+        Command::Up(options) => Box::pin(up::up(options, settings, printer)).await?,
         Command::Down(options) => up::down(options, settings, printer)?,
         Command::Completions { shell } => printer.raw(&documents::completion(&shell)?)?,
         Command::Man { dir } => {

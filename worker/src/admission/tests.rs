@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use protocol::{action::Argument, job::JobRecord, name::JobId, signed::Document, targets::Targets};
+use protocol::{action::Argument, name::JobId, signed::Document, targets::Targets};
 use ssh_key::{PrivateKey, private::Ed25519Keypair};
 
 use super::*;
@@ -182,8 +182,8 @@ fn the_policy_says_what_a_known_signer_may_run() {
 /// An order to cancel a job of ann, by somebody.
 fn order(operator: &str, seed: u8) -> Envelope<CancelOrder> {
     let targets = Targets::new(["web1".parse().unwrap()]);
-    let job = JobRecord::unsigned(manifest("exec"), targets.clone());
-    let order = CancelOrder::new(&job, targets.root(), operator.into(), NOW);
+    let job = manifest("exec");
+    let order = CancelOrder::new(&job, &Signed::unsigned(&job), targets.root(), operator.into(), NOW);
     let (_, proof) = targets.proofs().next().unwrap();
     Envelope { signed: sign(&order, seed), proof }
 }

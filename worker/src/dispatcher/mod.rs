@@ -338,7 +338,11 @@ impl Dispatcher {
             published,
             cancelled: job.is_some_and(|job| self.cancelled.contains_key(&job)),
             now: self.clock.now(),
-            taken_ms: if fault::planted(Bug::NoClock) { self.clock.now() } else { self.clock.judged() },
+            taken_ms: if fault::planted(Bug::NoClock) {
+                self.clock.now()
+            } else {
+                self.clock.judged(limits::CLOCK_MARGIN)
+            },
         };
         let taken_ms = known.taken_ms;
         match admission::admit(&entry, opened, &known) {
