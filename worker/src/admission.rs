@@ -12,13 +12,14 @@ use protocol::{
     command::{EntryError, Envelope, Manifest},
     limits,
     outcome::{Outcome, State},
-    secret::{SecretError, Secrets},
+    secret::{self, Digest, SecretError, Secrets},
     signed::Fields,
     time::{Millis, show_duration},
 };
 
 use crate::{
     actions::{Call, Catalogue},
+    audit::AuditError,
     fault::{self, Bug},
     identity::Identity,
     journal::{Begin, Prior},
@@ -37,6 +38,8 @@ pub(crate) const BEFORE_START: &str = "before it started";
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) manifest: Manifest,
+    /// Of the manifest's bytes as they were received.
+    pub(crate) digest: Digest,
     secrets: Result<Secrets, SecretError>,
     /// The size of its manifest and secrets: about the memory that it takes.
     pub(crate) bytes: usize,
@@ -52,7 +55,8 @@ pub(crate) fn open(mut fields: Fields, identity: &Identity) -> Result<Opened, En
     }
     // The place to verify `envelope.signed.signature` over `envelope.signed.bytes`: nothing is signed yet.
     let bytes = envelope.signed.bytes.len() + secrets.as_ref().map_or(0, Secrets::size);
-    Ok(Opened { manifest, secrets, bytes })
+    let digest = secret::digest(&envelope.signed.bytes);
+    Ok(Opened { manifest, digest, secrets, bytes })
 }
 
 /// What the worker knows when it judges an entry.
@@ -233,6 +237,11 @@ pub(crate) fn may_start(manifest: &Manifest, cancelled: bool, taken_ms: Millis, 
         return expired(&format!("its turn did not come within {}", show_duration(limits::QUEUE_MAX)));
     }
     None
+}
+
+/// The end of a command that may change the host, where the decision to start it cannot be recorded.
+pub(crate) fn unrecorded(action: &str, error: &AuditError) -> Refusal {
+    Refusal::new(State::Rejected, &format!("'{action}' may change this host, and {error}"))
 }
 
 /// Whether a command that must not run twice starts.

@@ -50,7 +50,7 @@ pub struct Options {
     /// Settings file (TOML)
     #[arg(long, value_name = "FILE", env = environment::CONFIG, global = true)]
     config: Option<PathBuf>,
-    /// Directory for what must outlive the worker: the journal [default: /var/lib/redfleet for root, else in ~/.local/state]
+    /// Directory for what must outlive the worker: the journal, the audit trail [default: /var/lib/redfleet for root, else in ~/.local/state]
     #[arg(long, value_name = "DIR", env = environment::STATE_DIR)]
     state_dir: Option<PathBuf>,
     /// Allow an action that is off by default, such as exec; may be repeated
@@ -81,6 +81,7 @@ struct File {
     host: Option<HostName>,
     namespace: Option<Namespace>,
     state_dir: Option<PathBuf>,
+    audit: Option<PathBuf>,
     slots: Option<usize>,
     reserved: Option<usize>,
     #[serde(deserialize_with = "duration")]
@@ -129,6 +130,8 @@ pub struct Config {
     pub namespace: Option<Namespace>,
     /// Where the worker keeps the data that must outlive it.
     pub state_dir: PathBuf,
+    /// The audit trail: a line for each decision about a command or an order to cancel.
+    pub audit: PathBuf,
     /// Commands that may run at once.
     pub slots: usize,
     /// How many of the slots are for repeatable actions only, so that a busy host still replies.
@@ -216,11 +219,13 @@ impl Config {
                 "[[policy]] is not enforced yet, as nothing is signed yet: {remedy}"
             )));
         }
+        let state_dir = options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir);
         Ok(Self {
             redis,
             host,
             namespace: options.namespace.or(file.namespace),
-            state_dir: options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir),
+            audit: file.audit.unwrap_or_else(|| state_dir.join("audit.jsonl")),
+            state_dir,
             slots,
             reserved,
             sample_interval,
@@ -255,6 +260,7 @@ impl Config {
             ("host", self.host.to_string()),
             ("namespace", self.namespace.as_ref().map_or("none".into(), ToString::to_string)),
             ("state_dir", self.state_dir.display().to_string()),
+            ("audit", self.audit.display().to_string()),
             ("slots", self.slots.to_string()),
             ("reserved", self.reserved.to_string()),
             ("sample_interval", time::show_duration(self.sample_interval)),
@@ -311,12 +317,13 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
 }
 
 /// All keys of the settings file.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "redis",
     "redis_password_file",
     "host",
     "namespace",
     "state_dir",
+    "audit",
     "slots",
     "reserved",
     "sample_interval",
