@@ -31,6 +31,51 @@ pub struct Event {
     pub host: HostName,
     /// What happened.
     pub kind: EventKind,
+    /// The host's decision that this follows from, where the host states it. Nobody vouches for what stands in Redis:
+    /// the host's own record is its audit trail.
+    pub decision: Option<Decision>,
+}
+
+/// What a host decided about a command or an order to cancel, and who had asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it was accepted.
+    pub accepted: bool,
+    /// The operator, as the controller claims.
+    pub operator: String,
+    /// The signer, as the host's trust file names them; none where the host has verified nothing.
+    pub principal: Option<String>,
+    /// The fingerprint of the signer's key.
+    pub key: Option<String>,
+    /// Why it was refused.
+    pub reason: Option<String>,
+}
+
+impl Decision {
+    /// The word in Redis, and in the audit trail, for what was accepted.
+    pub const ACCEPTED: &'static str = "accepted";
+    /// The word in Redis for what was not.
+    pub const REFUSED: &'static str = "refused";
+
+    /// The fields and values that stand beside those of the event.
+    pub fn fields(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let word = if self.accepted { Self::ACCEPTED } else { Self::REFUSED };
+        let optional = [("principal", &self.principal), ("key", &self.key), ("reason", &self.reason)];
+        let optional = optional.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?.as_bytes().into())));
+        let always = [("decision", word.as_bytes().to_vec()), ("operator", self.operator.as_bytes().to_vec())];
+        always.into_iter().chain(optional).collect()
+    }
+
+    fn from_fields(fields: &Fields) -> Option<Self> {
+        let text = |name: &str| fields.get(name).and_then(|value| String::from_utf8(value.clone()).ok());
+        let accepted = match text("decision")?.as_str() {
+            Self::ACCEPTED => true,
+            Self::REFUSED => false,
+            _ => return None,
+        };
+        let operator = text("operator")?;
+        Some(Self { accepted, operator, principal: text("principal"), key: text("key"), reason: text("reason") })
+    }
 }
 
 /// What happened.
@@ -42,6 +87,8 @@ pub enum EventKind {
     Waits(String),
     /// The action reports its progress, in words.
     Progress(String),
+    /// The host was ordered to cancel the command; see [`Event::decision`].
+    CancelOrdered,
 }
 
 impl Event {
@@ -55,7 +102,9 @@ impl Event {
                 fields.push(("waits_for", what.clone().into_bytes()));
             }
             EventKind::Progress(text) => fields.push(("progress", text.clone().into_bytes())),
+            EventKind::CancelOrdered => fields.push(("order", b"cancel".into())),
         }
+        fields.extend(self.decision.iter().flat_map(Decision::fields));
         fields
     }
 
@@ -66,9 +115,10 @@ impl Event {
         let kind = match (text("waits_for"), text("state")) {
             (Some(what), _) => EventKind::Waits(what.to_owned()),
             (None, Some(state)) => EventKind::State(state.parse().ok()?),
+            (None, None) if text("order") == Some("cancel") => EventKind::CancelOrdered,
             (None, None) => EventKind::Progress(text("progress")?.to_owned()),
         };
-        Some(Self { host, kind })
+        Some(Self { host, kind, decision: Decision::from_fields(fields) })
     }
 }
 
@@ -100,14 +150,21 @@ mod tests {
     #[test]
     fn events_read_as_written_and_strange_ones_are_skipped() {
         let host: HostName = "web1".parse().unwrap();
+        let (operator, key) = ("ann@desk".into(), Some("SHA256:x".into()));
+        let accepted = Decision { accepted: true, operator, principal: Some("ann".into()), key, reason: None };
+        let reason = Some("unknown action 'dance'".into());
+        let refused = Decision { accepted: false, principal: None, key: None, reason, ..accepted.clone() };
         for kind in [
             EventKind::State(State::Running),
             EventKind::Waits("lock 'deploy'".into()),
             EventKind::Progress("unpacked 3 of 7 files".into()),
+            EventKind::CancelOrdered,
         ] {
-            let event = Event { host: host.clone(), kind };
-            let fields = event.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-            assert_eq!(Event::from_fields(&fields), Some(event));
+            for decision in [None, Some(accepted.clone()), Some(refused.clone())] {
+                let event = Event { host: host.clone(), kind: kind.clone(), decision };
+                let fields = event.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                assert_eq!(Event::from_fields(&fields), Some(event));
+            }
         }
         let strange = Fields::from([("host".to_owned(), b"web1".to_vec()), ("smell".to_owned(), vec![])]);
         assert_eq!(Event::from_fields(&strange), None);

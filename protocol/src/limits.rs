@@ -86,6 +86,12 @@ limits! {
     /// Orders to cancel in a worker's journal, up to eight days back. As many as a control stream holds are remembered
     /// beyond that and stay there; more are dropped and counted as `cancel_forgotten`.
     JOURNAL_CANCELLED: usize = 4_000;
+    /// Bytes of a worker's audit trail before it is put aside under a number and a new file begun.
+    AUDIT_BYTES: usize = 8 * 1024 * 1024;
+    /// Files of the audit trail that are kept besides the newest.
+    AUDIT_FILES: usize = 10;
+    /// Characters of a command's arguments that its line in the audit trail shows.
+    AUDIT_ARGUMENTS: usize = 4 * 1024;
     /// Entries in a host's control stream.
     CONTROL_ENTRIES: usize = 10_000;
     /// How long a command may lie in a host's inbox until its worker takes it, unless `--start-by` says otherwise.

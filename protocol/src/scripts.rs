@@ -52,7 +52,8 @@ if first then redis.pcall('XTRIM', KEYS[1], 'MINID', first) end
 /// ARGV[1] → host   ARGV[2] → state   ARGV[3] → seconds until the keys expire, where the job itself is gone
 /// ARGV[4] → most events   ARGV[5] → `known`: nothing is written where the job itself is gone; else `any`
 /// ARGV[6] → what a delivered command waits for; empty: nothing is known
-/// ARGV[7…] → the result's fields and values
+/// ARGV[7] → how many of the following belong to the event, as [`crate::event::Decision`] has them
+/// ARGV[8…] → these fields and values, and then the result's
 /// Returns 1, or 0 where nothing was written, or an error where something else stands in a key's place;
 ///         what can be written is written all the same
 /// ```
@@ -76,9 +77,10 @@ local foreign = type(before) == 'table'
 if before and not foreign and before ~= 'delivered' and (before ~= 'running' or ARGV[2] == 'delivered') then
   return 0
 end
-if #ARGV > 6 then
+local own = 7 + ARGV[7]
+if #ARGV > own then
   if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('DEL', KEYS[3]) end
-  redis.call('HSET', KEYS[3], unpack(ARGV, 7))
+  redis.call('HSET', KEYS[3], unpack(ARGV, own + 1))
   expire(KEYS[3])
 end
 if not foreign then
@@ -94,6 +96,7 @@ local event = {'host', ARGV[1], 'state', ARGV[2]}
 if ARGV[6] ~= '' then
   event[5], event[6] = 'waits_for', ARGV[6]
 end
+for at = 8, own do event[#event + 1] = ARGV[at] end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', unpack(event))
 expire(KEYS[2])
 return foreign and before or 1

@@ -55,7 +55,7 @@ impl Raw {
         let state = |kind: &EventKind| match kind {
             EventKind::State(state) => Some(*state),
             EventKind::Waits(_) => Some(State::Delivered),
-            EventKind::Progress(_) => None,
+            EventKind::Progress(_) | EventKind::CancelOrdered => None,
         };
         let mut states: Vec<_> = self.events(manifest).iter().filter_map(|event| state(&event.kind)).collect();
         // What a command waits for may change.

@@ -10,7 +10,7 @@ use protocol::{
     targets::Targets,
     trust::sshsig,
 };
-use ssh_key::{LineEnding, PrivateKey, private::Ed25519Keypair};
+use ssh_key::{HashAlg, LineEnding, PrivateKey, private::Ed25519Keypair};
 
 /// Somebody with a key.
 pub struct Signatory(PrivateKey);
@@ -53,6 +53,11 @@ impl Signatory {
     pub fn line(&self, principals: &str, options: &str) -> String {
         let key = self.0.public_key().to_openssh().expect("a public key");
         format!("{principals} {options} {key}\n")
+    }
+
+    /// The key's fingerprint, as `ssh-keygen -l` shows it.
+    pub fn fingerprint(&self) -> String {
+        self.0.fingerprint(HashAlg::Sha256).to_string()
     }
 
     /// The private key, as `ssh-keygen` writes it.

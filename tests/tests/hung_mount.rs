@@ -95,7 +95,7 @@ fn a_program_that_hangs_before_it_starts_holds_up_nothing_and_can_be_ended() {
         eventually("it to hang", || (!children(&worker).is_empty()).then_some(()));
         raw.ping("web1");
         assert_eq!(raw.state("web1", manifest), Some(State::Running));
-        raw.cancel("web1", &manifest);
+        raw.cancel("web1", manifest);
         assert_eq!(raw.outcome("web1", manifest).state, State::Cancelled);
         eventually("nothing to be left of it", || children(&worker).is_empty().then_some(()));
     }

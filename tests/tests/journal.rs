@@ -1,18 +1,15 @@
 //! The journal: what a worker knows of earlier commands after a restart, and what it refuses without a journal.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs::{self, OpenOptions};
 
 use protocol::{
     command::Manifest,
     keys::Keys,
     outcome::{Outcome, State},
 };
-use tests::{Aof, Ctl, Evidence, Gate, Raw, Redis, Worker, WorkerOptions, chaos_worker, eventually, fleet, is_alive};
+use tests::{
+    Aof, Ctl, Evidence, Gate, Raw, Redis, Worker, WorkerOptions, chaos_worker, eventually, fill, fleet, is_alive,
+};
 
 /// Waits until the worker's status says why it refuses once actions; returns the reason.
 #[track_caller]
@@ -305,33 +302,10 @@ fn a_second_worker_of_the_same_host_waits_until_the_first_has_ended() {
     assert_eq!(evidence.count(), 4);
 }
 
-/// A worker whose state is on a disk of its own of 8 MB, on which a line of shell ran before. `None` where this
-/// machine permits no mounts; the test is then reported as skipped.
+/// A worker whose state is on a small disk of its own, on which a line of shell ran before. `None` where this machine
+/// permits no mounts.
 fn on_a_small_disk(redis: &Redis, script: &str) -> Option<WorkerOptions> {
-    let flags = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
-    let permitted = Command::new("unshare").args([flags, "mount", "-t", "tmpfs", "none", "/mnt"]).output();
-    if !permitted.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED {}: this machine permits no mounts", std::thread::current().name().unwrap_or_default());
-        return None;
-    }
-    let options = Worker::on(redis).allow_exec();
-    let state = options.directory().join("state");
-    fs::create_dir(&state).expect("a directory");
-    let mount = format!("mount -t tmpfs -o size=8m none '{0}'; cd '{0}'; {script}; exec \"$@\"", state.display());
-    Some(options.through(&["unshare", flags, "sh", "-ec", &mount, "sh"]))
-}
-
-/// The path of a file on that disk from outside of the worker's mount namespace.
-fn beside_the_journal(worker: &Worker, name: &str) -> PathBuf {
-    Path::new(&format!("/proc/{}/cwd", worker.pid())).join(name)
-}
-
-/// Fills all space that is left on the disk of this file.
-fn fill(path: &Path) {
-    let mut file = File::create(path).expect("a file");
-    for size in [1 << 20, 1 << 12, 1] {
-        while file.write_all(&vec![0; size]).is_ok() {}
-    }
+    Worker::on(redis).allow_exec().small_disk("state", script)
 }
 
 #[test]
@@ -341,7 +315,7 @@ fn on_a_full_disk_only_once_actions_are_refused_until_there_is_space() {
     let worker = options.start();
     worker.wait_online();
     refuses(&redis, &worker, "No space left");
-    fs::remove_file(beside_the_journal(&worker, "filler")).expect("a file");
+    fs::remove_file(worker.on_its_disk("filler")).expect("a file");
     recovers(&redis, &worker);
 }
 
@@ -356,7 +330,7 @@ fn a_disk_that_fills_up_loses_nothing() {
     let running = raw.shell("web1", &format!("{}; {}; echo done", evidence.script(), gate.script()));
     raw.send("web1", &running);
     gate.reached();
-    let filler = beside_the_journal(&worker, "filler");
+    let filler = worker.on_its_disk("filler");
     fill(&filler);
 
     // The journal's file has some free room. Once that is used up, the worker rejects what it cannot record.

@@ -51,7 +51,7 @@ pub struct Options {
     /// Settings file (TOML)
     #[arg(long, value_name = "FILE", env = environment::CONFIG, global = true)]
     config: Option<PathBuf>,
-    /// Directory for what must outlive the worker: the journal [default: /var/lib/redfleet for root, else in ~/.local/state]
+    /// Directory for what must outlive the worker: the journal, the audit trail [default: /var/lib/redfleet for root, else in ~/.local/state]
     #[arg(long, value_name = "DIR", env = environment::STATE_DIR)]
     state_dir: Option<PathBuf>,
     /// Whom this host obeys: OpenSSH's allowed_signers [default: /etc/redfleet/allowed_signers for root, else in
@@ -92,6 +92,7 @@ struct File {
     state_dir: Option<PathBuf>,
     trust: Option<PathBuf>,
     revoked: Option<PathBuf>,
+    audit: Option<PathBuf>,
     slots: Option<usize>,
     reserved: Option<usize>,
     #[serde(deserialize_with = "duration")]
@@ -142,6 +143,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Whom this host obeys.
     pub trust: trust::Paths,
+    /// The audit trail: a line for each decision about a command or an order to cancel.
+    pub audit: PathBuf,
     /// Commands that may run at once.
     pub slots: usize,
     /// How many of the slots are for repeatable actions only, so that a busy host still replies.
@@ -224,12 +227,14 @@ impl Config {
         let policy = judged(&input, &allow, &mut warnings, &mut unknown)?;
         let signers = options.trust.or(file.trust).unwrap_or_else(default_trust);
         let revoked = options.revoked.or(file.revoked).unwrap_or_else(|| signers.with_file_name("revoked"));
+        let state_dir = options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir);
         Ok(Self {
             redis,
             host,
             namespace: options.namespace.or(file.namespace),
-            state_dir: options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir),
             trust: trust::Paths { signers, revoked },
+            audit: file.audit.unwrap_or_else(|| state_dir.join("audit.jsonl")),
+            state_dir,
             slots,
             reserved,
             sample_interval,
@@ -272,6 +277,7 @@ impl Config {
             ("state_dir", self.state_dir.display().to_string()),
             ("trust", self.trust.signers.display().to_string()),
             ("revoked", self.trust.revoked.display().to_string()),
+            ("audit", self.audit.display().to_string()),
             ("slots", self.slots.to_string()),
             ("reserved", self.reserved.to_string()),
             ("sample_interval", time::show_duration(self.sample_interval)),
@@ -328,7 +334,7 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
 }
 
 /// All keys of the settings file.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "redis",
     "redis_password_file",
     "host",
@@ -336,6 +342,7 @@ const KEYS: [&str; 18] = [
     "state_dir",
     "trust",
     "revoked",
+    "audit",
     "slots",
     "reserved",
     "sample_interval",

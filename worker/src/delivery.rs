@@ -1,24 +1,61 @@
 //! Commands and other entries as Redis delivered them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use protocol::{command::Manifest, limits, name::JobId};
+use protocol::{command::Manifest, event::Decision, limits, name::JobId, trust::sshsig::Signature};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// A command's job, its entry of the inbox, and how long its results are to be kept.
+use crate::log::{self, excerpt};
+
+/// Who asked for something, as far as this host knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asker {
+    /// The operator, as the controller claims.
+    pub(crate) operator: String,
+    /// The signer, as the trust file names them; none where nothing is verified.
+    pub(crate) principal: Option<String>,
+    /// The fingerprint of the signer's key.
+    pub(crate) key: Option<String>,
+    /// The others who have signed.
+    pub(crate) approved_by: Vec<String>,
+}
+
+impl Asker {
+    /// Whoever an unsigned document names.
+    pub(crate) fn claimed(operator: &str) -> Self {
+        let operator = excerpt(operator, log::NAME);
+        Self { operator, principal: None, key: None, approved_by: Vec::new() }
+    }
+
+    /// This operator's signature was verified.
+    pub(crate) fn has_signed(&mut self, principal: &str, signature: Option<&Signature>) {
+        self.principal = Some(excerpt(principal, log::NAME));
+        self.key = signature.map(|signature| signature.signer().plain().fingerprint());
+    }
+
+    /// What an event says about a decision.
+    pub(crate) fn decided(&self, accepted: bool, reason: Option<&str>) -> Decision {
+        let Self { operator, principal, key, .. } = self.clone();
+        Decision { accepted, operator, principal, key, reason: reason.map(str::to_owned) }
+    }
+}
+
+/// A command's job, its entry of the inbox, how long its results are to be kept, and who asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
     pub(crate) job: JobId,
     /// The stream entry's id.
     pub(crate) entry: String,
     pub(crate) retention: Duration,
+    /// None where the command is known from the journal alone.
+    pub(crate) asker: Option<Arc<Asker>>,
 }
 
 impl Delivery {
-    pub(crate) fn new(entry: String, manifest: &Manifest) -> Self {
+    pub(crate) fn new(entry: String, manifest: &Manifest, asker: Arc<Asker>) -> Self {
         let retention = Duration::from_millis(manifest.retention_ms);
         let retention = retention.clamp(Duration::from_secs(60), limits::RETENTION_MAX);
-        Self { job: manifest.job, entry, retention }
+        Self { job: manifest.job, entry, retention, asker: Some(asker) }
     }
 }
 

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     actions::{Call, Context, Failure, Output, Services},
     admission::{self, BEFORE_START, StartVerdict},
+    audit::Receipt,
     delivery::Delivery,
     fault::{self, Bug, Point},
     identity::Identity,
@@ -57,6 +58,8 @@ pub(crate) struct Task {
     pub(crate) call: Call,
     /// Whether it may run again after a crash: then the journal is not asked.
     pub(crate) repeatable: bool,
+    /// Where it may not: its line in the audit trail, which must be written before it starts.
+    pub(crate) receipt: Option<Receipt>,
     pub(crate) prior: Prior,
     /// When this process took it.
     pub(crate) taken_ms: Millis,
@@ -68,6 +71,21 @@ pub(crate) struct Task {
     pub(crate) services: Arc<Services>,
     pub(crate) journal: Journal,
     pub(crate) writes: mpsc::UnboundedSender<Write>,
+}
+
+/// The end of a command.
+pub(crate) struct Finished {
+    pub(crate) outcome: Box<Outcome>,
+    /// Fresh figures.
+    pub(crate) metrics: Vec<(MetricGroup, Figures)>,
+    /// Whether it was run now, rather than refused at its turn.
+    pub(crate) ran: bool,
+}
+
+impl Finished {
+    const fn refused(outcome: Box<Outcome>) -> Self {
+        Self { outcome, metrics: Vec::new(), ran: false }
+    }
 }
 
 /// The command as it may be typed, for the log. A manifest has no values of secrets.
@@ -90,25 +108,22 @@ fn shown(manifest: &Manifest) -> String {
     excerpt(&words.join(" "), log::SENTENCE)
 }
 
-/// The result of an executor: the outcome, and fresh figures.
-pub(crate) type Finished = (Box<Outcome>, Vec<(MetricGroup, Figures)>);
-
 impl Task {
     /// Runs the command to its end. A command that must not run twice is journaled before and after.
-    pub(crate) async fn run(self) -> Finished {
+    pub(crate) async fn run(mut self) -> Finished {
         if self.repeatable {
             return self.execute().await;
         }
         if !fault::planted(Bug::JournalAfterStart)
             && let Some(outcome) = self.begin().await
         {
-            return (outcome, Vec::new());
+            return Finished::refused(outcome);
         }
         fault::point(Point::Begun);
         let (journal, delivery, clock) = (self.journal.clone(), self.delivery.clone(), self.clock);
         if let Some(outcome) = self.stopped_meanwhile() {
             journal.finish(delivery, outcome.clone()).await;
-            return (outcome, Vec::new());
+            return Finished::refused(outcome);
         }
 
         tracing::info!("starts for {}: {}", excerpt(&self.manifest.operator, log::NAME), shown(&self.manifest));
@@ -120,15 +135,21 @@ impl Task {
                 BeginRequest { delivery: delivery.clone(), now: clock.now(), allowed: true, prior: Prior::None };
             journal.begin(start).await;
         }
-        journal.finish(delivery, finished.0.clone()).await;
+        journal.finish(delivery, finished.outcome.clone()).await;
         fault::point(Point::Recorded);
         finished
     }
 
     /// Records the start; returns how the command ends if it must not start.
-    async fn begin(&self) -> Option<Box<Outcome>> {
+    async fn begin(&mut self) -> Option<Box<Outcome>> {
+        let audited = match self.receipt.take() {
+            Some(receipt) => receipt.written().await,
+            None => Ok(()),
+        };
+        fault::point(Point::Audited);
         let (now, prior) = (self.clock.now(), self.prior);
         let refusal = admission::may_start(&self.manifest, self.cancelled, self.taken_ms, now);
+        let refusal = refusal.or_else(|| Some(admission::unrecorded(&self.manifest.action, &audited.err()?)));
         let start = BeginRequest { delivery: self.delivery.clone(), now, allowed: refusal.is_none(), prior };
         let reply = self.journal.begin(start).await;
         match admission::start(reply, prior, refusal, &self.manifest.action) {
@@ -181,7 +202,7 @@ impl Task {
         let (mut joiner, mut flush_at) = (Joiner::default(), Instant::now());
 
         let finished = match timeout(ANNOUNCE_AFTER, &mut ending).await {
-            Ok(finished) if !finished.0.is_cut() => return finished,
+            Ok(finished) if !finished.outcome.is_cut() => return finished,
             // The program printed more in this short time than its result keeps.
             Ok(finished) => finished,
             Err(_) => {
@@ -303,5 +324,5 @@ fn conclude(
         }
         data => outcome.data = data,
     }
-    (Box::new(outcome), output.metrics)
+    Finished { outcome: Box::new(outcome), metrics: output.metrics, ran: true }
 }

@@ -6,6 +6,8 @@
 pub(crate) enum Point {
     /// The entry was read, nothing is recorded.
     Taken,
+    /// The decision is in the audit trail, nothing else is recorded.
+    Audited,
     /// The start is recorded, nothing has started.
     Begun,
     /// The action has ended, nothing is recorded of that.

@@ -13,10 +13,13 @@
 //! - an [`executor`] runs one command and ends with its outcome. [`actions`] are what it can run,
 //!   [`program`] runs programs for them, [`metrics`] reads the host's figures;
 //! - the [`journal`] has a thread of its own: it knows what must never start again;
+//! - the [`audit`] trail has a thread of its own, too: a line for each decision, before a command starts that may change
+//!   the host;
 //! - the [`publisher`] owns the writing connection. Outcomes wait in it while Redis is away.
 
 pub mod actions;
 mod admission;
+mod audit;
 pub mod cli;
 pub mod config;
 mod delivery;
@@ -25,6 +28,7 @@ mod dispatcher;
 mod executor;
 pub mod explain;
 mod fault;
+mod file_id;
 mod identity;
 mod journal;
 pub mod live;

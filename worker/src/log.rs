@@ -60,12 +60,19 @@ pub const NAME: usize = 80;
 /// How much of a sentence that may quote what came from outside is shown.
 pub const SENTENCE: usize = 400;
 
-/// Lines that others can cause in any number. Of each kind one is written at once; those that follow soon are counted.
-pub struct Floods<Kind>(HashMap<Kind, Flood>);
+/// Lines that others can cause in any number. Of each kind one or some are written at once; those that follow soon are
+/// counted.
+pub struct Floods<Kind> {
+    /// How long they are only counted.
+    period: Duration,
+    kinds: HashMap<Kind, Flood>,
+}
 
 /// The lines of one kind.
 struct Flood {
-    written: Instant,
+    since: Instant,
+    /// Lines, or their bytes.
+    written: usize,
     held: u64,
 }
 
@@ -74,36 +81,60 @@ const FLOOD: Duration = Duration::from_secs(10);
 
 impl<Kind> Default for Floods<Kind> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self::over(FLOOD)
+    }
+}
+
+impl<Kind> Floods<Kind> {
+    /// Lines that are counted over this period.
+    pub fn over(period: Duration) -> Self {
+        Self { period, kinds: HashMap::new() }
     }
 }
 
 impl<Kind: std::hash::Hash + Eq + Copy> Floods<Kind> {
-    /// Whether to write this line now. Otherwise it is counted.
+    /// Whether to write this line now, the first of its kind. Otherwise it is counted.
     pub fn admits(&mut self, kind: Kind) -> bool {
-        let mut first = false;
-        let flood = self.0.entry(kind).or_insert_with(|| {
-            first = true;
-            Flood { written: Instant::now(), held: 0 }
-        });
+        let flood = self.flood(kind);
+        let first = flood.written == 0;
+        flood.written = 1;
         flood.held += u64::from(!first);
         first
+    }
+
+    /// The line, if it is to be written now: one of the first of its kind, of `most` bytes in all. Otherwise it is
+    /// counted.
+    pub fn admit(&mut self, kind: Kind, most: usize, line: impl FnOnce() -> String) -> Option<String> {
+        let flood = self.flood(kind);
+        let line = (flood.held == 0).then(line).filter(|line| flood.written + line.len() <= most);
+        flood.written += line.as_ref().map_or(0, String::len);
+        flood.held += u64::from(line.is_none());
+        line
+    }
+
+    fn flood(&mut self, kind: Kind) -> &mut Flood {
+        self.kinds.entry(kind).or_insert_with(|| Flood { since: Instant::now(), written: 0, held: 0 })
     }
 
     /// How many lines of each kind were counted since the last one that was written, where that is long enough ago:
     /// the time to write their number.
     pub fn due(&mut self) -> Vec<(Kind, u64)> {
-        self.due_after(FLOOD)
+        self.due_after(self.period)
+    }
+
+    /// The same, however short ago that is.
+    pub fn rest(&mut self) -> Vec<(Kind, u64)> {
+        self.due_after(Duration::ZERO)
     }
 
     fn due_after(&mut self, after: Duration) -> Vec<(Kind, u64)> {
         let mut due = Vec::new();
-        self.0.retain(|kind, flood| {
-            if flood.written.elapsed() < after {
+        self.kinds.retain(|kind, flood| {
+            if flood.since.elapsed() < after {
                 return true;
             }
             let held = std::mem::take(&mut flood.held);
-            flood.written = Instant::now();
+            flood.since = Instant::now();
             due.extend((held > 0).then_some((*kind, held)));
             held > 0
         });
@@ -120,12 +151,15 @@ mod tests {
         let mut floods = Floods::default();
         assert_eq!([1, 1, 2, 1].map(|kind| floods.admits(kind)), [true, false, true, false]);
         assert_eq!(floods.due(), [], "too soon");
-        assert_eq!(floods.due_after(Duration::ZERO), [(1, 2)]);
+        assert_eq!(floods.rest(), [(1, 2)]);
         assert!(!floods.admits(1), "the flood goes on");
         assert!(floods.admits(2), "that flood was over");
-        assert_eq!(floods.due_after(Duration::ZERO), [(1, 1)]);
-        assert_eq!(floods.due_after(Duration::ZERO), []);
+        assert_eq!(floods.rest(), [(1, 1)]);
+        assert_eq!(floods.rest(), []);
         assert!(floods.admits(1));
+        let lines = ["four", "four", "four", "a"].map(|line| floods.admit(3, 9, || line.into()));
+        assert_eq!(lines.map(|line| line.is_some()), [true, true, false, false]);
+        assert_eq!(floods.rest(), [(3, 2)]);
     }
 
     #[test]

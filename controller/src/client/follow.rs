@@ -322,11 +322,12 @@ impl<'a> Follower<'a> {
         for (id, values) in events {
             let at = id.split('-').next().and_then(|moment| moment.parse().ok());
             let event = event::Event::from_fields(&fields(values));
-            if let Some(event::Event { host, kind }) = event.filter(|event| self.hosts.contains_key(&event.host)) {
+            if let Some(event::Event { host, kind, .. }) = event.filter(|event| self.hosts.contains_key(&event.host)) {
                 match kind {
                     EventKind::State(state) => self.observe(host, state, None, at, &mut ended),
                     EventKind::Waits(what) => self.observe(host, State::Delivered, Some(what), at, &mut ended),
                     EventKind::Progress(text) => self.events.push_back(Event::Progress { host, text }),
+                    EventKind::CancelOrdered => {}
                 }
             }
             self.cursor = id;

@@ -77,6 +77,7 @@ impl Traces {
             EventKind::State(state) => format!("in the end: event {state}"),
             EventKind::Waits(what) => format!("in the end: event waits for {what}"),
             EventKind::Progress(text) => format!("in the end: event progress {text}"),
+            EventKind::CancelOrdered => "in the end: event of an order to cancel".into(),
         }));
         lines.extend(self.output.iter().map(|Piece { stream, offset, data }| {
             format!("in the end: output {} {offset}..{}", stream.as_str(), offset + data.len() as u64)
@@ -134,7 +135,7 @@ impl Judge<'_> {
         let reported = events.iter().filter_map(|event| match event.kind {
             EventKind::State(state) => Some(state),
             EventKind::Waits(_) => Some(State::Delivered),
-            EventKind::Progress(_) => None,
+            EventKind::Progress(_) | EventKind::CancelOrdered => None,
         });
         // A command that never started is not in the journal. Where Redis forgets its state, a second copy
         // may not start for another reason.

@@ -4,7 +4,7 @@
 //! target → signature and id → replay → policy → arguments → deadline. When its turn to start comes, which may be
 //! much later, [`may_start`] checks how long it has waited, and [`start`] what the journal replied.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use protocol::{
     action::{ArgumentError, Arguments, Repeat},
@@ -13,14 +13,16 @@ use protocol::{
     control::CancelOrder,
     limits,
     outcome::{Outcome, State},
-    secret::{SecretError, Secrets},
+    secret::{self, Digest, SecretError, Secrets},
     signed::{Fields, Signed},
     time::{Millis, show_duration, show_moment},
-    trust::sshsig,
+    trust::sshsig::{self, Signature},
 };
 
 use crate::{
     actions::{Call, Catalogue},
+    audit::AuditError,
+    delivery::Asker,
     fault::{self, Bug},
     identity::Identity,
     journal::{Begin, Prior},
@@ -41,6 +43,10 @@ pub(crate) const BEFORE_START: &str = "before it started";
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) manifest: Manifest,
+    /// Of the manifest's bytes as they were received.
+    pub(crate) digest: Digest,
+    /// Who asks for it.
+    pub(crate) asker: Arc<Asker>,
     secrets: Result<Secrets, SecretError>,
     /// Whether its operator is known and has signed it.
     signed: Result<(), Untrusted>,
@@ -59,12 +65,15 @@ pub(crate) fn open(mut fields: Fields, identity: &Identity, trusted: &Trusted) -
     if manifest.namespace != identity.namespace {
         return Err(EntryError::NotForThisHost);
     }
-    let signed = signed(&manifest.operator, &envelope.signed, trusted);
-    let signed = signed.and_then(|()| {
+    let signature = verify(&manifest.operator, &envelope.signed, trusted);
+    let mut asker = Asker::claimed(&manifest.operator);
+    let signed = signature.map(|signature| asker.has_signed(&manifest.operator, signature.as_ref())).and_then(|()| {
         if manifest.has_its_own_id() || fault::planted(Bug::NoId) { Ok(()) } else { Err(Untrusted::Id) }
     });
+
+    let digest = secret::digest(&envelope.signed.bytes);
     let bytes = envelope.signed.bytes.len() + secrets.as_ref().map_or(0, Secrets::size);
-    Ok(Opened { manifest, secrets, signed, bytes })
+    Ok(Opened { manifest, digest, asker: Arc::new(asker), secrets, signed, bytes })
 }
 
 /// Why nobody who is known answers for a document.
@@ -76,25 +85,23 @@ pub(crate) enum Untrusted {
     Id,
 }
 
-/// Whether the operator signed exactly these bytes.
-fn signed<T>(operator: &str, document: &Signed<T>, trusted: &Trusted) -> Result<(), Untrusted> {
+/// The operator's signature over exactly these bytes.
+fn verify<T>(operator: &str, document: &Signed<T>, trusted: &Trusted) -> Result<Option<Signature>, Untrusted> {
     if document.signature.is_empty() && fault::planted(Bug::NoSignature) {
-        return Ok(());
+        return Ok(None);
     }
-    Ok(trusted.verify(sshsig::JOB, operator, &document.bytes, &document.signature).map(drop)?)
+    Ok(Some(trusted.verify(sshsig::JOB, operator, &document.bytes, &document.signature)?))
 }
 
 /// Why an order to cancel is not obeyed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Disobeyed {
+    /// It is no order that could be read.
     #[error(transparent)]
     Entry(#[from] EntryError),
-    #[error(transparent)]
-    Untrusted(#[from] Untrusted),
-    #[error("the job is not {0}'s own, and no rule lets {0} cancel the jobs of others (the right 'cancel')")]
-    NotTheirs(String),
-    #[error("the job is from the future: Redis' clock was ahead then, or is behind now (`ctl doctor`)")]
-    Future,
+    /// Nobody who may give it has signed it.
+    #[error("{reason}")]
+    Refused { order: Box<CancelOrder>, asker: Arc<Asker>, reason: String },
 }
 
 impl Disobeyed {
@@ -102,7 +109,7 @@ impl Disobeyed {
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::Entry(error) => error.reason(),
-            Self::Untrusted(_) | Self::NotTheirs(_) | Self::Future => UNTRUSTED,
+            Self::Refused { .. } => UNTRUSTED,
         }
     }
 }
@@ -119,16 +126,24 @@ pub(crate) fn judge_order(
     trusted: &Trusted,
     policy: &Policy,
     now: Millis,
-) -> Result<CancelOrder, Disobeyed> {
+) -> Result<(CancelOrder, Arc<Asker>), Disobeyed> {
     let document = order.open(&identity.host)?;
-    signed(&document.operator, &order.signed, trusted)?;
-    if is_future(document.job.issued_at_ms(), now) {
-        return Err(Disobeyed::Future);
-    }
-    if document.is_by_owner() || policy.may_cancel(&document.operator) || fault::planted(Bug::NoOwner) {
-        return Ok(document);
-    }
-    Err(Disobeyed::NotTheirs(excerpt(&document.operator, log::NAME)))
+    let mut asker = Asker::claimed(&document.operator);
+    let signature = verify(&document.operator, &order.signed, trusted);
+    let signed = signature.map(|signature| asker.has_signed(&document.operator, signature.as_ref()));
+    let owns = document.is_by_owner() || policy.may_cancel(&document.operator) || fault::planted(Bug::NoOwner);
+    let reason = match signed {
+        Err(untrusted) => excerpt(&with_sources(&untrusted), log::SENTENCE),
+        Ok(()) if is_future(document.job.issued_at_ms(), now) => {
+            "the job is from the future: Redis' clock was ahead then, or is behind now (`ctl doctor`)".into()
+        }
+        Ok(()) if owns => return Ok((document, Arc::new(asker))),
+        Ok(()) => format!(
+            "the job is not {0}'s own, and no rule lets {0} cancel the jobs of others (the right 'cancel')",
+            asker.operator
+        ),
+    };
+    Err(Disobeyed::Refused { order: Box::new(document), asker: Arc::new(asker), reason })
 }
 
 /// What the worker knows when it judges an entry.
@@ -326,6 +341,11 @@ pub(crate) fn may_start(manifest: &Manifest, cancelled: bool, taken_ms: Millis, 
         return expired(&format!("its turn did not come within {}", show_duration(limits::QUEUE_MAX)));
     }
     None
+}
+
+/// The end of a command that may change the host, where the decision to start it cannot be recorded.
+pub(crate) fn unrecorded(action: &str, error: &AuditError) -> Refusal {
+    Refusal::new(State::Rejected, &format!("'{action}' may change this host, and {error}"))
 }
 
 /// Whether a command that must not run twice starts.

@@ -1,23 +1,21 @@
 //! Orders to cancel.
 
+use std::sync::Arc;
+
 use protocol::{
     command::EntryError,
-    control::Control,
-    name::JobId,
+    control::{CancelOrder, Control},
     outcome::{Outcome, State},
 };
 
-use super::{CANCELLED_MOST, Dispatcher};
+use super::{CANCELLED_MOST, Dispatcher, FORGOTTEN, decisions::Cancelled};
 use crate::{
     admission::{self, BEFORE_START, Disobeyed},
-    delivery::ControlEntry,
+    delivery::{Asker, ControlEntry},
     executor::Stop,
     log::{self, excerpt, with_sources},
     publisher::{Notice, Write},
 };
-
-/// The drop counter of orders that there is no room to remember. What runs or waits is ended all the same.
-pub(super) const FORGOTTEN: &str = "cancel_forgotten";
 
 impl Dispatcher {
     /// Handles an entry of the control stream.
@@ -31,9 +29,10 @@ impl Dispatcher {
             }
         });
         match order {
-            Ok(Some(order)) => return self.cancel(entry, order.job),
+            Ok(Some((order, asker))) => return self.cancel(entry, &order, asker),
             Ok(None) => {}
             Err(error) => {
+                self.disobeyed(&entry.id, &error);
                 if self.drops(error.reason()) {
                     let error = excerpt(&with_sources(&error), log::SENTENCE);
                     tracing::warn!(entry = entry.id, "dropped a control entry: {error}");
@@ -46,21 +45,33 @@ impl Dispatcher {
     /// Ends the job's command, or makes sure that it never starts. A command that has not been read is published as
     /// cancelled, too. The order is acknowledged once it is on disk. Until then it stays pending in Redis and is read
     /// again from time to time and at every start.
-    fn cancel(&mut self, entry: ControlEntry, job: JobId) {
-        let now = self.clock.now();
+    fn cancel(&mut self, entry: ControlEntry, order: &CancelOrder, asker: Arc<Asker>) {
+        let (job, now) = (order.job, self.clock.now());
         // A command that was delivered to a prior process may have begun: it is judged when it is read.
         let unread = !self.more_prior && !self.pending.has_job(job);
-        let running = self.running.get(&job);
+        let waiting = self.schedule.take(|waiting| waiting.delivery.job == job);
         let room = self.cancelled.len() < CANCELLED_MOST || self.cancelled.contains_key(&job);
+        let running = self.running.contains_key(&job);
         // The journal gets the request before whatever begins later.
-        let recorded = (running.is_some() || room).then(|| self.journal.cancel(job, now));
-        if let Some(running) = running {
+        let recorded = (running || room).then(|| self.journal.cancel(job, now));
+        let cancelled = match &waiting {
+            _ if running => Cancelled::Running,
+            Some(_) => Cancelled::Waiting,
+            None if room => Cancelled::Remembered,
+            None => Cancelled::Forgotten,
+        };
+        self.ordered(&entry.id, order, &asker, cancelled);
+        let at_work = self.running.get(&job).map(|running| &running.delivery);
+        if let Some(delivery) = at_work.or(waiting.as_ref().map(|(_, waiting)| &waiting.delivery)) {
+            self.write(Write::CancelOrdered { delivery: delivery.clone(), asker: Arc::clone(&asker) });
+        }
+        if let Some(running) = self.running.get(&job) {
             running.span.in_scope(|| tracing::info!("is being cancelled"));
             running.stop.send_replace(Some(Stop::Cancelled));
         } else if room {
             self.cancelled.insert(job, now);
         }
-        if let Some((claim, waiting)) = self.schedule.take(|waiting| waiting.delivery.job == job) {
+        if let Some((claim, waiting)) = waiting {
             self.start_or_refuse(claim, waiting, true);
         }
         self.wake_reader();
@@ -80,7 +91,7 @@ impl Dispatcher {
             if unread && never_began {
                 // If the command ended long ago, its outcome stays: a terminal state never changes.
                 let outcome = Box::new(Outcome::bare(State::Cancelled, Some(BEFORE_START.into()), now));
-                let _ = writes.send(Write::Cancelled { job, outcome });
+                let _ = writes.send(Write::Cancelled { job, outcome, asker });
             }
             let _ = writes.send(Write::AcknowledgeControl(entry));
         });

@@ -1,6 +1,7 @@
 //! The dispatcher: owns the worker's state in one `select!` loop, and exchanges messages with the other tasks.
 
 mod cancel;
+mod decisions;
 mod recovery;
 mod reports;
 mod waiting;
@@ -18,6 +19,7 @@ use protocol::{
     limits,
     name::JobId,
     outcome::{Captured, Outcome, State},
+    secret::Digest,
     time::Millis,
 };
 use tokio::{
@@ -28,10 +30,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
-use self::{cancel::FORGOTTEN, recovery::Recovery, reports::FACTS_EVERY, waiting::Waiting};
+use self::{recovery::Recovery, reports::FACTS_EVERY, waiting::Waiting};
 use crate::{
     actions::{Catalogue, Services},
     admission::{self, Admission, Admitted, Dropped, Known, Refusal},
+    audit::Audit,
     config::Config,
     delivery::Delivery,
     executor::{self, Finished, Stop, Task},
@@ -59,6 +62,9 @@ const MOST_DROPPED: usize = 2 * LARGE_PAGE as usize;
 
 /// How many cancelled jobs are remembered: those in the journal, and those it has no room for.
 const CANCELLED_MOST: usize = limits::JOURNAL_CANCELLED + limits::CONTROL_ENTRIES;
+
+/// The drop counter of orders to cancel that there is no room to remember. What runs or waits is ended all the same.
+const FORGOTTEN: &str = "cancel_forgotten";
 
 /// Kinds of lines that come in floods, besides the drops.
 const ANSWERED: &str = "answered";
@@ -90,6 +96,7 @@ pub(crate) struct Dispatcher {
     /// Jobs that must not start any more.
     cancelled: HashMap<JobId, Millis>,
     journal: Journal,
+    audit: Audit,
     executors: JoinSet<(JobId, Finished)>,
     sampling: JoinSet<()>,
     writes: mpsc::UnboundedSender<Write>,
@@ -130,6 +137,7 @@ impl Dispatcher {
             catalogue: Catalogue::new(&config.policy),
             schedule: Schedule::new(config.slots, config.reserved),
             journal: Journal::open(config.kept("journal")),
+            audit: Audit::open(config.audit.clone(), Arc::clone(&identity)),
             config,
             identity,
             trusted,
@@ -194,6 +202,7 @@ impl Dispatcher {
                 Some(Ok(found)) = recoveries.recv() => self.publish_found(found),
                 () = &mut heartbeat => {
                     self.try_journal();
+                    self.audit.tend();
                     self.expire_waiting();
                     self.report_floods();
                     self.publish_status(false);
@@ -219,6 +228,9 @@ impl Dispatcher {
         // Entries that the reader has not handed over stay pending and are read after the next start.
         reader.abort();
         self.publish_status(true);
+        if tokio::time::timeout(RECORD_WITHIN, self.audit.close()).await.is_err() {
+            tracing::error!("the last lines of the audit trail may be lost: its disk may hang");
+        }
         drop(self.writes);
         if tokio::time::timeout(FLUSH_WITHIN, publisher).await.is_err() {
             tracing::warn!("Redis is away: what was not published stays pending and is done again or reported");
@@ -331,6 +343,10 @@ impl Dispatcher {
     fn admit(&mut self, command: Command, prior: bool) -> Option<String> {
         let Command { entry, opened, published } = command;
         let (bytes, job) = opened.as_ref().map_or((0, None), |opened| (opened.bytes, Some(opened.manifest.job)));
+        let (digest, asker) = match &opened {
+            Ok(opened) => (opened.digest, Arc::clone(&opened.asker)),
+            Err(_) => (Digest::default(), Arc::default()),
+        };
         let known = Known {
             catalogue: &self.catalogue,
             policy: &self.config.policy,
@@ -347,18 +363,20 @@ impl Dispatcher {
         let taken_ms = known.taken_ms;
         match admission::admit(&entry, opened, &known) {
             Admission::Admitted(manifest, Admitted { call, claim }) => {
-                let (delivery, span) = (Delivery::new(entry, &manifest), self.span(&manifest));
+                let (delivery, span) = (Delivery::new(entry, &manifest, asker), self.span(&manifest));
+                let receipt = self.accepted(&delivery, &manifest, &digest, claim.repeatable, prior);
                 let prior = match published {
                     Some(State::Running) => Prior::Running,
                     _ if prior => Prior::Delivered,
                     _ => Prior::None,
                 };
                 self.pending.add(delivery.entry.clone(), delivery.job);
-                let waiting = Waiting { delivery, manifest, call, prior, taken_ms, announced: None, span };
+                let waiting = Waiting { delivery, manifest, call, receipt, prior, taken_ms, announced: None, span };
                 self.schedule.push(claim, waiting, bytes);
             }
             Admission::Refused(manifest, refusal) => {
-                let (delivery, span) = (Delivery::new(entry, &manifest), self.span(&manifest));
+                let (delivery, span) = (Delivery::new(entry, &manifest, asker), self.span(&manifest));
+                self.refused(&delivery, &manifest, &digest, &refusal, prior);
                 self.pending.add(delivery.entry.clone(), delivery.job);
                 self.refuse(delivery, &span, refusal);
             }
@@ -377,6 +395,7 @@ impl Dispatcher {
             // The entry is acknowledged with its outcome.
             return None;
         }
+        self.dropped(&entry, dropped);
         let logs = match dropped.reason() {
             Some(reason) => self.drops(reason),
             None => self.floods.admits(ANSWERED),
@@ -424,13 +443,14 @@ impl Dispatcher {
             None => self.start(claim, waiting, cancelled),
             Some(refusal) => {
                 self.schedule.ended(&claim);
+                self.refused_later(&waiting.delivery, refusal.state, Some(&refusal.reason));
                 self.refuse(waiting.delivery, &waiting.span, refusal);
             }
         }
     }
 
     fn start(&mut self, claim: Claim, waiting: Waiting, cancelled: bool) {
-        let Waiting { delivery, manifest, call, prior, taken_ms, span, .. } = waiting;
+        let Waiting { delivery, manifest, call, receipt, prior, taken_ms, span, .. } = waiting;
         span.in_scope(|| tracing::debug!("starts"));
         let (stop, stopped) = watch::channel(None);
         let (job, repeatable) = (delivery.job, claim.repeatable);
@@ -443,6 +463,7 @@ impl Dispatcher {
             manifest,
             call,
             repeatable,
+            receipt,
             prior,
             taken_ms,
             cancelled,
@@ -458,7 +479,7 @@ impl Dispatcher {
 
     fn finished(&mut self, done: Result<(JobId, Finished), JoinError>) {
         // Executors catch their action's panics and are never aborted.
-        let (job, (outcome, metrics)) = done.expect("an executor always ends with an outcome");
+        let (job, Finished { outcome, metrics, ran }) = done.expect("an executor always ends with an outcome");
         let Some(Running { delivery, claim, span, .. }) = self.running.remove(&job) else { return };
         span.in_scope(|| {
             let took = outcome.duration_ms().unwrap_or(0);
@@ -468,6 +489,9 @@ impl Dispatcher {
             }
         });
 
+        if !ran {
+            self.kept_from_running(&delivery, &outcome);
+        }
         self.publish_end(delivery, outcome, metrics);
         self.schedule.ended(&claim);
         self.start_waiting();

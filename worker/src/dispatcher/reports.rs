@@ -38,11 +38,16 @@ impl Dispatcher {
             slots: self.config.slots as u64,
             read_age_ms: millis(self.last_read.elapsed()),
             clock_ahead_ms: self.clock.local_ahead_ms(),
-            refuses: self.journal.refusal(),
+            refuses: self.refusal(),
             trust: self.trusted.borrow().problem.clone(),
             dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         };
         self.write(Write::Status(Box::new(status)));
+    }
+
+    /// Why what may change the host is refused, where it is.
+    fn refusal(&self) -> Option<String> {
+        self.journal.refusal().or_else(|| Some(self.audit.trouble()?.to_string()))
     }
 
     /// When to publish that the number of running commands has changed. A command that ends sooner is not shown, so that

@@ -4,7 +4,9 @@ use protocol::{command::Manifest, name::JobId, time::Millis};
 use tracing::Span;
 
 use super::Dispatcher;
-use crate::{actions::Call, admission, delivery::Delivery, journal::Prior, publisher::Write, schedule::Obstacle};
+use crate::{
+    actions::Call, admission, audit::Receipt, delivery::Delivery, journal::Prior, publisher::Write, schedule::Obstacle,
+};
 
 /// So many commands at the head of the queue are told exactly what they wait for, and again when that changes. Each
 /// end of a command changes it for all that wait, so that to tell all of them would be work without bound.
@@ -15,6 +17,8 @@ pub(super) struct Waiting {
     pub(super) delivery: Delivery,
     pub(super) manifest: Manifest,
     pub(super) call: Call,
+    /// Its line in the audit trail, where it must be written before the command starts.
+    pub(super) receipt: Option<Receipt>,
     pub(super) prior: Prior,
     /// When this process took it.
     pub(super) taken_ms: Millis,

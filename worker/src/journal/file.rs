@@ -1,6 +1,6 @@
 //! The journal's file: opened, or made where there is none.
 
-use std::{fs, io::ErrorKind, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, io::ErrorKind, path::Path};
 
 use protocol::clock::FleetClock;
 use redb::Database;
@@ -9,20 +9,6 @@ use super::{error::Cause, records};
 
 /// The store's page cache, in bytes.
 const CACHE: usize = 256 * 1024;
-
-/// Which file it is, whatever its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    /// The file of that name, if there is one.
-    pub(super) fn of(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().map(|found| Self { device: found.dev(), inode: found.ino() })
-    }
-}
 
 /// Opens the journal at `path`, and returns whether it had to be made.
 ///

@@ -13,11 +13,10 @@ use redb::{Database, Durability, ReadableDatabase};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    Begin, Bounds, Cause, Found, JournalError, JournalFull, Request,
-    file::{self, FileId},
+    Begin, Bounds, Cause, Found, JournalError, JournalFull, Request, file,
     records::{self, Record, Tables},
 };
-use crate::{fault, log::with_sources};
+use crate::{fault, file_id::FileId, log::with_sources};
 
 /// How long a journal that failed is left alone before it is opened again.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);

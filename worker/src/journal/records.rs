@@ -142,7 +142,7 @@ impl Found {
                 (Box::new(Outcome { started_at_ms: Some(at_ms), ..outcome }), true)
             }
         };
-        let delivery = Delivery { job, entry, retention: Duration::from_millis(retention_ms) };
+        let delivery = Delivery { job, entry, retention: Duration::from_millis(retention_ms), asker: None };
         self.unpublished.push(Unpublished { delivery, outcome, was_running });
     }
 }

@@ -20,7 +20,7 @@ fn outcome(state: State) -> Box<Outcome> {
 }
 
 fn delivery(job: JobId) -> Delivery {
-    Delivery { job, entry: "1-1".into(), retention: HOUR }
+    Delivery { job, entry: "1-1".into(), retention: HOUR, asker: None }
 }
 
 fn start(job: JobId) -> BeginRequest {

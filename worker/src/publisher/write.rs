@@ -1,13 +1,13 @@
 //! The kinds of writes, and their Redis commands. Each transaction touches the keys of one owner: this host, one job,
 //! or the index of hosts. In a Redis Cluster these are in different slots.
 
-use std::{slice, time::Duration};
+use std::{slice, sync::Arc, time::Duration};
 
 use protocol::{
     control::Control,
-    event::{Event, EventKind, Piece},
+    event::{Decision, Event, EventKind, Piece},
     limits,
-    name::JobId,
+    name::{HostName, JobId},
     outcome::{Outcome, State},
     scripts::{APPEND_OUTPUT, PUBLISH_STATE},
     status::Status,
@@ -16,7 +16,7 @@ use redis::{Cmd, Pipeline, cmd, pipe, streams::StreamMaxlen};
 use serde_json::Value;
 
 use crate::{
-    delivery::{ControlEntry, Delivery},
+    delivery::{Asker, ControlEntry, Delivery},
     fault::{self, Bug},
     identity::Identity,
     live::Unsent,
@@ -32,7 +32,9 @@ pub(crate) enum Write {
     /// A command ended: publish, then acknowledge and delete its entry.
     Outcome { delivery: Delivery, outcome: Box<Outcome>, metrics: Vec<(MetricGroup, Figures)> },
     /// A command was cancelled before it was read: publish, unless Redis does not know the job.
-    Cancelled { job: JobId, outcome: Box<Outcome> },
+    Cancelled { job: JobId, outcome: Box<Outcome>, asker: Arc<Asker> },
+    /// A command that runs or waits was ordered to be cancelled.
+    CancelOrdered { delivery: Delivery, asker: Arc<Asker> },
     /// A running command reports progress.
     Event { delivery: Delivery, kind: EventKind },
     /// The program of a running command has written something.
@@ -114,6 +116,7 @@ impl Write {
             Self::State { delivery, .. }
             | Self::Waits { delivery, .. }
             | Self::Outcome { delivery, .. }
+            | Self::CancelOrdered { delivery, .. }
             | Self::Event { delivery, .. }
             | Self::Output { delivery, .. }
             | Self::TrimOutput { delivery } => Some(delivery.job),
@@ -126,23 +129,28 @@ impl Write {
     pub(super) fn job_commands(&self, identity: &Identity, pipe: &mut Pipeline) {
         let Identity { host, keys, .. } = identity;
         match self {
-            Self::State { delivery: Delivery { job, retention, .. }, state } => {
-                pipe.add_command(publish_state(identity, *job, *state, *retention, ANY, "", &[]));
+            Self::State { delivery, state } => {
+                pipe.add_command(Change::of(delivery, *state).publish(identity));
             }
-            Self::Waits { delivery: Delivery { job, retention, .. }, what } => {
-                pipe.add_command(publish_state(identity, *job, State::Delivered, *retention, ANY, what, &[]));
+            Self::Waits { delivery, what } => {
+                let change = Change { waits_for: what, ..Change::of(delivery, State::Delivered) };
+                pipe.add_command(change.publish(identity));
             }
-            Self::Outcome { delivery: Delivery { job, retention, .. }, outcome, .. } => {
-                let fields = outcome.fields(*job, host);
-                pipe.add_command(publish_state(identity, *job, outcome.state, *retention, ANY, "", &fields));
+            Self::Outcome { delivery, outcome, .. } => {
+                pipe.add_command(Change::end(delivery, outcome, host).publish(identity));
             }
-            Self::Cancelled { job, outcome } => {
-                let (fields, retention) = (outcome.fields(*job, host), limits::RETENTION_DEFAULT);
-                pipe.add_command(publish_state(identity, *job, outcome.state, retention, KNOWN, "", &fields));
+            Self::Cancelled { job, outcome, asker } => {
+                let (state, retention, result) = (outcome.state, limits::RETENTION_DEFAULT, outcome.fields(*job, host));
+                let change = Change { job: *job, state, retention, jobs: KNOWN, waits_for: "", decision: None, result };
+                pipe.add_command(change.publish(identity));
+                pipe.add_command(cancel_ordered(identity, *job, asker));
+            }
+            Self::CancelOrdered { delivery, asker } => {
+                pipe.add_command(cancel_ordered(identity, delivery.job, asker));
             }
             Self::Event { delivery: Delivery { job, retention, .. }, kind } => {
                 let events = keys.job_events(*job);
-                let event = Event { host: host.clone(), kind: kind.clone() };
+                let event = Event { host: host.clone(), kind: kind.clone(), decision: None };
                 pipe.xadd_maxlen(&events, StreamMaxlen::Approx(limits::EVENTS), "*", &event.fields());
                 // A state that was published before has set the time to live already.
                 pipe.cmd("EXPIRE").arg(&events).arg(retention.as_secs().max(1)).arg("NX");
@@ -164,24 +172,56 @@ const ANY: &str = "any";
 /// For the script: nothing is published unless Redis knows the job.
 const KNOWN: &str = "known";
 
-fn publish_state(
-    Identity { host, keys, .. }: &Identity,
+/// A change of a command's state.
+struct Change<'a> {
     job: JobId,
     state: State,
     retention: Duration,
-    jobs: &str,
-    waits_for: &str,
-    result: &[(&'static str, Vec<u8>)],
-) -> Cmd {
-    let mut publish = cmd("EVAL");
-    publish.arg(PUBLISH_STATE).arg(4);
-    publish.arg(keys.job_hosts(job)).arg(keys.job_events(job)).arg(keys.job_result(job, host)).arg(keys.job(job));
-    publish.arg(host.as_str()).arg(state.as_str()).arg(retention.as_secs().max(1)).arg(limits::EVENTS).arg(jobs);
-    publish.arg(waits_for);
-    for (name, value) in result {
-        publish.arg(name).arg(value);
+    jobs: &'static str,
+    waits_for: &'a str,
+    decision: Option<Decision>,
+    result: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl<'a> Change<'a> {
+    /// A command that was accepted is in this state now.
+    fn of(Delivery { job, retention, asker, .. }: &'a Delivery, state: State) -> Self {
+        let decision = asker.as_ref().map(|asker| asker.decided(true, None));
+        Self { job: *job, state, retention: *retention, jobs: ANY, waits_for: "", decision, result: Vec::new() }
     }
-    publish
+
+    /// A command ended, or never starts.
+    fn end(delivery: &'a Delivery, outcome: &Outcome, host: &HostName) -> Self {
+        let started = outcome.started_at_ms.is_some();
+        let reason = outcome.reason.as_deref().filter(|_| !started);
+        let decision = delivery.asker.as_ref().map(|asker| asker.decided(started, reason));
+        Self { decision, result: outcome.fields(delivery.job, host), ..Self::of(delivery, outcome.state) }
+    }
+
+    fn publish(&self, Identity { host, keys, .. }: &Identity) -> Cmd {
+        let Self { job, state, .. } = *self;
+        let mut publish = cmd("EVAL");
+        publish.arg(PUBLISH_STATE).arg(4);
+        publish.arg(keys.job_hosts(job)).arg(keys.job_events(job)).arg(keys.job_result(job, host)).arg(keys.job(job));
+        publish.arg(host.as_str()).arg(state.as_str()).arg(self.retention.as_secs().max(1)).arg(limits::EVENTS);
+        publish.arg(self.jobs).arg(self.waits_for);
+        let decision: Vec<_> = self.decision.iter().flat_map(Decision::fields).collect();
+        publish.arg(2 * decision.len());
+        for (name, value) in decision.iter().chain(&self.result) {
+            publish.arg(name).arg(value);
+        }
+        publish
+    }
+}
+
+/// Adds the event to the job's stream, if there is one: the command's own states make it, and bound its life.
+fn cancel_ordered(Identity { host, keys, .. }: &Identity, job: JobId, asker: &Asker) -> Cmd {
+    let decision = Some(asker.decided(true, None));
+    let event = Event { host: host.clone(), kind: EventKind::CancelOrdered, decision };
+    let mut add = cmd("XADD");
+    add.arg(keys.job_events(job)).arg("NOMKSTREAM").arg("MAXLEN").arg("~").arg(limits::EVENTS).arg("*");
+    add.arg(event.fields());
+    add
 }
 
 /// Adds a piece to the live output, of which `most` bytes are kept in all.
