@@ -5,7 +5,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use protocol::trust::{certificate::Certificate, key::Key};
+use protocol::trust::{
+    certificate::{Certificate, CertificateFault},
+    key::Key,
+};
 use ssh_key::{Error as KeyFault, PrivateKey, PublicKey, private::KeypairData};
 use tokio::task::spawn_blocking;
 
@@ -31,8 +34,8 @@ pub struct Found {
     pub public: Key,
     /// What signatures will carry instead of the bare key.
     pub certificate: Option<Certificate>,
-    /// Why a certificate that is there is not used.
-    pub unusable: Option<String>,
+    /// A certificate that is there and not used, and why.
+    pub unusable: Option<(Certificate, CertificateFault)>,
     half: Half,
 }
 
@@ -52,8 +55,11 @@ enum Half {
 pub async fn open(settings: &Settings) -> anyhow::Result<Signer> {
     let found = find(settings).await?;
     let printer = Printer::new(settings.format, settings.quiet, settings.colour);
-    if let Some(reason) = &found.unusable {
-        printer.warn(reason);
+    // One for somebody else is for another purpose: the user's name on servers, say.
+    if let Some((certificate, fault)) = &found.unusable
+        && !matches!(fault, CertificateFault::Principal { .. })
+    {
+        printer.warn(&format!("the key's certificate '{}' is not used: {fault}", certificate.id()));
     }
     let (quiet, format, colour) = (settings.quiet, settings.format, settings.colour);
     let waiting = move || Printer::new(format, quiet, colour).note("waiting for ssh-agent: touch the key, or confirm");
@@ -154,15 +160,17 @@ async fn held(agent: Option<Agent>, wanted: Option<&Key>) -> Result<Held, String
 
 /// The first certificate that speaks for the operator today, or else why the first one does not: no host would take
 /// it, while the bare key may be trusted.
-fn choose(certificates: Vec<Certificate>, operator: &str) -> (Option<Certificate>, Option<String>) {
+fn choose(
+    certificates: Vec<Certificate>,
+    operator: &str,
+) -> (Option<Certificate>, Option<(Certificate, CertificateFault)>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut unusable = None;
     for certificate in certificates {
         match certificate.judge(operator, now) {
             Ok(()) => return (Some(certificate), None),
             Err(fault) => {
-                let reason = format!("the key's certificate '{}' is not used: {fault}", certificate.id());
-                unusable.get_or_insert(reason);
+                unusable.get_or_insert((certificate, fault));
             }
         }
     }

@@ -190,4 +190,14 @@ mod tests {
         assert!(matches!(ask(b"\0\0\0\x05\x0c").await, Err(AgentError::Broken(_))));
         assert!(matches!(Agent::at("/no/agent").identities().await, Err(AgentError::Unreachable { .. })));
     }
+
+    #[tokio::test]
+    async fn an_agent_that_is_silent_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("agent");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let patience = Duration::from_millis(1);
+        let reply = Agent::at(&socket).ask(&[REQUEST_IDENTITIES], IDENTITIES_ANSWER, patience).await;
+        assert!(matches!(reply, Err(AgentError::Silent(given)) if given == patience), "{reply:?}");
+    }
 }

@@ -57,6 +57,11 @@ pub enum SignerError {
     /// The key refused.
     #[error("cannot sign: {0}")]
     Signature(#[source] SignatureError),
+    /// The agent signed with another key, or the hardware key signed without a touch.
+    #[error(
+        "cannot sign: ssh-agent signed as no host accepts it: with another key, or nobody touched the hardware key"
+    )]
+    Unsound,
     /// The agent was of no help.
     #[error("cannot sign: {0}")]
     Agent(#[from] AgentError),
@@ -134,7 +139,7 @@ impl Signer {
                 let key = self.public.to_bytes().map_err(|_| SignatureError::Malformed)?;
                 let signature = Signature::new(&key, namespace, bytes)?;
                 // Better told here than by every host: an agent may use another key, or a hardware key no touch.
-                signature.verify(namespace, document)?;
+                signature.verify(namespace, document).map_err(|_| SignerError::Unsound)?;
                 signature
             }
         };
@@ -227,6 +232,6 @@ mod tests {
         let signing = async { (sign(7).await, sign(8).await) };
         let ((own, other), ()) = tokio::join!(signing, agent);
         Signature::from_bytes(&own.unwrap()).unwrap().verify(JOB, b"document").unwrap();
-        assert!(matches!(other, Err(SignerError::Signature(SignatureError::Altered))), "{other:?}");
+        assert!(matches!(other, Err(SignerError::Unsound)), "{other:?}");
     }
 }

@@ -110,7 +110,7 @@ async fn show(check: bool, settings: &Settings, printer: &Printer) -> anyhow::Re
             "type": key.type_name(),
             "fingerprint": key.fingerprint(),
             "certificate": certificate,
-            "certificate_unusable": unusable,
+            "certificate_unusable": unusable.map(|(_, fault)| fault.to_string()),
             "principal": settings.operator,
             "allowed_signers": line,
             "checked": check,
@@ -125,8 +125,8 @@ async fn show(check: bool, settings: &Settings, printer: &Printer) -> anyhow::Re
         pairs.pair("certificate", format!("{} (serial {})", certificate.id(), certificate.serial()));
         pairs.pair("authority", certificate.authority().fingerprint());
     }
-    if let Some(reason) = &unusable {
-        pairs.pair("certificate", reason);
+    if let Some((certificate, fault)) = &unusable {
+        pairs.pair("certificate", format!("{} is not used: {fault}", certificate.id()));
     }
     pairs.pair("principal", &settings.operator);
     if check {

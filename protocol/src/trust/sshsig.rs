@@ -235,7 +235,7 @@ pub fn sign(key: &ssh_key::PrivateKey, namespace: &str, document: &[u8]) -> Resu
     let data = signed_data(namespace, document);
     let signature = if let KeypairData::Ed25519(pair) = key.key_data() {
         // The library without detours: a private key is parsed once, and signs in microseconds.
-        let key = ed25519_dalek::SigningKey::from_bytes(&pair.private.to_bytes());
+        let key = ed25519_dalek::SigningKey::from_bytes(pair.private.as_ref());
         let bytes = signature::Signer::sign(&key, &data).to_bytes();
         ssh_key::Signature::new(ssh_key::Algorithm::Ed25519, bytes)
     } else {
