@@ -16,7 +16,7 @@ fn trusts(ctl: &Ctl, line: &str, key: &Path, operator: &str) {
 
 #[test]
 fn key_init_makes_what_ssh_keygen_would() {
-    let ctl = Ctl::alone().env("REDFLEET_OPERATOR", "ann@desk");
+    let ctl = Ctl::keyless().env("REDFLEET_OPERATOR", "ann@desk");
     let refused = ctl.run(["key", "init"]).expect(1);
     assert!(refused.stderr.contains("hint: or make a key without one: ctl key init --no-passphrase"), "{refused}");
     let made = ctl.run(["key", "init", "--no-passphrase"]).expect(0);
@@ -42,7 +42,7 @@ fn key_init_makes_what_ssh_keygen_would() {
 
 #[test]
 fn key_init_asks_for_a_passphrase_twice() {
-    let ctl = Ctl::alone();
+    let ctl = Ctl::keyless();
     let key = ctl.home().join("key");
     let ask = |second: &str| {
         let mut terminal: OnTerminal = ctl.start_at_terminal(["key", "init", "--file", "key", "--comment", "mine"]);

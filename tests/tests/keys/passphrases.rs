@@ -6,7 +6,7 @@ use crate::{PASSPHRASE, fingerprint, keygen, refused};
 
 #[test]
 fn a_passphrase_is_asked_on_the_terminal_and_shown_nowhere() {
-    let ctl = Ctl::alone().env("REDFLEET_KEY", "key");
+    let ctl = Ctl::keyless().env("REDFLEET_KEY", "key");
     let key = keygen(&ctl, "key", &["-N", PASSPHRASE]);
     let shown = ctl.run(["key", "show", "-o", "json"]).expect(0).json();
     assert_eq!(shown["private"], "in the file, with a passphrase");
@@ -32,7 +32,7 @@ fn a_passphrase_is_asked_on_the_terminal_and_shown_nowhere() {
 
 #[test]
 fn who_gives_up_at_the_passphrase_has_an_echoing_terminal() {
-    let ctl = Ctl::alone().env("REDFLEET_KEY", "key");
+    let ctl = Ctl::keyless().env("REDFLEET_KEY", "key");
     keygen(&ctl, "key", &["-N", PASSPHRASE]);
     let mut terminal = ctl.start_at_terminal(["key", "show", "--check"]);
     assert!(terminal.echoes());
