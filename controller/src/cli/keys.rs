@@ -9,7 +9,7 @@ use protocol::trust::{
     certificate::{Certificate, CertificateFault},
     key::Key,
 };
-use ssh_key::{Error as KeyFault, PrivateKey, PublicKey, private::KeypairData};
+use ssh_key::{Algorithm, Error as KeyFault, PrivateKey, PublicKey};
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -126,9 +126,7 @@ fn accepted(key: &PublicKey, path: &Path) -> anyhow::Result<Key> {
 }
 
 fn is_hardware(key: &PrivateKey) -> bool {
-    // What an encrypted file holds shows only its public key.
-    matches!(key.key_data(), KeypairData::SkEd25519(_) | KeypairData::SkEcdsaSha2NistP256(_))
-        || matches!(key.algorithm(), ssh_key::Algorithm::SkEd25519 | ssh_key::Algorithm::SkEcdsaSha2NistP256)
+    matches!(key.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256)
 }
 
 /// A key that ssh-agent holds.
