@@ -116,7 +116,7 @@ impl Key {
 
     /// Whether this key signed `data`; a hardware key, when somebody had touched it.
     pub(super) fn has_signed(&self, data: &[u8], signature: &KeySignature) -> bool {
-        if !self.is_type(signature.algorithm()) {
+        if signature.algorithm() != self.type_name() {
             return false;
         }
         match (self.application, signature.trailer()) {
@@ -127,11 +127,6 @@ impl Key {
             }
             _ => false,
         }
-    }
-
-    /// Whether its type has this name.
-    pub(super) fn is_type(&self, name: &str) -> bool {
-        self.data.algorithm().as_str() == name
     }
 }
 

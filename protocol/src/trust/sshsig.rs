@@ -122,7 +122,7 @@ impl Signature {
         };
         let key = signer(blob)?;
         let signature = KeySignature::from_bytes(signature)?;
-        if !key.plain().is_type(signature.algorithm()) {
+        if signature.algorithm() != key.plain().type_name() {
             return Err(SignatureError::Malformed);
         }
         Ok(Self { key, namespace, hash, by_key: signature })

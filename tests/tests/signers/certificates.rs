@@ -75,7 +75,7 @@ fn no_odd_certificate_is_accepted() {
     };
     assert_eq!(ask(&|_| {}, "as it is"), Accepted);
     assert_eq!(ask(&|certificate| certificate.principals.extend(vec![b"x".to_vec(); 255]), "256 principals"), Accepted);
-    let cases: [(_, Change); 16] = [
+    let cases: [(_, Change); 17] = [
         ("a type that does not exist", &|certificate| certificate.kind = 3),
         ("of a host", &|certificate| certificate.kind = 2),
         ("not valid yet", &|certificate| certificate.valid_after = NOW + 1),
@@ -90,6 +90,7 @@ fn no_odd_certificate_is_accepted() {
         ("half an extension", &|certificate| certificate.extensions = strings(&[b"x"])),
         ("bytes at its end", &|certificate| certificate.trailing = vec![0]),
         ("an authority of another name", &|certificate| certificate.authority_blob = Key::new(ED25519).blob()),
+        ("a signature of another type", &|certificate| certificate.signature_type = "sk-ssh-ed25519@openssh.com"),
         ("signed by another key", &|certificate| certificate.authority = Key::new(ED25519)),
         ("an authority that is a certificate", &|certificate| {
             certificate.authority_blob = Certificate::new(ED25519, ED25519, ANN).blob();

@@ -75,6 +75,12 @@ impl Key {
     }
 }
 
+/// The same signature by a key, of another type.
+pub(crate) fn relabelled(signature: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let rest = signature.strip_prefix(&strings(&[from.as_bytes()])[..]).expect("its type in front");
+    [&strings(&[to.as_bytes()])[..], rest].concat()
+}
+
 /// A positive number in the SSH encoding.
 pub(crate) fn mpint(number: &[u8]) -> Vec<u8> {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
@@ -94,6 +100,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) reserved: &'a [u8],
     pub(crate) hash: &'a [u8],
     pub(crate) signature: Vec<u8>,
+    pub(crate) trailing: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
@@ -105,12 +112,20 @@ impl<'a> Parts<'a> {
     /// One whose key says something else of itself, as a certificate does.
     pub(crate) fn under(key: &Key, blob: Vec<u8>, namespace: &'a str, document: &[u8]) -> Self {
         let signature = key.sign(&signed(namespace.as_bytes(), b"sha512", &Sha512::digest(document)));
-        Self { version: 1, key: blob, namespace: namespace.as_bytes(), reserved: b"", hash: b"sha512", signature }
+        Self {
+            version: 1,
+            key: blob,
+            namespace: namespace.as_bytes(),
+            reserved: b"",
+            hash: b"sha512",
+            signature,
+            trailing: b"",
+        }
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let parts = [&self.key, self.namespace, self.reserved, self.hash, &self.signature];
-        [b"SSHSIG", &self.version.to_be_bytes()[..], &strings(&parts)].concat()
+        [b"SSHSIG", &self.version.to_be_bytes()[..], &strings(&parts), self.trailing].concat()
     }
 }
 
@@ -132,6 +147,8 @@ pub(crate) struct Certificate {
     pub(crate) authority: Key,
     /// What it says of its authority.
     pub(crate) authority_blob: Vec<u8>,
+    /// What type its signature says to be of.
+    pub(crate) signature_type: &'static str,
     pub(crate) trailing: Vec<u8>,
 }
 
@@ -149,6 +166,7 @@ impl Certificate {
             critical: Vec::new(),
             extensions: strings(&[b"permit-pty", b""]),
             authority_blob: authority.blob(),
+            signature_type: authority.name,
             authority,
             trailing: Vec::new(),
         }
@@ -166,7 +184,7 @@ impl Certificate {
         bytes.extend(self.valid_after.to_be_bytes());
         bytes.extend(self.valid_before.to_be_bytes());
         bytes.extend(strings(&[&self.critical, &self.extensions, b"", &self.authority_blob]));
-        let signature = self.authority.sign(&bytes);
+        let signature = relabelled(&self.authority.sign(&bytes), self.authority.name, self.signature_type);
         bytes.extend(strings(&[&signature]));
         bytes.extend(&self.trailing);
         bytes

@@ -9,7 +9,7 @@ use protocol::trust::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    crafted::{self, Key, Parts, mpint, signed, strings},
+    crafted::{self, Key, Parts, mpint, relabelled, signed, strings},
     stock::{ANN, DOCUMENT, Question, Stock},
     verdict::{
         Tally,
@@ -92,7 +92,10 @@ fn no_altered_signature_is_accepted() {
         ask(&|parts| parts.reserved = b"reserved", Accepted, "reserved, and not signed");
         ask(&|parts| parts.hash = b"sha256", Refused, "another digest");
         ask(&|parts| parts.hash = b"sha512\0", spelling.clone(), "a digest with a NUL");
-        ask(&|parts| parts.signature.push(0), Refused, "bytes behind the signature");
+        ask(&|parts| parts.trailing = b"\0", Refused, "bytes at the end");
+        ask(&|parts| parts.signature.push(0), Refused, "bytes behind the signature of the key");
+        let relabel = |parts: &mut Parts<'_>| parts.signature = relabelled(&parts.signature, name, "ssh-rsa");
+        ask(&relabel, Refused, "a signature of another type");
         ask(&|parts| parts.key.push(0), Refused, "bytes behind the key");
         for hash in [&b"sha1"[..], b"sha384", b"md5", b"none", b"SHA512", b"sha256,sha512", b""] {
             let digest = Sha256::digest(DOCUMENT);
@@ -140,6 +143,7 @@ fn no_odd_spelling_of_a_key_or_number_is_accepted() {
         ("off the curve", point(&off_curve), None),
         ("hybrid", point(&hybrid), None),
         ("infinity", point(&[0]), None),
+        ("bytes behind the point", [&key.blob()[..], &[0]].concat(), None),
         ("another curve", strings(&[name.as_bytes(), b"nistp384", &uncompressed]), None),
     ];
 
