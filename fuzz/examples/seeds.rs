@@ -5,12 +5,13 @@
 
 use std::{error::Error, fs, path::Path, process::Command};
 
-use fuzz::{ANN, DOCUMENT, HOST, job, join};
+use fuzz::{ANN, DOCUMENT, HOST, SALT, job, join};
 use protocol::{
     action::Argument,
     command::{Envelope, Manifest},
     control::{CancelOrder, Control},
     job::JobRecord,
+    name::Salt,
     outcome::{Outcome, State},
     secret::Secrets,
     signed::Signed,
@@ -43,7 +44,7 @@ approvers = ["@ops"]
 pre_approved = ["exec"]
 "#;
 
-const NOW: u64 = 1_800_000_000_000;
+const NOW: u64 = fuzz::NOW * 1000;
 
 fn main() -> Result<()> {
     documents()?;
@@ -76,6 +77,7 @@ fn documents() -> Result<()> {
     ];
     let manifest = Manifest {
         job: job(),
+        salt: Salt::new(SALT),
         action: "exec".to_owned(),
         arguments: arguments.into(),
         secrets: secrets.digests(),
@@ -89,9 +91,10 @@ fn documents() -> Result<()> {
         namespace: Some("prod".parse()?),
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
     };
-    let order = CancelOrder { job: manifest.job, targets: targets.root(), operator: ANN.to_owned(), issued_at_ms: NOW };
+    let signed = Signed::unsigned(&manifest);
+    let order = CancelOrder::new(&manifest, &signed, targets.root(), ANN.to_owned(), NOW);
 
-    let mut fields = Envelope { signed: Signed::unsigned(&manifest), proof: proof.clone() }.fields();
+    let mut fields = Envelope { signed, proof: proof.clone() }.fields();
     fields.push(("signature", sign(&key(1))?.to_bytes()));
     fields.extend(secrets.field());
     write("command", "exec", &seed(&["version", "manifest", "signature", "proof", "secrets"], &fields))?;
@@ -109,7 +112,7 @@ fn documents() -> Result<()> {
     let fields = outcome.fields(manifest.job, host);
     write("outcome", "failed", &seed(&["statement", "signature", "stdout", "stderr", "data"], &fields))?;
 
-    let record = JobRecord::new(manifest, targets.clone());
+    let record = JobRecord::unsigned(manifest, targets.clone());
     write("record", "exec", &seed(&["manifest", "signature", "targets"], &record.fields()))?;
 
     let status = Status {
@@ -124,10 +127,20 @@ fn documents() -> Result<()> {
         read_age_ms: 3,
         clock_ahead_ms: -2,
         refuses: Some("no journal".to_owned()),
+        trust: Some("trust: line 3: it has no key".to_owned()),
         dropped: vec![("malformed".to_owned(), 3)],
     };
     let lines: Vec<_> = status.fields().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    write("status", "busy", lines.join("\n").as_bytes())
+    write("status", "busy", lines.join("\n").as_bytes())?;
+
+    write(
+        "event",
+        "running",
+        b"host=web1\nstate=running\ndecision=accepted\noperator=ann@desk\nprincipal=ann@desk\nkey=SHA256:x",
+    )?;
+    write("event", "waits", b"host=web1\nstate=delivered\nwaits_for=lock 'deploy'")?;
+    write("event", "refused", b"host=web1\norder=cancel\ndecision=refused\noperator=eve\nreason=not trusted")?;
+    write("event", "output", b"stream=stdout\noffset=7\ndata=text")
 }
 
 fn key(seed: u8) -> ssh_key::PrivateKey {

@@ -10,8 +10,9 @@ use protocol::{
     action::{ActionSpec, Argument},
     command::{Addressed, Envelope, Manifest},
     control::{CancelOrder, Control},
+    event::{Event, Piece},
     job::JobRecord,
-    name::{HostName, JobId},
+    name::{HostName, JobId, Salt},
     outcome::Outcome,
     secret::Secrets,
     signed::{Fields, Signed},
@@ -31,8 +32,8 @@ pub const ANN: &str = "ann@desk";
 /// The document that signatures of the seeds are over.
 pub const DOCUMENT: &[u8] = b"document";
 
-/// A moment in 2027.
-const NOW: u64 = 1_800_000_000;
+/// A moment in 2027, in Unix seconds.
+pub const NOW: u64 = 1_800_000_000;
 
 /// Puts fields into one input.
 pub fn join(fields: &[&[u8]]) -> Vec<u8> {
@@ -56,9 +57,12 @@ fn host() -> HostName {
     HOST.parse().expect("a name")
 }
 
+/// What the id of the seeds' job is made of.
+pub const SALT: [u8; 16] = [7; 16];
+
 /// The job of the seeds.
 pub fn job() -> JobId {
-    "01a20ddf-fdc8-70dc-9a13-f0e08ee22555".parse().expect("an id")
+    JobId::derive(ANN, NOW * 1000, &Salt::new(SALT))
 }
 
 /// The fields of an entry that are not empty, under their names.
@@ -81,7 +85,7 @@ pub fn command(input: &[u8]) {
     if envelope.open(&host()).is_ok() {
         assert!(manifest.targets().includes(&host(), &envelope.proof));
     }
-    _ = (manifest.kept_output(), protocol::job::shown(&manifest));
+    _ = (manifest.has_its_own_id(), manifest.kept_output(), protocol::job::shown(&manifest));
 }
 
 /// The count of a tree, its root, and a proof.
@@ -123,11 +127,26 @@ pub fn outcome(input: &[u8]) {
     }
 }
 
-/// A status: lines of name and value.
-pub fn status(input: &[u8]) {
+/// Lines of name and value.
+fn lines(input: &[u8]) -> HashMap<String, String> {
     let text = String::from_utf8_lossy(input);
     let lines = text.lines().filter_map(|line| line.split_once('='));
-    let fields: HashMap<_, _> = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// An entry of a job's events, or of a host's output: lines of name and value.
+pub fn event(input: &[u8]) {
+    let fields = lines(input).into_iter().map(|(name, value)| (name, value.into_bytes())).collect();
+    if let Some(event) = Event::from_fields(&fields) {
+        let written = event.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        assert_eq!(Event::from_fields(&written), Some(event));
+    }
+    _ = Piece::from_fields(&fields);
+}
+
+/// A status: lines of name and value.
+pub fn status(input: &[u8]) {
+    let fields = lines(input);
     if let Some(status) = Status::from_fields(&fields) {
         _ = (status.is_online(status.last_seen_ms), status.fields());
     }
