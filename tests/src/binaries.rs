@@ -38,6 +38,14 @@ pub fn released(name: &str) -> PathBuf {
     beside_the_build(&["release", name])
 }
 
+/// The path of a `ctl` or `worker` that neither signs nor verifies, as fast as a release.
+///
+/// # Panics
+/// Where it has not been built.
+pub fn unsigned(name: &str) -> PathBuf {
+    beside_the_build(&["unsigned", "release", name])
+}
+
 /// The path of `ctl` or `worker`, optimised.
 ///
 /// # Panics

@@ -35,7 +35,7 @@ mod users;
 mod wait;
 mod worker;
 
-pub use binaries::{binary, chaos_worker, optimised, optimised_static, released};
+pub use binaries::{binary, chaos_worker, optimised, optimised_static, released, unsigned};
 pub use ctl::{Ctl, Output, Running};
 pub use fleet::{fleet, fleet_with, fleet_with_ctl, outlive_a_redis_outage};
 pub use log::Log;

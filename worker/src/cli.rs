@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::Parser;
+use protocol::trust::UNSIGNED;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +50,9 @@ pub fn main() -> ExitCode {
         return if config.unknown.is_empty() { written(printed) } else { USAGE.into() };
     }
     log::init(config.log_level, config.log_format);
+    if UNSIGNED {
+        tracing::error!("this build verifies no signature, and obeys everybody: it is for benchmarks alone");
+    }
     config.warnings.iter().chain(&config.unknown).for_each(|warning| tracing::warn!("{warning}"));
     work(config)
 }

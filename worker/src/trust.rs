@@ -14,7 +14,7 @@ use std::{
 
 use protocol::{
     limits,
-    trust::{Trust, TrustFileError, Untrusted, sshsig::Signature},
+    trust::{self, Trust, TrustFileError, Untrusted, sshsig::Signature},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -65,7 +65,11 @@ impl Trusted {
         principal: &str,
         document: &[u8],
         signature: &[u8],
-    ) -> Result<Signature, Unsigned> {
+    ) -> Result<Option<Signature>, Unsigned> {
+        let skipped = trust::UNSIGNED || (signature.is_empty() && fault::planted(Bug::NoSignature));
+        if skipped {
+            return Ok(None);
+        }
         if signature.is_empty() {
             return Err(Unsigned::Missing);
         }
@@ -73,7 +77,7 @@ impl Trusted {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         match self.trust.verify(namespace, principal, document, &signature, at) {
             Err(untrusted) if !fault::planted(bug_of(&untrusted)) => Err(untrusted.into()),
-            _ => Ok(signature),
+            _ => Ok(Some(signature)),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use protocol::trust::{
+    UNSIGNED,
     certificate::Certificate,
     sshsig::{self, Signature, SignatureError},
 };
@@ -132,6 +133,9 @@ impl Signer {
     /// # Errors
     /// The key refuses, or is of a type that is not accepted.
     pub async fn sign(&self, namespace: &str, document: &[u8]) -> Result<Vec<u8>, SignerError> {
+        if UNSIGNED {
+            return Ok(Vec::new());
+        }
         let signature = match &self.half {
             Half::Here(key) => sshsig::sign(key, namespace, document)?,
             Half::Agent(agent, identity) => {

@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn a_sound_host_raises_nothing() {
-        let expected = ["hosts", "host clocks", "readers", "drops", "refusals", "trust"].map(|check| (check, Level::Ok));
+        let expected =
+            ["hosts", "host clocks", "readers", "drops", "refusals", "trust"].map(|check| (check, Level::Ok));
         assert_eq!(levels(&[host("web1", Status::default())]), expected);
     }
 
