@@ -27,21 +27,25 @@ type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 const POLICY: &str = r#"
 [groups]
-web = ["bob", "*@desk", "@ops"]
+web = ["bob", "*@desk"]
 ops = ["eve"]
 
 [[policy]]
 who = ["@web", "alice"]
-actions = ["exec", "collect-*", "cancel"]
+actions = ["exec"]
 arguments.argv = [["systemctl", "restart", "web*"], ["uptime"], ["journalctl", "-u", "web?", "…"]]
 arguments.user = ["www", "deploy"]
 
 [[policy]]
 who = ["alice"]
-actions = ["exec"]
+actions = ["exec", "ping"]
 approvals = 2
-approvers = ["@ops"]
-pre_approved = ["exec"]
+approvers = ["@ops", "alice"]
+pre_approved = ["ping"]
+
+[[policy]]
+who = ["*@desk"]
+actions = ["collect-*", "cancel"]
 "#;
 
 const NOW: u64 = fuzz::NOW * 1000;

@@ -1,6 +1,6 @@
 //! Connections to Redis, with the settings that this project needs and the client does not default to.
 
-use std::{fmt, fs, io, path::Path, str::FromStr, time::Duration};
+use std::{fmt, fs, io, net::IpAddr, path::Path, str::FromStr, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError,
@@ -8,6 +8,9 @@ use redis::{
     aio::{ConnectionLike, MultiplexedConnection},
     io::tcp::TcpSettings,
 };
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::tls::{TlsError, TlsFiles};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -19,17 +22,19 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Address {
     info: ConnectionInfo,
+    /// With TLS: the files for it.
+    tls: Option<TlsFiles>,
     shown: String,
 }
 
 /// Why a text is not an address.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// TLS is not part of this build.
-    #[error("rediss:// is not supported yet: use redis:// or unix://")]
-    Tls,
+    /// A demand to trust any server.
+    #[error("'{0}' asks for TLS that trusts anybody: name the file with the server's CA instead (redis_ca)")]
+    Insecure(String),
     /// Anything else.
-    #[error("'{0}' is not a Redis URL{reason}: write redis://HOST[:PORT][/DB] or unix:///PATH", reason = .1.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default())]
+    #[error("'{0}' is not a Redis URL{reason}: write redis://HOST[:PORT][/DB], rediss://… for TLS, or unix:///PATH", reason = .1.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default())]
     Malformed(String, Option<String>),
 }
 
@@ -37,12 +42,14 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        if text.starts_with("rediss://") {
-            return Err(AddressError::Tls);
-        }
         let shown = without_password(text);
+        // The client library only sees a plain stream: TLS is our own layer beneath it.
+        let tls = text.strip_prefix("rediss://").map(|rest| format!("redis://{rest}"));
+        if tls.is_some() && text.contains('#') {
+            return Err(AddressError::Insecure(shown));
+        }
         let malformed = |reason| AddressError::Malformed(shown.clone(), reason);
-        let info = text.into_connection_info().map_err(|_| malformed(None))?;
+        let info = tls.as_deref().unwrap_or(text).into_connection_info().map_err(|_| malformed(None))?;
         if let ConnectionAddr::Unix(path) = info.addr() {
             // struct sockaddr_un has room for 108 bytes with the closing zero (man 7 unix).
             let length = path.as_os_str().len();
@@ -52,7 +59,7 @@ impl FromStr for Address {
         }
         let redis = info.redis_settings().clone().set_skip_set_lib_name();
         let info = info.set_redis_settings(redis).set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        Ok(Self { info, shown })
+        Ok(Self { info, tls: tls.map(|_| TlsFiles::default()), shown })
     }
 }
 
@@ -121,6 +128,34 @@ impl Address {
         Ok(Self { info: self.info.set_redis_settings(redis), ..self })
     }
 
+    /// The address with these files for TLS, which are tried.
+    ///
+    /// # Errors
+    /// A file cannot be used, or the address is one without TLS. A Unix socket needs none.
+    pub fn with_tls(self, files: TlsFiles) -> Result<Self, TlsError> {
+        match &self.tls {
+            None if files.is_empty() || self.socket().is_some() => return Ok(self),
+            None => return Err(TlsError::Plain(self.shown)),
+            Some(_) => drop(files.read()?),
+        }
+        Ok(Self { tls: Some(files), ..self })
+    }
+
+    /// The files for TLS, if the address is one with TLS.
+    pub(crate) const fn tls(&self) -> Option<&TlsFiles> {
+        self.tls.as_ref()
+    }
+
+    /// What is unwise: everything that passes on the way to another machine can be read and altered.
+    pub fn warning(&self) -> Option<String> {
+        let ConnectionAddr::Tcp(host, _) = self.target() else { return None };
+        let is_local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        (self.tls.is_none() && !is_local).then(|| {
+            let who = "whoever is on the way to it can read and alter everything";
+            format!("the connection to {} is not encrypted: {who}; use rediss:// (TLS)", self.shown)
+        })
+    }
+
     /// The socket's path, if the address is that of a Unix socket.
     pub fn socket(&self) -> Option<&std::path::Path> {
         if let ConnectionAddr::Unix(path) = self.target() { Some(path) } else { None }
@@ -141,8 +176,31 @@ impl Address {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(longest + RESPONSE_TIMEOUT));
-        let connection = Client::open(self.info.clone())?.get_multiplexed_async_connection_with_config(&config).await?;
+        let connection = match (&self.tls, self.target()) {
+            (Some(files), ConnectionAddr::Tcp(host, port)) => {
+                let connect = Box::pin(self.connect_with_tls(files, host, *port, config));
+                timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+            }
+            _ => Client::open(self.info.clone())?.get_multiplexed_async_connection_with_config(&config).await?,
+        };
         Ok(Connection(connection))
+    }
+
+    async fn connect_with_tls(
+        &self,
+        files: &TlsFiles,
+        host: &str,
+        port: u16,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        let stream = files.wrap(host, stream).await?;
+        let redis = self.info.redis_settings();
+        let (connection, driver) = MultiplexedConnection::new_with_config(redis, stream, config).await?;
+        // It ends with the last handle of the connection.
+        tokio::spawn(driver);
+        Ok(connection)
     }
 }
 
@@ -290,7 +348,7 @@ mod tests {
 
     #[test]
     fn bad_addresses_are_refused() {
-        for bad in ["", "web1", "http://x", "rediss://x", &format!("unix:///{}", "x".repeat(108))] {
+        for bad in ["", "web1", "http://x", "rediss://x#insecure", &format!("unix:///{}", "x".repeat(108))] {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
     }

@@ -11,10 +11,16 @@ macro_rules! variables {
 }
 
 variables! {
-    /// URL of the Redis server: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]` or `unix:///PATH`.
+    /// URL of the Redis server: `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `rediss://…` for TLS, or `unix:///PATH`.
     REDIS = "REDFLEET_REDIS";
     /// File whose first line is the password for the Redis server, so that the URL needs none.
     REDIS_PASSWORD_FILE = "REDFLEET_REDIS_PASSWORD_FILE";
+    /// File with the certificates of the CAs to trust (PEM), for `rediss://`; without it, the machine's public ones.
+    REDIS_CA = "REDFLEET_REDIS_CA";
+    /// File with the client's certificate for the Redis server (PEM), where the server wants one.
+    REDIS_CERT = "REDFLEET_REDIS_CERT";
+    /// File with the private key of that certificate (PEM).
+    REDIS_KEY = "REDFLEET_REDIS_KEY";
     /// Prefix of all keys, so that several fleets can share a Redis.
     NAMESPACE = "REDFLEET_NAMESPACE";
     /// Settings file (TOML) of `ctl` or `worker`.

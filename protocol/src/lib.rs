@@ -27,6 +27,7 @@ pub mod signed;
 pub mod status;
 pub mod targets;
 pub mod time;
+pub mod tls;
 pub mod trust;
 mod unique;
 

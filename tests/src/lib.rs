@@ -14,6 +14,7 @@
 
 #![expect(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
+mod authority;
 mod binaries;
 pub mod chaos;
 mod ctl;
@@ -35,6 +36,7 @@ mod users;
 mod wait;
 mod worker;
 
+pub use authority::{Authority, Issued};
 pub use binaries::{binary, chaos_worker, optimised, optimised_static, released, unsigned};
 pub use ctl::{Ctl, Output, Running};
 pub use fleet::{fleet, fleet_with, fleet_with_ctl, outlive_a_redis_outage};

@@ -12,7 +12,7 @@ use protocol::{acl::Role, name::Namespace};
 use redis::{Client, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
-use crate::{eventually, process, users::Users};
+use crate::{Authority, Issued, eventually, process, users::Users};
 
 /// How a server persists its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,7 @@ pub enum Aof {
 pub struct RedisOptions {
     aof: Aof,
     tcp: bool,
+    tls: bool,
     password: Option<String>,
     sentinel: bool,
     more: Vec<String>,
@@ -56,6 +57,18 @@ impl RedisOptions {
     #[must_use]
     pub fn tcp(mut self) -> Self {
         self.tcp = true;
+        self
+    }
+
+    /// Makes the server listen on a free TCP port of the loopback interface, with TLS alone. It has this certificate for
+    /// `localhost`, and trusts clients whose certificates this authority has signed.
+    #[must_use]
+    pub fn tls(mut self, own: &Issued, clients: &Authority) -> Self {
+        self.tls = true;
+        let ca = clients.file();
+        for (name, file) in [("cert", &own.cert), ("key", &own.key), ("ca-cert", &ca)] {
+            self = self.set(&format!("tls-{name}-file"), file.to_str().expect("text"));
+        }
         self
     }
 
@@ -97,7 +110,7 @@ impl RedisOptions {
     pub fn start(self) -> Redis {
         // A short name, because a socket's path may have 107 bytes only.
         let directory = tempfile::Builder::new().prefix("rf-").tempdir_in("/tmp").expect("a temporary directory");
-        let port = if self.tcp { free_port() } else { 0 };
+        let port = if self.tcp || self.tls { free_port() } else { 0 };
         let has_users = self.password.is_none() && !self.sentinel;
         let users = Users::of(has_users.then_some(directory.path()));
         let child = launch(directory.path(), &self, &users, port);
@@ -115,7 +128,14 @@ impl Redis {
 
     /// The usual options: AOF every second, `noeviction`, no TCP, no password.
     pub fn options() -> RedisOptions {
-        RedisOptions { aof: Aof::EverySecond, tcp: false, password: None, sentinel: false, more: Vec::new() }
+        RedisOptions {
+            aof: Aof::EverySecond,
+            tcp: false,
+            tls: false,
+            password: None,
+            sentinel: false,
+            more: Vec::new(),
+        }
     }
 
     /// The server's URL: its Unix socket.
@@ -124,9 +144,12 @@ impl Redis {
         format!("unix://{}{password}", self.socket().display())
     }
 
-    /// The server's URL over TCP. The server must have been started with [`RedisOptions::tcp`].
+    /// The server's URL over TCP. The server must have been started with [`RedisOptions::tcp`] or [`RedisOptions::tls`].
     pub fn tcp_url(&self) -> String {
         assert_ne!(self.port, 0, "this server was started without TCP");
+        if self.options.tls {
+            return format!("rediss://localhost:{}", self.port);
+        }
         let password = self.options.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
         format!("redis://{password}127.0.0.1:{}", self.port)
     }
@@ -135,6 +158,11 @@ impl Redis {
     /// users.
     pub fn url_of(&self, role: &Role, namespace: Option<&Namespace>) -> String {
         self.users.log_in(&self.url(), role, namespace)
+    }
+
+    /// The server's URL over TCP, with the login of a role.
+    pub fn tcp_url_of(&self, role: &Role, namespace: Option<&Namespace>) -> String {
+        self.users.log_in(&self.tcp_url(), role, namespace)
     }
 
     /// Makes the user of a role, for programs that reach this server by another URL than its own.
@@ -249,7 +277,11 @@ fn launch(directory: &Path, options: &RedisOptions, users: &Users, port: u16) ->
         command.arg(file);
     }
     command.arg("--unixsocket").arg(directory.join("redis.sock")).arg("--dir").arg(directory);
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
+    let (plain, encrypted) = if options.tls { (0, port) } else { (port, 0) };
+    command.args(["--port", &plain.to_string(), "--bind", "127.0.0.1"]);
+    if options.tls {
+        command.args(["--tls-port", &encrypted.to_string()]);
+    }
     if options.sentinel {
         command.arg("--sentinel");
     } else {

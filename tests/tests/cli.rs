@@ -136,7 +136,7 @@ fn wrong_settings() {
     std::fs::remove_file(ctl.home().join(".config/redfleet/ctl.toml")).expect("a settings file");
     for (name, value) in [
         ("REDFLEET_REDIS", "web1"),
-        ("REDFLEET_REDIS", "rediss://web1"),
+        ("REDFLEET_REDIS", "rediss://web1#insecure"),
         ("REDFLEET_REDIS", "redis://:secret@web1:port"),
         ("REDFLEET_NAMESPACE", "a:b"),
         ("REDFLEET_OUTPUT", "xml"),

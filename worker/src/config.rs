@@ -15,6 +15,7 @@ use protocol::{
     environment,
     name::{HostName, Namespace},
     time,
+    tls::{TlsError, TlsFiles},
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -32,7 +33,7 @@ use crate::{
 #[expect(clippy::doc_markdown, reason = "these doc comments are help texts, in which backticks would show")]
 #[command(name = "worker", version = protocol::VERSION)]
 pub struct Options {
-    /// Redis server: redis://HOST[:PORT][/DB] or unix:///PATH [env: REDFLEET_REDIS=]
+    /// Redis server: redis://HOST[:PORT][/DB], rediss://… for TLS, or unix:///PATH [env: REDFLEET_REDIS=]
     ///
     /// A password typed here can be seen by other users of this machine (`ps`): use --redis-password-file, or put the
     /// whole URL into the environment or the settings file.
@@ -42,6 +43,15 @@ pub struct Options {
     /// File with the password for Redis in its first line
     #[arg(long, value_name = "FILE", env = environment::REDIS_PASSWORD_FILE)]
     redis_password_file: Option<PathBuf>,
+    /// File with the certificates of the CAs to trust (PEM), for rediss:// [default: the machine's public ones]
+    #[arg(long, value_name = "FILE", env = environment::REDIS_CA)]
+    redis_ca: Option<PathBuf>,
+    /// File with the client's certificate (PEM), where Redis wants one
+    #[arg(long, value_name = "FILE", env = environment::REDIS_CERT)]
+    redis_cert: Option<PathBuf>,
+    /// File with the private key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", env = environment::REDIS_KEY)]
+    redis_key: Option<PathBuf>,
     /// This host's name in the fleet [default: the machine's host name]
     #[arg(long, value_name = "NAME", env = environment::HOST)]
     host: Option<HostName>,
@@ -87,6 +97,9 @@ struct File {
     #[serde(deserialize_with = "parsed")]
     redis: Option<Address>,
     redis_password_file: Option<PathBuf>,
+    redis_ca: Option<PathBuf>,
+    redis_cert: Option<PathBuf>,
+    redis_key: Option<PathBuf>,
     host: Option<HostName>,
     namespace: Option<Namespace>,
     state_dir: Option<PathBuf>,
@@ -184,6 +197,9 @@ pub enum ConfigError {
     /// The machine's host name is not a name for the fleet.
     #[error("this machine's host name cannot be used ({0}): name the host with --host")]
     HostName(String),
+    /// The files for TLS cannot be used.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
     /// The policy is not understood.
     #[error("policy: {0}")]
     Policy(#[from] PolicyError),
@@ -205,6 +221,12 @@ impl Config {
             Some(path) => redis.with_password_file(&path).map_err(|error| ConfigError::Read(path, error))?,
             None => redis,
         };
+        let redis = redis.with_tls(TlsFiles {
+            ca: options.redis_ca.or(file.redis_ca),
+            cert: options.redis_cert.or(file.redis_cert),
+            key: options.redis_key.or(file.redis_key),
+        })?;
+        warnings.extend(redis.warning());
         let host = options.host.or(file.host).map_or_else(machine_name, Ok)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let slots = file.slots.unwrap_or_else(|| cores.max(4));

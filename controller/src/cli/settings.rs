@@ -14,7 +14,7 @@ use std::{
 use anstream::ColorChoice;
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
-use protocol::{connection::Address, environment, limits, name::Namespace};
+use protocol::{connection::Address, environment, limits, name::Namespace, tls::TlsFiles};
 use serde_json::{Map, Value};
 
 use super::{
@@ -30,13 +30,22 @@ use crate::output::{Advice, Format, explain::closest};
 pub struct Global {
     /// Redis server [env: REDFLEET_REDIS] [default: that of a running `ctl up`]
     ///
-    /// Write redis://HOST[:PORT][/DB] or unix:///PATH. A password typed here can be seen by other users of this
+    /// Write redis://HOST[:PORT][/DB], rediss://… for TLS, or unix:///PATH. A password typed here can be seen by other users of this
     /// machine (`ps`): use --redis-password-file, or put the whole URL into the environment or the settings file.
     #[arg(long, global = true, value_name = "URL")]
     pub redis: Option<String>,
     /// File with the password for Redis in its first line [env: REDFLEET_REDIS_PASSWORD_FILE]
     #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub redis_password_file: Option<PathBuf>,
+    /// File with the CAs to trust (PEM), for rediss:// [env: REDFLEET_REDIS_CA] [default: the public ones]
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub redis_ca: Option<PathBuf>,
+    /// File with the client's certificate (PEM), where Redis wants one [env: REDFLEET_REDIS_CERT]
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub redis_cert: Option<PathBuf>,
+    /// File with the key of that certificate (PEM) [env: REDFLEET_REDIS_KEY]
+    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub redis_key: Option<PathBuf>,
     /// Prefix of all keys, so that several fleets can share a Redis [env: REDFLEET_NAMESPACE]
     #[arg(long, global = true, value_name = "NAME")]
     pub namespace: Option<Namespace>,
@@ -109,9 +118,15 @@ pub struct KeyPlaces {
 }
 
 /// The file's keys with their meaning.
-pub const KEYS: [(&str, &str); 11] = [
+pub const KEYS: [(&str, &str); 14] = [
     ("redis", "URL of the Redis server"),
     ("redis_password_file", "file whose first line is the password for the Redis server"),
+    (
+        "redis_ca",
+        "file with the certificates of the CAs to trust (PEM), for `rediss://` (default: the machine's public ones)",
+    ),
+    ("redis_cert", "file with the client's certificate (PEM), where the Redis server wants one"),
+    ("redis_key", "file with the private key of that certificate (PEM)"),
     ("namespace", "prefix of all keys"),
     ("output", "how results are printed: `table`, `json` or `jsonl`"),
     ("quiet", "`true`: print results and errors, nothing else"),
@@ -156,6 +171,14 @@ impl Settings {
             Some(address) => address.socket().map(Path::to_owned),
             None => state_dir.as_ref().map(|directory| directory.join("redis.sock")),
         };
+        let file = |flag, key, variable| source.get(flag, key, variable, |text| Ok(below_home(text, lookup)));
+        let tls = TlsFiles {
+            ca: file(flags.redis_ca, "redis_ca", environment::REDIS_CA)?,
+            cert: file(flags.redis_cert, "redis_cert", environment::REDIS_CERT)?,
+            key: file(flags.redis_key, "redis_key", environment::REDIS_KEY)?,
+        };
+        let named_redis = named_redis.map(|address| address.with_tls(tls)).transpose()?;
+        warnings.extend(named_redis.as_ref().and_then(Address::warning));
         let keys = KeyPlaces {
             stack: socket.map(|socket| socket.with_file_name(state_directory::KEY)),
             named: source.get(flags.key, "key", environment::KEY, |text| Ok(below_home(text, lookup)))?,
