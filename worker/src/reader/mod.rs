@@ -44,6 +44,10 @@ use crate::{
 /// How long a read blocks. Short enough that a dead connection and a stalled reader show soon.
 const BLOCK: Duration = Duration::from_secs(5);
 
+/// Bytes of entries after whose reading a connection is replaced when there is nothing to do: its buffer keeps the size
+/// of the largest reply.
+const BLOATED: usize = 8 * 1024 * 1024;
+
 /// The longest wait between attempts to reach Redis.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 
@@ -102,6 +106,7 @@ pub(crate) struct Command {
     pub(crate) published: Option<State>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Reader {
     identity: Arc<Identity>,
     /// Whose commands are obeyed.
@@ -119,6 +124,8 @@ pub(crate) struct Reader {
     refusal: Option<&'static str>,
     /// How many commands to read next, where the last ones were garbage.
     garbage_page: Option<u32>,
+    /// Whether the connection has read so much at once that it still holds much memory.
+    is_bloated: bool,
     /// The room for entries of the control stream.
     control_room: Arc<Semaphore>,
     /// When this process first reached Redis.
@@ -144,6 +151,7 @@ impl Reader {
             free: 0,
             refusal: None,
             garbage_page: None,
+            is_bloated: false,
             control_room: Arc::new(Semaphore::new(CONTROL_MOST as usize)),
             started: None,
             seen: Seen::default(),
@@ -157,7 +165,7 @@ impl Reader {
         loop {
             let error = match self.address.connect_blocking(BLOCK).await {
                 Ok(connection) => match self.session(connection, &mut away, &mut backoff).await {
-                    Ok(never) => match never {},
+                    Ok(()) => continue,
                     Err(error) => error,
                 },
                 Err(error) => error,
@@ -183,13 +191,13 @@ impl Reader {
         }
     }
 
-    /// Reads over one connection until it breaks.
+    /// Reads over one connection until it breaks, or is to be replaced by one that holds less memory.
     async fn session(
         &mut self,
         mut redis: Connection,
         away: &mut Option<Instant>,
         backoff: &mut Backoff,
-    ) -> Result<std::convert::Infallible, RedisError> {
+    ) -> Result<(), RedisError> {
         self.make_streams(&mut redis).await?;
         let clock = FleetClock::from_redis(cmd("TIME").query_async(&mut redis).await?);
         if let Some(since) = away.take() {
@@ -213,6 +221,7 @@ impl Reader {
                 self.drain_control(&mut redis, "0").await?;
             }
             let take = self.free > 0;
+            let waits = pending_after.is_none();
             let (commands, control) = match self.read(&mut redis, pending_after.as_deref(), take).await {
                 Ok(read) => read,
                 Err(error) if is_gone(&error) => {
@@ -235,8 +244,25 @@ impl Reader {
             if take {
                 self.garbage_page = garbage_page(&commands, bytes);
             }
+            let idle = waits && commands.is_empty() && control.is_empty();
             self.hand_over(Batch { commands, control, prior, ..Batch::default() }).await?;
+            if idle && std::mem::take(&mut self.is_bloated) {
+                return Ok(());
+            }
         }
+    }
+
+    /// Reads entries, see [`streams::read`].
+    async fn entries(
+        &mut self,
+        redis: &mut Connection,
+        wanted: &[(&str, &str)],
+        count: u32,
+        block: Option<Duration>,
+    ) -> Result<Vec<Entries>, RedisError> {
+        let entries = streams::read(redis, wanted, count as usize, block).await?;
+        self.is_bloated |= entries.iter().any(|entries| streams::size(entries) > BLOATED);
+        Ok(entries)
     }
 
     /// Reads the whole control stream, from the first pending entry (`0`) or the new ones, and hands over each page.
@@ -244,8 +270,8 @@ impl Reader {
         let mut after = from.to_owned();
         loop {
             let room = Arc::clone(&self.control_room).acquire_many_owned(CONTROL_PAGE).await.expect("never closed");
-            let entries =
-                streams::read(redis, &[(&self.control_key(), &after)], CONTROL_PAGE as usize, None).await?.concat();
+            let key = self.control_key();
+            let entries = self.entries(redis, &[(&key, &after)], CONTROL_PAGE, None).await?.concat();
             let Some((last, _)) = entries.last() else { return Ok(()) };
             if after != NEW {
                 after.clone_from(last);
@@ -291,7 +317,7 @@ impl Reader {
     /// Reads the next entries of both streams, and waits for them if there are none. With `take` unset the commands are
     /// left alone; without room for more of its entries, the control stream.
     async fn read(
-        &self,
+        &mut self,
         redis: &mut Connection,
         pending_after: Option<&str>,
         take: bool,
@@ -316,7 +342,7 @@ impl Reader {
         // A read that leaves out one of the streams must not wait for the other one.
         let block = room.is_some().then_some(BLOCK);
         let mut entries =
-            if wanted.is_empty() { Vec::new() } else { streams::read(redis, &wanted, count as usize, block).await? };
+            if wanted.is_empty() { Vec::new() } else { self.entries(redis, &wanted, count, block).await? };
         let commands = if take { entries.pop() } else { None }.unwrap_or_default();
         if room.is_none() && commands.is_empty() {
             let _ = timeout(NO_ROOM, self.control_room.acquire_many(CONTROL_PAGE)).await;
@@ -325,7 +351,7 @@ impl Reader {
         let more = room.is_none() || first.len() == count as usize;
         let mut orders = room.map(|room| open_control(first, room)).unwrap_or_default();
         if more && let Some(room) = self.try_room(CONTROL_PAGE) {
-            let entries = streams::read(redis, &[(&control, NEW)], CONTROL_PAGE as usize, None).await?.concat();
+            let entries = self.entries(redis, &[(&control, NEW)], CONTROL_PAGE, None).await?.concat();
             orders.extend(open_control(entries, room));
         }
         Ok((commands, orders))
