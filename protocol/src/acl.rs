@@ -197,7 +197,7 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         ),
         grant(Write, [keys.servers()], &["zrem"], "forget a host"),
         grant(Write, [keys.pattern_of_host(&Any)], &["del"], "forget a host"),
-        grant(Both, [keys.job(Any)], &["hset", "pexpire"], "record a job"),
+        grant(Both, [keys.job(Any)], &["hset", "hdel", "pexpire"], "record a job, its approvals, and that it is sent"),
         grant(Both, [keys.job_cancels(Any)], &["hset", "pexpireat"], "record an order to cancel"),
         grant(Both, [keys.jobs()], &["zadd", "zremrangebyrank"], "list a job among the recent ones"),
         grant(

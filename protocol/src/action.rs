@@ -56,6 +56,18 @@ pub struct ActionSpec {
     /// Whether the host's configuration allows it.
     #[serde(default = "yes")]
     pub allowed: bool,
+    /// How many must have signed a command, by the rule of the host that asks for the fewest.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub approvals: usize,
+}
+
+const fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_one(approvals: &usize) -> bool {
+    *approvals == 1
 }
 
 const fn yes() -> bool {
@@ -154,6 +166,7 @@ impl ActionSpec {
             parameters: Vec::new(),
             timeout_ms: default_timeout_ms(),
             allowed: true,
+            approvals: 1,
         }
     }
 

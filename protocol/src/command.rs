@@ -7,6 +7,7 @@
 //! | `signature` | the operator's over exactly the manifest's bytes: a binary SSHSIG, namespace `redfleet-job@v1` |
 //! | `proof` | this host's [`Proof`] of being a target, `MessagePack` with named fields |
 //! | `secrets` | the values that the manifest only has digests of, see [`crate::secret`]; absent where there are none |
+//! | `approvals` | signatures of others over the manifest, see [`crate::approval`]; absent where there are none |
 
 use std::collections::BTreeMap;
 

@@ -3,11 +3,14 @@
 //! The manifest's bytes are kept as they were signed; the other fields are plain text for people, and a
 //! headline for lists.
 
+use std::borrow::Cow;
+
 use redis::{Cmd, Pipeline};
 use serde_json::{Map, Value};
 
 use crate::{
     action::Argument,
+    approval::{Approval, Approvals},
     clock::millis,
     command::{Envelope, Manifest},
     keys::Keys,
@@ -28,7 +31,14 @@ pub struct JobRecord {
     pub signed: Signed<Manifest>,
     /// The hosts.
     pub targets: Targets,
+    /// The others who have signed it.
+    pub approvals: Approvals,
+    /// How many must have signed it, the operator included, before it is sent. None where it was sent, or withdrawn.
+    pub proposed: Option<usize>,
 }
+
+/// The field of a job that is not sent yet: how many must have signed it.
+const PROPOSED: &str = "proposed";
 
 /// Why a job's hash cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,12 +52,16 @@ pub enum RecordError {
     /// The list of hosts is not the one that the manifest commits to.
     #[error("the field 'targets' does not belong to the manifest")]
     Targets,
+    /// How many must have signed it is no number.
+    #[error("the field 'proposed' is malformed")]
+    Proposed,
 }
 
 impl JobRecord {
     /// The record of a job whose signature is still to come.
     pub fn unsigned(manifest: Manifest, targets: Targets) -> Self {
-        Self { signed: Signed::unsigned(&manifest), manifest, targets }
+        let approvals = Approvals::default();
+        Self { signed: Signed::unsigned(&manifest), manifest, targets, approvals, proposed: None }
     }
 
     /// The job's id.
@@ -56,7 +70,7 @@ impl JobRecord {
     }
 
     /// The hash's fields and values.
-    pub fn fields(&self) -> Vec<(&'static str, Vec<u8>)> {
+    pub fn fields(&self) -> Vec<(Cow<'static, str>, Vec<u8>)> {
         let Manifest { action, operator, .. } = &self.manifest;
         let shown = Value::Object(shown(&self.manifest));
         let names: Vec<_> = self.targets.hosts().map(HostName::as_str).collect();
@@ -72,7 +86,9 @@ impl JobRecord {
             ("targets", names.join(" ").into_bytes()),
         ];
         fields.extend(self.signed.fields());
-        fields
+        fields.extend(self.proposed.map(|needed| (PROPOSED, needed.to_string().into_bytes())));
+        let approvals = self.approvals.0.iter().map(|approval| (approval.field().into(), approval.signature.clone()));
+        fields.into_iter().map(|(name, value)| (Cow::from(name), value)).chain(approvals).collect()
     }
 
     /// Reads the hash of `job`.
@@ -88,27 +104,49 @@ impl JobRecord {
         let names = fields.remove("targets").and_then(|names| String::from_utf8(names).ok()).unwrap_or_default();
         let hosts: Result<Vec<HostName>, _> = names.split(' ').map(str::parse).collect();
         let targets = Targets::new(hosts.map_err(|_| RecordError::Targets)?);
-        if targets.root() == manifest.targets {
-            Ok(Self { manifest, signed, targets })
-        } else {
-            Err(RecordError::Targets)
+        if targets.root() != manifest.targets {
+            return Err(RecordError::Targets);
         }
+        let proposed = fields.remove(PROPOSED).map(|needed| read_needed(&needed).ok_or(RecordError::Proposed));
+        let proposed = proposed.transpose()?;
+        let approvals = Approvals::take_kept(&mut fields, &manifest.operator, &signed.bytes, &signed.signature);
+        Ok(Self { manifest, signed, targets, approvals, proposed })
     }
 
     /// Writes the job's hash with its time to live: until the last moment at which the job can end, plus its retention.
     /// Must be sent as one transaction, so that a controller that dies leaves no hash without a time to live.
     pub fn write(&self, keys: &Keys) -> Pipeline {
-        let Manifest { retention_ms, timeout_ms, start_by_ms, issued_at_ms, .. } = self.manifest;
-        let waits = start_by_ms.saturating_sub(issued_at_ms).saturating_add(millis(limits::QUEUE_MAX));
-        let lifetime = waits.saturating_add(timeout_ms).saturating_add(retention_ms);
         let key = keys.job(self.id());
         let mut pipeline = redis::pipe();
         pipeline.cmd("HSET").arg(&key);
         for (name, value) in self.fields() {
-            pipeline.arg(name).arg(value);
+            pipeline.arg(&*name).arg(value);
         }
-        pipeline.cmd("PEXPIRE").arg(&key).arg(lifetime);
+        pipeline.cmd("PEXPIRE").arg(&key).arg(self.lifetime());
         pipeline
+    }
+
+    /// How long the job's hash is kept, in milliseconds.
+    fn lifetime(&self) -> u64 {
+        let Manifest { retention_ms, timeout_ms, start_by_ms, issued_at_ms, .. } = self.manifest;
+        let waits = start_by_ms.saturating_sub(issued_at_ms).saturating_add(millis(limits::QUEUE_MAX));
+        waits.saturating_add(timeout_ms).saturating_add(retention_ms)
+    }
+
+    /// Adds an approval to the job's hash, and reads the hash. Must be sent as one transaction: of several who approve at
+    /// once, the last sees all. Even a hash that has just gone gets its time to live.
+    pub fn approve(&self, keys: &Keys, approval: &Approval) -> Pipeline {
+        let key = keys.job(self.id());
+        let mut pipeline = redis::pipe();
+        pipeline.hset(&key, approval.field(), &approval.signature);
+        pipeline.cmd("PEXPIRE").arg(&key).arg(self.lifetime());
+        pipeline.hgetall(&key);
+        pipeline
+    }
+
+    /// Makes the proposal none any more: it is sent next, or withdrawn. Replies 1 to the one whose call it was.
+    pub fn end_proposal(&self, keys: &Keys) -> Cmd {
+        Cmd::hdel(keys.job(self.id()), PROPOSED)
     }
 
     /// Adds the job to the index of recent jobs.
@@ -126,11 +164,16 @@ impl JobRecord {
         let mut add = redis::cmd("XADD");
         add.arg(keys.commands(host)).arg("MINID").arg("~").arg(horizon).arg("*");
         let envelope = Envelope { signed: self.signed.clone(), proof };
-        for (name, value) in envelope.fields().into_iter().chain(secrets.field()) {
+        let beside = secrets.field().into_iter().chain(self.approvals.entry_field());
+        for (name, value) in envelope.fields().into_iter().chain(beside) {
             add.arg(name).arg(value);
         }
         add
     }
+}
+
+fn read_needed(text: &[u8]) -> Option<usize> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// A job's arguments for people; secret ones are `***`.
@@ -155,15 +198,19 @@ pub struct JobHeadline {
     pub target_count: usize,
     /// Its arguments; secret ones are `***`.
     pub arguments: Map<String, Value>,
+    /// How many must have signed it before it is sent; none where it was sent.
+    pub proposed: Option<usize>,
 }
 
 impl JobHeadline {
     /// The hash's fields to ask for.
-    pub const FIELDS: [&'static str; 6] = ["action", "operator", "issued_at", "start_by", "target_count", "arguments"];
+    pub const FIELDS: [&'static str; 7] =
+        ["action", "operator", "issued_at", "start_by", "target_count", "arguments", PROPOSED];
 
     /// Reads the values of [`Self::FIELDS`]; `None` where the job is absent or damaged.
     pub fn from_values(values: &[Option<String>]) -> Option<Self> {
-        let [Some(action), Some(operator), Some(issued_at), Some(start_by), Some(count), arguments] = values else {
+        let [Some(action), Some(operator), Some(issued_at), Some(start_by), Some(count), arguments, proposed] = values
+        else {
             return None;
         };
         Some(Self {
@@ -173,6 +220,7 @@ impl JobHeadline {
             start_by_ms: read_moment(start_by)?,
             target_count: count.parse().ok()?,
             arguments: arguments.as_ref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
+            proposed: proposed.as_ref().and_then(|needed| needed.parse().ok()),
         })
     }
 }
@@ -205,7 +253,7 @@ mod tests {
     }
 
     fn fields(record: &JobRecord) -> Fields {
-        record.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        record.fields().into_iter().map(|(name, value)| (name.into_owned(), value)).collect()
     }
 
     #[test]
@@ -217,10 +265,20 @@ mod tests {
         assert_eq!(fields["start_by"], b"2026-09-21T14:18:20.000Z");
         let read = JobRecord::from_fields(fields.clone(), record.id()).unwrap();
         assert_eq!((read.manifest, read.signed.bytes), (record.manifest, record.signed.bytes));
-        let values = JobHeadline::FIELDS.map(|name| String::from_utf8(fields[name].clone()).ok());
+        let values = JobHeadline::FIELDS.map(|name| String::from_utf8(fields.get(name)?.clone()).ok());
         let headline = JobHeadline::from_values(&values).unwrap();
         assert_eq!((headline.target_count, headline.start_by_ms), (2, 1_790_000_300_000));
+        assert_eq!(headline.proposed, None);
         assert_eq!(Value::Object(headline.arguments), serde_json::json!({ "token": "***" }));
+    }
+
+    #[test]
+    fn a_proposal_says_how_many_must_sign() {
+        let record = JobRecord { proposed: Some(2), ..record() };
+        let mut fields = fields(&record);
+        assert_eq!(JobRecord::from_fields(fields.clone(), record.id()).unwrap().proposed, Some(2));
+        fields.insert("proposed".into(), b"all".to_vec());
+        assert!(matches!(JobRecord::from_fields(fields, record.id()), Err(RecordError::Proposed)));
     }
 
     #[test]

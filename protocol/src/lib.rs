@@ -8,6 +8,7 @@
 
 pub mod acl;
 pub mod action;
+pub mod approval;
 pub mod clock;
 pub mod command;
 pub mod connection;

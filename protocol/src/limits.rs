@@ -47,6 +47,10 @@ limits! {
     STATEMENT_BYTES: usize = 16 * 1024;
     /// Bytes of a signature.
     SIGNATURE_BYTES: usize = 16 * 1024;
+    /// Approvals of one job, besides its operator's own signature.
+    APPROVALS: usize = 15;
+    /// Bytes of a job's approvals.
+    APPROVALS_BYTES: usize = 64 * 1024;
     /// Bytes of a trust file.
     TRUST_BYTES: usize = 256 * 1024;
     /// Bytes of a revocation list.
@@ -96,6 +100,8 @@ limits! {
     CONTROL_ENTRIES: usize = 10_000;
     /// How long a command may lie in a host's inbox until its worker takes it, unless `--start-by` says otherwise.
     START_BY_DEFAULT: Duration = Duration::from_secs(5 * 60);
+    /// How long a proposal waits for approvals and then for its workers, unless `--start-by` or the settings say longer.
+    PROPOSAL_DEFAULT: Duration = Duration::from_secs(3600);
     /// How long a command that a worker has taken may wait there for its lock or slot. Its start-by does not count then.
     QUEUE_MAX: Duration = Duration::from_secs(12 * 3600);
     /// The longest start-by; older entries are trimmed, as they could not start any more.

@@ -51,6 +51,9 @@ pub enum DocumentError {
     /// More bytes follow the document.
     #[error("the field '{0}' has {1} bytes behind its end")]
     Trailing(&'static str, u64),
+    /// It holds more items than are read.
+    #[error("the field '{0}' has {1} items")]
+    TooMany(&'static str, usize),
 }
 
 impl<T: Document> Signed<T> {

@@ -46,7 +46,7 @@ impl Signatory {
 
     /// A job's record with the manifest's signature.
     pub fn record(&self, manifest: Manifest, targets: Targets) -> JobRecord {
-        JobRecord { signed: self.sign(&manifest), manifest, targets }
+        JobRecord { signed: self.sign(&manifest), ..JobRecord::unsigned(manifest, targets) }
     }
 
     /// The line of a trust file by which the key speaks for these principals. `options` may be empty.

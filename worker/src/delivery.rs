@@ -33,6 +33,11 @@ impl Asker {
         self.key = signature.map(|signature| signature.signer().plain().fingerprint());
     }
 
+    /// These have signed it, too.
+    pub(crate) fn is_approved_by(&mut self, principals: &[String]) {
+        self.approved_by = principals.iter().map(|principal| excerpt(principal, log::NAME)).collect();
+    }
+
     /// What an event says about a decision.
     pub(crate) fn decided(&self, accepted: bool, reason: Option<&str>) -> Decision {
         let Self { operator, principal, key, .. } = self.clone();

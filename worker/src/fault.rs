@@ -55,6 +55,8 @@ pub(crate) enum Bug {
     NoOwner,
     /// Let every known signer run everything that is on.
     NoPolicy,
+    /// Count one who signs twice, or one key under two names, twice.
+    NoDistinct,
     /// Start what may have been forgotten.
     NoFloor,
     /// Judge deadlines by Redis' clock alone.

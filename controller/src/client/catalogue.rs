@@ -35,7 +35,9 @@ pub fn offers(hosts: &[Host]) -> Vec<Offer> {
             if action.allowed {
                 offer.allowed_on.push(host.name.clone());
             }
-            if (ActionSpec { allowed: offer.action.allowed, ..action.clone() }) != offer.action {
+            // What a host's configuration says is no difference of releases.
+            let ActionSpec { allowed, approvals, .. } = offer.action;
+            if (ActionSpec { allowed, approvals, ..action.clone() }) != offer.action {
                 offer.differs_on.push(host.name.clone());
             }
         }

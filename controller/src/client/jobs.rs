@@ -452,6 +452,7 @@ mod tests {
             start_by_ms: 10_000,
             target_count: 3,
             arguments: Map::new(),
+            proposed: None,
         };
         let at = |now| states(&job, &[Some("succeeded".into())], now).into_iter().collect::<Vec<_>>();
         assert_eq!(at(5_000), [(State::Queued, 2), (State::Succeeded, 1)]);

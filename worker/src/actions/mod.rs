@@ -199,6 +199,7 @@ impl Catalogue {
     pub fn new(policy: &Policy) -> Self {
         let registered = all().into_iter().map(|mut action| {
             action.spec.allowed = policy.allows_at_all(&action.spec);
+            action.spec.approvals = policy.approvals_needed(&action.spec).max(1);
             (action.spec.name.clone(), action)
         });
         Self { actions: registered.collect() }

@@ -4,10 +4,13 @@
 //! target → signature and id → replay → policy → arguments → deadline. When its turn to start comes, which may be
 //! much later, [`may_start`] checks how long it has waited, and [`start`] what the journal replied.
 
+mod approvals;
+
 use std::{sync::Arc, time::Duration};
 
 use protocol::{
     action::{ArgumentError, Arguments, Repeat},
+    approval::Approvals,
     clock::millis,
     command::{EntryError, Envelope, Manifest},
     control::CancelOrder,
@@ -19,6 +22,7 @@ use protocol::{
     trust::sshsig::{self, Signature},
 };
 
+use self::approvals::Counted;
 use crate::{
     actions::{Call, Catalogue},
     audit::AuditError,
@@ -48,8 +52,8 @@ pub(crate) struct Opened {
     /// Who asks for it.
     pub(crate) asker: Arc<Asker>,
     secrets: Result<Secrets, SecretError>,
-    /// Whether its operator is known and has signed it.
-    signed: Result<(), Untrusted>,
+    /// Whether its operator is known and has signed it, and who else has.
+    signed: Result<Counted, Untrusted>,
     /// The size of its manifest and secrets: about the memory that it takes.
     pub(crate) bytes: usize,
 }
@@ -58,6 +62,7 @@ pub(crate) struct Opened {
 pub(crate) fn open(mut fields: Fields, identity: &Identity, trusted: &Trusted) -> Result<Opened, EntryError> {
     let envelope = Envelope::<Manifest>::take(&mut fields)?;
     let secrets = Secrets::take(&mut fields);
+    let approvals = Approvals::take(&mut fields)?;
     let manifest = match envelope.open(&identity.host) {
         Err(EntryError::NotForThisHost) if fault::planted(Bug::NoTarget) => envelope.signed.open()?,
         manifest => manifest?,
@@ -67,8 +72,15 @@ pub(crate) fn open(mut fields: Fields, identity: &Identity, trusted: &Trusted) -
     }
     let signature = verify(&manifest.operator, &envelope.signed, trusted);
     let mut asker = Asker::claimed(&manifest.operator);
-    let signed = signature.map(|signature| asker.has_signed(&manifest.operator, signature.as_ref())).and_then(|()| {
-        if manifest.has_its_own_id() || fault::planted(Bug::NoId) { Ok(()) } else { Err(Untrusted::Id) }
+    let signed = signature.and_then(|signature| {
+        asker.has_signed(&manifest.operator, signature.as_ref());
+        if !manifest.has_its_own_id() && !fault::planted(Bug::NoId) {
+            return Err(Untrusted::Id);
+        }
+        let bytes = &envelope.signed.bytes;
+        let counted = Counted::of(&approvals, &manifest.operator, signature.as_ref(), bytes, trusted);
+        asker.is_approved_by(&counted.by);
+        Ok(counted)
     });
 
     let digest = secret::digest(&envelope.signed.bytes);
@@ -229,8 +241,9 @@ impl Refusal {
 enum Rejection {
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
-    #[error("{0}")]
-    Denied(Decision),
+    /// With a remark about approvals that do not count.
+    #[error("{0}{1}")]
+    Denied(Decision, String),
     #[error("unknown action '{0}'")]
     Unknown(String),
     #[error("'{0}' is not allowed by this worker's configuration (actions.allow)")]
@@ -275,13 +288,18 @@ pub(crate) fn admit(entry: &str, opened: Result<Opened, EntryError>, known: &Kno
         }
     }
     let judged = signed.map_err(|untrusted| Rejection::from(untrusted).into());
-    match judged.and_then(|()| check(&manifest, secrets, known)) {
+    match judged.and_then(|approved| check(&manifest, secrets, &approved, known)) {
         Ok(admitted) => Admission::Admitted(manifest, admitted),
         Err(refusal) => Admission::Refused(manifest, refusal),
     }
 }
 
-fn check(manifest: &Manifest, secrets: Result<Secrets, SecretError>, known: &Known<'_>) -> Result<Admitted, Refusal> {
+fn check(
+    manifest: &Manifest,
+    secrets: Result<Secrets, SecretError>,
+    approved: &Counted,
+    known: &Known<'_>,
+) -> Result<Admitted, Refusal> {
     let name = || excerpt(&manifest.action, log::NAME);
     let spec = known.catalogue.spec(&manifest.action).ok_or_else(|| Rejection::Unknown(name()))?;
     if !spec.allowed {
@@ -295,9 +313,10 @@ fn check(manifest: &Manifest, secrets: Result<Secrets, SecretError>, known: &Kno
         return Err(Rejection::Secrecy(excerpt(name, log::NAME)).into());
     }
     arguments.extend(secrets.and_then(|secrets| secrets.open(&manifest.secrets)).map_err(Rejection::from)?);
-    let decision = known.policy.decide(&[&manifest.operator], spec, &arguments);
+    let principals: Vec<_> = [&manifest.operator].into_iter().chain(&approved.by).map(String::as_str).collect();
+    let decision = known.policy.decide(&principals, spec, &arguments);
     if !decision.is_granted() && !fault::planted(Bug::NoPolicy) {
-        return Err(Rejection::Denied(decision).into());
+        return Err(Rejection::Denied(decision, approved.remark()).into());
     }
     let arguments = spec.check(arguments).map_err(Rejection::from)?;
     let call = known.catalogue.prepare(&manifest.action, arguments).ok_or_else(|| Rejection::Unknown(name()))?;

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use protocol::{action::Argument, name::JobId, signed::Document, targets::Targets};
+use protocol::{action::Argument, approval::Approval, name::JobId, signed::Document, targets::Targets};
 use ssh_key::{PrivateKey, private::Ed25519Keypair};
 
 use super::*;
@@ -288,4 +288,56 @@ fn the_journal_has_the_last_word_on_what_must_not_run_twice() {
     for prior in [Prior::Delivered, Prior::Running] {
         assert!(matches!(judged(Begin::Lost, prior), StartVerdict::Interrupted(_)));
     }
+}
+
+/// A job by ann (key 7) with these approvals: principal, the seed of the key, and whether it is over this manifest.
+fn approved(manifest: &Manifest, approvals: &[(&str, u8, bool)]) -> Fields {
+    let signed = sign(manifest, 7);
+    let approve = |&(principal, seed, own): &(&str, u8, bool)| {
+        let document = if own { &signed.bytes[..] } else { b"another manifest" };
+        let signature = sshsig::sign(&key(seed), sshsig::JOB, document).unwrap().to_bytes();
+        Approval { principal: principal.into(), signature }
+    };
+    let field = Approvals(approvals.iter().map(approve).collect()).entry_field();
+    let mut fields = fields_of(signed, &Secrets::default());
+    fields.extend(field.map(|(name, value)| (name.to_owned(), value)));
+    fields
+}
+
+#[test]
+fn approvals_are_verified_and_counted_once_by_name_and_key() {
+    let rules = "[[policy]]\nwho = ['*']\nactions = ['exec']\napprovals = 2";
+    let setting = Setting::allowing(policy::tests::policy(rules));
+    assert_eq!(setting.catalogue.spec("exec").unwrap().approvals, 2);
+    let job = manifest("exec");
+    let admitted = setting.admit_fields(approved(&job, &[("bob", 8, true)]));
+    assert!(matches!(admitted, Admission::Admitted(..)));
+
+    for (approvals, why) in [
+        (&[][..], ""),
+        // The key for everybody is ann's: it signs under another name, and another key under her name.
+        (&[("carol", 7, true)], "; carol: the key has signed already under another name, and counts once"),
+        (&[("ann@desk", 7, true)], "; ann@desk: who has signed already counts once"),
+        (&[("bob", 8, false)], "; bob: its signature does not belong to it: it was altered"),
+        (&[("carol", 9, true)], "; carol: the key SHA256:"),
+    ] {
+        let refusal = setting.refusal_of(approved(&job, approvals));
+        let begins = format!("denied: rule 1 (worker.toml, line 1) needs 2 approvals, it has 1{why}");
+        assert!(refusal.state == State::Rejected && refusal.reason.starts_with(&begins), "{}", refusal.reason);
+    }
+}
+
+#[test]
+fn malformed_approvals_are_dropped_with_their_entry() {
+    let setting = Setting::new();
+    let with = |bytes: Vec<u8>| {
+        let mut fields = fields(&manifest("ping"), &Secrets::default());
+        fields.insert("approvals".into(), bytes);
+        match setting.admit_fields(fields) {
+            Admission::Dropped(dropped) => dropped.reason(),
+            _ => None,
+        }
+    };
+    assert_eq!(with(vec![0xc1]), Some("malformed"));
+    assert_eq!(with(vec![0; limits::APPROVALS_BYTES + 1]), Some("oversize"));
 }

@@ -16,7 +16,10 @@ use protocol::action::{ActionSpec, Argument, Arguments, Repeat};
 
 pub use self::read::{Input, Origin, PolicyError};
 use self::{pattern::Pattern, values::Allowed};
-use crate::log::{self, excerpt};
+use crate::{
+    fault::{self, Bug},
+    log::{self, excerpt},
+};
 
 /// The right to cancel the jobs of others. A rule grants it like an action, by its literal name.
 pub const CANCEL: &str = "cancel";
@@ -184,7 +187,8 @@ impl Rule {
     /// How many of the distinct principals count: the requester, and those whom it lets approve.
     fn count(&self, principals: &[&str]) -> usize {
         let approves = |principal: &&str| self.who.iter().chain(&self.approvers).any(|who| who.is(principal));
-        principals.iter().copied().filter(approves).collect::<BTreeSet<_>>().len()
+        let approve = principals.iter().copied().filter(approves);
+        if fault::planted(Bug::NoDistinct) { approve.count() } else { approve.collect::<BTreeSet<_>>().len() }
     }
 
     /// Whether it grants a command, or how far it is from that.

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use protocol::action::{ActionSpec, Repeat};
+use protocol::{
+    action::{ActionSpec, Repeat},
+    limits,
+};
 use toml::{Spanned, Table, Value};
 
 use super::{Pattern, Policy, RIGHTS, Rule, Signer, values::Allowed};
@@ -13,7 +16,7 @@ use crate::spelling::did_you_mean;
 const KEYS: [&str; 6] = ["who", "actions", "arguments", "approvals", "approvers", "pre_approved"];
 
 /// More principals than this will not sign one job.
-const MOST_APPROVALS: i64 = 16;
+const MOST_APPROVALS: usize = limits::APPROVALS + 1;
 
 /// The part of the settings file that is about the policy, not judged yet.
 #[derive(Clone, Debug, Default)]
@@ -234,8 +237,8 @@ impl Reader<'_> {
 
     fn approvals(&self) -> Result<usize, String> {
         let Some(value) = self.table.get("approvals") else { return Ok(1) };
-        let number = value.as_integer().filter(|number| (1..=MOST_APPROVALS).contains(number));
-        let number = number.and_then(|number| usize::try_from(number).ok());
+        let number = value.as_integer().and_then(|number| usize::try_from(number).ok());
+        let number = number.filter(|number| (1..=MOST_APPROVALS).contains(number));
         number.ok_or_else(|| format!("approvals must be a number from 1 to {MOST_APPROVALS}"))
     }
 
