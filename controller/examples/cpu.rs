@@ -1,9 +1,9 @@
-//! The CPU use of all hosts, through the client library: `REDFLEET_REDIS=redis://… REDFLEET_KEY=FILE cargo run
-//! --example cpu`.
+//! The CPU use of all hosts, through the client library: `REDFLEET_REDIS=redis://… REDFLEET_KEY=FILE
+//! REDFLEET_KNOWN_HOSTS=FILE cargo run --example cpu`.
 
 use std::{env, error::Error, fs, time::Duration};
 
-use controller::client::{Event, Fleet, Follower, HostResult, Request, Selection, Signer, understand};
+use controller::client::{Event, Fleet, Follower, HostResult, KnownHosts, Request, Selection, Signer, understand};
 use protocol::{environment, targets::Targets};
 
 const ACTION: &str = "collect-cpu";
@@ -12,7 +12,8 @@ const ACTION: &str = "collect-cpu";
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = env::var(environment::REDIS)?.parse()?;
     let signer = Signer::from_openssh(&fs::read_to_string(env::var(environment::KEY)?)?)?;
-    let mut fleet = Fleet::connect(&address, None).await?;
+    let known_hosts = KnownHosts::open(env::var(environment::KNOWN_HOSTS)?.as_ref())?;
+    let mut fleet = Fleet::connect(&address, None).await?.knowing(known_hosts);
     let hosts = fleet.select(&Selection::All).await?;
     let understood = understand(&hosts, ACTION, &[], &[])?;
     let request = Request {

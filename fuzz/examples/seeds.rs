@@ -15,10 +15,12 @@ use protocol::{
     outcome::{Outcome, State},
     secret::Secrets,
     signed::Signed,
+    statement::{self, Subject},
     status::Status,
     targets::Targets,
     trust::{
         certificate::Certificate,
+        signing::SigningKey,
         sshsig::{self, Signature},
     },
 };
@@ -113,7 +115,8 @@ fn documents() -> Result<()> {
     let mut outcome = Outcome::bare(State::Failed, Some("exit code 128".to_owned()), NOW);
     outcome.stdout.kept = b"6.1.0-18\n".to_vec();
     outcome.data = Some([("cores".to_owned(), 2.into())].into_iter().collect());
-    let fields = outcome.fields(manifest.job, host);
+    let about = Subject { namespace: None, job: manifest.job, host, manifest: None };
+    let fields = statement::fields(&outcome, &about, &SigningKey::generate());
     write("outcome", "failed", &seed(&["statement", "signature", "stdout", "stderr", "data"], &fields))?;
 
     let record = JobRecord::unsigned(manifest, targets.clone());

@@ -13,12 +13,18 @@ use protocol::{
     event::{Event, Piece},
     job::JobRecord,
     name::{HostName, JobId, Salt},
-    outcome::Outcome,
     secret::Secrets,
     signed::{Fields, Signed},
+    statement::{self, Report, Subject},
     status::Status,
     targets::{Proof, Targets},
-    trust::{Trust, certificate::Certificate, sshsig},
+    trust::{
+        Trust,
+        batch::{self, Claim},
+        certificate::Certificate,
+        signing::SigningKey,
+        sshsig,
+    },
 };
 use serde::Deserialize;
 use worker::policy::{Input, Origin, Policy};
@@ -31,6 +37,9 @@ pub const ANN: &str = "ann@desk";
 
 /// The document that signatures of the seeds are over.
 pub const DOCUMENT: &[u8] = b"document";
+
+/// The key of the host.
+static HOST_KEY: LazyLock<SigningKey> = LazyLock::new(SigningKey::generate);
 
 /// A moment in 2027, in Unix seconds.
 pub const NOW: u64 = 1_800_000_000;
@@ -122,8 +131,19 @@ pub fn control(input: &[u8]) {
 /// A result: statement, signature, stdout, stderr, data.
 pub fn outcome(input: &[u8]) {
     let fields = fields(["statement", "signature", "stdout", "stderr", "data"], split(input));
-    if let Ok(outcome) = Outcome::from_fields(fields, job(), &host()) {
-        _ = (outcome.duration_ms(), outcome.is_cut(), outcome.stdout.after(7), outcome.fields(job(), &host()));
+    let Ok(report) = Report::take(fields) else { return };
+    let key = &*HOST_KEY;
+    let claim = Claim { key: &key.public(), document: &report.signed.bytes, signature: &report.signed.signature };
+    assert!(
+        batch::verify(sshsig::HOST, &[claim]).iter().all(Result::is_err),
+        "nobody can sign for a key that is not theirs"
+    );
+    let Ok(statement) = report.signed.open() else { return };
+    let host = host();
+    let about = Subject { namespace: None, job: job(), host: &host, manifest: statement.manifest() };
+    if let Ok(outcome) = report.open(&about) {
+        _ = (outcome.duration_ms(), outcome.is_cut(), outcome.stdout.after(7));
+        _ = statement::fields(&outcome, &about, key);
     }
 }
 

@@ -183,8 +183,10 @@ mod tests {
     use crate::{
         action::Argument,
         control::CancelOrder,
-        outcome::{Outcome, State, Statement},
+        outcome::{Outcome, State},
+        statement::{self, Statement, Subject},
         targets::Targets,
+        trust::signing::SigningKey,
     };
 
     fn manifest(targets: &Targets) -> Manifest {
@@ -266,7 +268,8 @@ mod tests {
         let manifest = manifest(&targets);
         let (job, host) = (manifest.job, "web1".parse().unwrap());
         let order = CancelOrder::new(&manifest, &Signed::unsigned(&manifest), targets.root(), "ann".into(), 0);
-        let outcome = Outcome::bare(State::Succeeded, None, 0).fields(job, &host);
+        let about = Subject { namespace: None, job, host: &host, manifest: None };
+        let outcome = statement::fields(&Outcome::bare(State::Succeeded, None, 0), &about, &SigningKey::generate());
         let (_, statement) = outcome.into_iter().find(|(name, _)| *name == Statement::FIELD).unwrap();
         let all = [signed::encode(&manifest), signed::encode(&order), statement];
         assert_eq!(all.each_ref().map(|bytes| opens::<Manifest>(bytes)), [true, false, false]);

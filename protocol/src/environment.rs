@@ -25,6 +25,8 @@ variables! {
     NAMESPACE = "REDFLEET_NAMESPACE";
     /// Settings file (TOML) of `ctl` or `worker`.
     CONFIG = "REDFLEET_CONFIG";
+    /// The keys of hosts that `ctl` trusts (default: `~/.config/redfleet/known_hosts`; for a `ctl up`, in its state directory).
+    KNOWN_HOSTS = "REDFLEET_KNOWN_HOSTS";
     /// State directory of `ctl up`.
     DIR = "REDFLEET_DIR";
     /// The worker's directory for what must outlive it (its journal).

@@ -3,8 +3,8 @@
 //!
 //! A command's way through these modules: a [`command::Manifest`] describes the command and commits to its
 //! [`targets::Targets`]. A [`job::JobRecord`] is the job as Redis keeps it, a [`command::Envelope`] is the command on
-//! its way to a host. [`event::Event`]s report progress, an [`outcome::Outcome`] reports the end. Manifests, orders to
-//! cancel and outcomes are [`signed::Signed`] documents.
+//! its way to a host. [`event::Event`]s report progress, an [`outcome::Outcome`] reports the end, as a
+//! [`statement::Statement`] by its host. Manifests, orders to cancel and statements are [`signed::Signed`] documents.
 
 pub mod acl;
 pub mod action;
@@ -25,6 +25,7 @@ pub mod outcome;
 pub mod scripts;
 pub mod secret;
 pub mod signed;
+pub mod statement;
 pub mod status;
 pub mod targets;
 pub mod time;

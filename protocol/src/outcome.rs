@@ -1,4 +1,4 @@
-//! How a command ended, as the fields of a result hash.
+//! How a command ended.
 //!
 //! ```text
 //! queued ──▶ delivered ──▶ running ──▶ succeeded | failed | timed_out | cancelled
@@ -10,18 +10,12 @@
 //! Only the worker that owns a host writes that host's state. A controller derives `queued` and `expired` from the
 //! absence of a published state and from the deadline. A state that is published later replaces the derived one.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize, de::IntoDeserializer};
 use serde_json::{Map, Value};
 
-use crate::{
-    limits,
-    name::{HostName, JobId},
-    secret::{Digest, digest},
-    signed::{Document, DocumentError, Fields, Signed},
-    time::{self, Millis},
-};
+use crate::time::Millis;
 
 /// A command's state on one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,6 +41,8 @@ pub enum State {
     Rejected,
     /// Never started: its start-by deadline had passed.
     Expired,
+    /// Ended, as far as Redis says. What it has as the result is not what the host states. Derived, never written.
+    Unverified,
 }
 
 impl State {
@@ -63,6 +59,7 @@ impl State {
             Self::Interrupted => "interrupted",
             Self::Rejected => "rejected",
             Self::Expired => "expired",
+            Self::Unverified => "unverified",
         }
     }
 
@@ -190,154 +187,12 @@ impl Outcome {
     pub fn duration_ms(&self) -> Option<u64> {
         self.started_at_ms.map(|started| self.finished_at_ms.saturating_sub(started))
     }
-
-    /// The result hash's fields: plain text for people, with units in the names, and the [`Statement`] for
-    /// programs. Absent values are left out.
-    pub fn fields(&self, job: JobId, host: &HostName) -> Vec<(&'static str, Vec<u8>)> {
-        let moment = |moment| time::show_moment(moment).into_bytes();
-        let mut fields: Vec<(&'static str, Vec<u8>)> = vec![("status", self.state.as_str().into())];
-        let mut add = |name, value: Option<Vec<u8>>| fields.extend(value.map(|value| (name, value)));
-        add("reason", self.reason.clone().map(String::into_bytes));
-        add("exit_code", self.exit_code.map(|code| code.to_string().into_bytes()));
-        add("signal", self.signal.map(|signal| signal.to_string().into_bytes()));
-        add("started_at", self.started_at_ms.map(moment));
-        add("finished_at", Some(moment(self.finished_at_ms)));
-        for (captured, kept, written, cut) in [
-            (&self.stdout, "stdout", "stdout_bytes", "stdout_cut_bytes"),
-            (&self.stderr, "stderr", "stderr_bytes", "stderr_cut_bytes"),
-        ] {
-            let count = |bytes: u64| (bytes > 0).then(|| bytes.to_string().into_bytes());
-            add(kept, (captured.written_bytes > 0).then(|| captured.kept.clone()));
-            add(written, count(captured.written_bytes));
-            add(cut, count(captured.cut_bytes));
-        }
-        add("data", self.data.as_ref().map(|data| serde_json::json!(data).to_string().into_bytes()));
-
-        let bulky = fields.iter().filter(|(name, _)| BULKY.contains(name));
-        let digests = bulky.map(|(name, value)| ((*name).to_owned(), digest(value))).collect();
-        let counts = |captured: &Captured| Captured { kept: Vec::new(), ..*captured };
-        let (stdout, stderr, reason) = (counts(&self.stdout), counts(&self.stderr), self.reason.clone());
-        let outcome = Self { stdout, stderr, reason, data: None, ..*self };
-        let statement = Statement { job, host: host.clone(), outcome, digests };
-        fields.extend(Signed::unsigned(&statement).fields());
-        fields
-    }
-
-    /// Reads a result hash. Only the [`Statement`] and the plain fields that it has digests of are used.
-    ///
-    /// # Errors
-    /// The statement is absent or malformed, is about another command, or does not cover the output.
-    pub fn from_fields(mut fields: Fields, job: JobId, host: &HostName) -> Result<Self, OutcomeError> {
-        let statement = Signed::<Statement>::take(&mut fields)?.open()?;
-        if statement.job != job || statement.host != *host {
-            return Err(OutcomeError::Foreign);
-        }
-        let mut take = |name: &'static str| match statement.digests.get(name) {
-            None => Ok(None),
-            Some(wanted) => match fields.remove(name) {
-                Some(bytes) if digest(&bytes) == *wanted => Ok(Some(bytes)),
-                _ => Err(OutcomeError::Altered(name)),
-            },
-        };
-        let mut outcome = statement.outcome;
-        outcome.stdout.kept = take("stdout")?.unwrap_or_default();
-        outcome.stderr.kept = take("stderr")?.unwrap_or_default();
-        let data = take("data")?.map(|data| serde_json::from_slice(&data)).transpose();
-        outcome.data = data.map_err(|_| OutcomeError::Altered("data"))?;
-        Ok(outcome)
-    }
-}
-
-/// Fields of a result hash that may be large: the statement has digests of them.
-const BULKY: [&str; 3] = ["stdout", "stderr", "data"];
-
-/// A host's statement about the end of a command: the document that its signature covers. It names job and host, so
-/// that it cannot be moved to another command.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Statement {
-    job: JobId,
-    host: HostName,
-    /// The outcome without output and data.
-    outcome: Outcome,
-    /// Digests of the fields that hold output and data, by field name.
-    digests: BTreeMap<String, Digest>,
-}
-
-impl Document for Statement {
-    const FIELD: &'static str = "statement";
-    const MAX_BYTES: usize = limits::STATEMENT_BYTES;
-}
-
-/// Why a result hash cannot be trusted.
-#[derive(Debug, thiserror::Error)]
-pub enum OutcomeError {
-    /// The statement is absent or malformed.
-    #[error(transparent)]
-    Document(#[from] DocumentError),
-    /// The statement is about another job or host.
-    #[error("the statement is about another command")]
-    Foreign,
-    /// A field is not the one that the statement has a digest of.
-    #[error("the field '{0}' was altered")]
-    Altered(&'static str),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn outcome() -> Outcome {
-        Outcome {
-            exit_code: Some(3),
-            reason: Some("exit code 3".into()),
-            started_at_ms: Some(1_790_000_000_001),
-            stdout: Captured { kept: vec![0xff, b'x'], written_bytes: 2, cut_bytes: 0 },
-            data: Some(Map::from_iter([("usage".to_owned(), Value::from(7.5))])),
-            ..Outcome::bare(State::Failed, None, 1_790_000_000_042)
-        }
-    }
-
-    fn fields(outcome: &Outcome, job: JobId) -> Fields {
-        let host = "web1".parse().unwrap();
-        outcome.fields(job, &host).into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-    }
-
-    #[test]
-    fn an_outcome_reads_back_from_its_hash() {
-        let (job, web1, web2) = (JobId::new(), "web1".parse().unwrap(), "web2".parse().unwrap());
-        for outcome in [outcome(), Outcome::bare(State::Succeeded, None, 1_790_000_000_042)] {
-            let fields = fields(&outcome, job);
-            assert_eq!(Outcome::from_fields(fields.clone(), job, &web1).unwrap(), outcome);
-            let read = |job, host| Outcome::from_fields(fields.clone(), job, host);
-            assert!(matches!(read(job, &web2), Err(OutcomeError::Foreign)));
-            assert!(matches!(read(JobId::new(), &web1), Err(OutcomeError::Foreign)));
-        }
-        assert!(matches!(Outcome::from_fields(Fields::new(), job, &web1), Err(OutcomeError::Document(_))));
-    }
-
-    /// The bytes of wire version 1, frozen: every later version must read them.
-    #[test]
-    fn wire_1_fixture_is_read() {
-        let job = "019a0000-0000-7000-8000-000000000000".parse().unwrap();
-        let mut fields = fields(&outcome(), job);
-        fields.insert("statement".into(), include_bytes!("../fixtures/statement-v1.msgpack").to_vec());
-        assert_eq!(Outcome::from_fields(fields, job, &"web1".parse().unwrap()).unwrap(), outcome());
-    }
-
-    #[test]
-    fn what_the_statement_does_not_cover_is_not_believed() {
-        let (job, host) = (JobId::new(), "web1".parse().unwrap());
-        for name in ["stdout", "data"] {
-            let mut fields = fields(&outcome(), job);
-            fields.insert(name.into(), b"{}".to_vec());
-            let error = Outcome::from_fields(fields, job, &host).unwrap_err();
-            assert!(matches!(error, OutcomeError::Altered(altered) if altered == name));
-        }
-        // The plain fields are for people; programs use the statement.
-        let mut fields = fields(&outcome(), job);
-        fields.insert("status".into(), b"succeeded".to_vec());
-        assert_eq!(Outcome::from_fields(fields, job, &host).unwrap().state, State::Failed);
-    }
+    use crate::limits;
 
     #[test]
     fn the_rest_of_a_cut_stream_begins_where_the_reader_stands() {
@@ -369,6 +224,7 @@ mod tests {
             State::Interrupted,
             State::Rejected,
             State::Expired,
+            State::Unverified,
         ] {
             assert_eq!(state.as_str().parse(), Ok(state));
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());

@@ -13,7 +13,9 @@ use protocol::{
     limits,
     name::{HostName, JobId},
     outcome::Outcome,
+    secret::digest,
     signed::{Fields, Signed},
+    statement::{Report, Subject},
     targets::Targets,
     time::Millis,
 };
@@ -138,7 +140,11 @@ impl Raw {
             if fields.is_empty() {
                 return None;
             }
-            Some(Outcome::from_fields(fields, manifest.job, &name(host)).expect("an outcome with a valid statement"))
+            let host = name(host);
+            let bytes = Signed::unsigned(manifest).bytes;
+            let about = Subject { namespace: None, job: manifest.job, host: &host, manifest: Some(digest(&bytes)) };
+            let outcome = Report::take(fields).and_then(|report| report.open(&about));
+            Some(outcome.expect("an outcome with a valid statement"))
         })
     }
 

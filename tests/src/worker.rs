@@ -3,7 +3,8 @@
 use std::{
     collections::HashMap,
     fs::{self, Permissions},
-    os::unix::fs::PermissionsExt,
+    io::Write,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
@@ -16,6 +17,7 @@ use protocol::{
     keys::Keys,
     name::{HostName, Namespace},
     status::Status,
+    trust::signing::SigningKey,
 };
 use redis::Client;
 use tempfile::TempDir;
@@ -64,6 +66,18 @@ impl WorkerOptions {
     pub fn config(mut self, toml: &str) -> Self {
         self.config.push_str(toml);
         self.config.push('\n');
+        self
+    }
+
+    /// Gives the host a key outside of the state directory.
+    #[must_use]
+    pub fn key_apart(mut self) -> Self {
+        let path = self.directory().join("host_key");
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(&path);
+        let text = SigningKey::generate().to_openssh(&self.host);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("a key");
+        self.config.insert_str(0, &format!("host_key = {:?}\n", path.display().to_string()));
         self
     }
 

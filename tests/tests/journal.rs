@@ -246,7 +246,7 @@ fn a_lost_journal_never_lets_a_program_run_twice() {
 #[test]
 fn an_unwritable_journal_is_reported_and_only_once_actions_are_refused() {
     let redis = Redis::start();
-    let options = Worker::on(&redis).allow_exec();
+    let options = Worker::on(&redis).allow_exec().key_apart();
     let state = options.directory().join("state");
     fs::write(&state, "no directory").expect("a file");
     let worker = options.start();
@@ -305,7 +305,7 @@ fn a_second_worker_of_the_same_host_waits_until_the_first_has_ended() {
 /// A worker whose state is on a small disk of its own, on which a line of shell ran before. `None` where this machine
 /// permits no mounts.
 fn on_a_small_disk(redis: &Redis, script: &str) -> Option<WorkerOptions> {
-    Worker::on(redis).allow_exec().small_disk("state", script)
+    Worker::on(redis).allow_exec().key_apart().small_disk("state", script)
 }
 
 #[test]

@@ -12,8 +12,9 @@ fn the_example_prints_its_own_table_of_all_hosts() {
     let example = binary("ctl").with_file_name("examples").join("cpu");
     let key = redis.directory().join("key");
     fs::write(&key, operator().private_key()).expect("a key");
+    let known_hosts = redis.directory().join("known_hosts");
     let mut command = Command::new(&example);
-    command.env("REDFLEET_REDIS", redis.url()).env("REDFLEET_KEY", key);
+    command.env("REDFLEET_REDIS", redis.url()).env("REDFLEET_KEY", key).env("REDFLEET_KNOWN_HOSTS", known_hosts);
     let output = command.output().expect("cargo builds the example");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && stderr.is_empty(), "{stdout}{stderr}");

@@ -107,6 +107,8 @@ fn equal_output_of_several_hosts_is_printed_once_sorted_by_host() {
         let line = ["run", "--all"].iter().chain(more).chain(&words);
         ctl.run(line).expect(0)
     };
+    // The keys of the hosts become known.
+    ctl.run(["run", "--all", "ping"]).expect(0);
     let output = run(&[]);
     assert_eq!(output.stdout, "db1 | 5.10\ndb1 | more\nweb[1,3] | 6.1\nweb2 | 6.2\n", "{output}");
     assert!(output.stderr.starts_with("db1 | e\nweb[1,3] | e\nweb2 | e\n4 hosts: 4 succeeded in "), "{output}");

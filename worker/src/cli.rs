@@ -1,12 +1,13 @@
 //! The `worker` binary: settings, logging, signals, the runtime.
 
 use std::{
+    error::Error,
     io::{self, Write},
     process::ExitCode,
 };
 
 use clap::Parser;
-use protocol::trust::UNSIGNED;
+use protocol::trust::{UNSIGNED, signing::SigningKey};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -38,23 +39,34 @@ pub fn main() -> ExitCode {
     let check_only = options.check_config;
     let config = match Config::resolve(options) {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return USAGE.into();
-        }
+        Err(error) => return unusable(&error),
     };
     if check_only {
-        let printed = io::stdout().write_all(config.describe().as_bytes());
+        let described = match config.describe() {
+            Ok(described) => described,
+            Err(error) => return unusable(&error),
+        };
+        let printed = io::stdout().write_all(described.as_bytes());
         config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         config.unknown.iter().for_each(|unknown| eprintln!("error: {unknown}"));
         return if config.unknown.is_empty() { written(printed) } else { USAGE.into() };
     }
+    let key = match config.host_key.open(&config.host) {
+        Ok(key) => key,
+        Err(error) => return unusable(&error),
+    };
     log::init(config.log_level, config.log_format);
     if UNSIGNED {
         tracing::error!("this build verifies no signature, and obeys everybody: it is for benchmarks alone");
     }
     config.warnings.iter().chain(&config.unknown).for_each(|warning| tracing::warn!("{warning}"));
-    work(config)
+    work(config, key)
+}
+
+/// Says why the settings cannot be used.
+fn unusable(error: &dyn Error) -> ExitCode {
+    eprintln!("error: {error}");
+    USAGE.into()
 }
 
 /// Says what the policy decides.
@@ -91,14 +103,14 @@ fn written(printed: io::Result<()>) -> ExitCode {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn work(config: Config) -> ExitCode {
+async fn work(config: Config, key: SigningKey) -> ExitCode {
     let (shutdown, abort) = (CancellationToken::new(), CancellationToken::new());
     if let Err(error) = signals(shutdown.clone(), abort.clone()) {
         tracing::error!("cannot listen to signals: {error}");
         return ExitCode::FAILURE;
     }
     tokio::select! {
-        () = Worker::run(config, shutdown) => ExitCode::SUCCESS,
+        () = Worker::run(config, key, shutdown) => ExitCode::SUCCESS,
         // The end of the runtime drops the executors, which kills the programs that they run.
         () = abort.cancelled() => ABORTED.into(),
     }

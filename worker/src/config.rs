@@ -22,6 +22,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use crate::{
     actions,
     explain::Command,
+    host_key::{HostKeyError, HostKeyFile},
     log::Format,
     policy::{self, Policy, PolicyError},
     spelling::did_you_mean,
@@ -106,6 +107,7 @@ struct File {
     trust: Option<PathBuf>,
     revoked: Option<PathBuf>,
     audit: Option<PathBuf>,
+    host_key: Option<PathBuf>,
     slots: Option<usize>,
     reserved: Option<usize>,
     #[serde(deserialize_with = "duration")]
@@ -158,6 +160,8 @@ pub struct Config {
     pub trust: trust::Paths,
     /// The audit trail: a line for each decision about a command or an order to cancel.
     pub audit: PathBuf,
+    /// The key that signs what this host states.
+    pub host_key: HostKeyFile,
     /// Commands that may run at once.
     pub slots: usize,
     /// How many of the slots are for repeatable actions only, so that a busy host still replies.
@@ -250,12 +254,14 @@ impl Config {
         let signers = options.trust.or(file.trust).unwrap_or_else(default_trust);
         let revoked = options.revoked.or(file.revoked).unwrap_or_else(|| signers.with_file_name("revoked"));
         let state_dir = options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir);
+        let own_key = || HostKeyFile::Own(state_dir.join("host_key"));
         Ok(Self {
             redis,
             host,
             namespace: options.namespace.or(file.namespace),
             trust: trust::Paths { signers, revoked },
             audit: file.audit.unwrap_or_else(|| state_dir.join("audit.jsonl")),
+            host_key: file.host_key.map_or_else(own_key, HostKeyFile::Named),
             state_dir,
             slots,
             reserved,
@@ -289,10 +295,13 @@ impl Config {
     }
 
     /// The settings as lines for people, without secrets.
-    pub fn describe(&self) -> String {
+    ///
+    /// # Errors
+    /// The host's key cannot be used.
+    pub fn describe(&self) -> Result<String, HostKeyError> {
         let list = |items: &[String]| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
         let labels: Vec<_> = self.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        [
+        let settings = [
             ("redis", self.redis.to_string()),
             ("host", self.host.to_string()),
             ("namespace", self.namespace.as_ref().map_or("none".into(), ToString::to_string)),
@@ -300,6 +309,7 @@ impl Config {
             ("trust", self.trust.signers.display().to_string()),
             ("revoked", self.trust.revoked.display().to_string()),
             ("audit", self.audit.display().to_string()),
+            ("host_key", self.host_key.describe()?),
             ("slots", self.slots.to_string()),
             ("reserved", self.reserved.to_string()),
             ("sample_interval", time::show_duration(self.sample_interval)),
@@ -309,10 +319,9 @@ impl Config {
             ("log.level", self.log_level.to_string().to_lowercase()),
             ("log.format", format!("{:?}", self.log_format).to_lowercase()),
         ]
-        .map(|(name, value)| format!("{name:<16} {value}\n"))
-        .into_iter()
-        .chain(self.policy.describe().into_iter().map(|rule| format!("{:<16} {rule}\n", "policy")))
-        .collect()
+        .map(|(name, value)| format!("{name:<16} {value}\n"));
+        let policy = self.policy.describe().into_iter().map(|rule| format!("{:<16} {rule}\n", "policy"));
+        Ok(settings.into_iter().chain(policy).collect())
     }
 }
 
@@ -356,7 +365,7 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
 }
 
 /// All keys of the settings file.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "redis",
     "redis_password_file",
     "host",
@@ -365,6 +374,7 @@ const KEYS: [&str; 19] = [
     "trust",
     "revoked",
     "audit",
+    "host_key",
     "slots",
     "reserved",
     "sample_interval",

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::{command::Manifest, event::Decision, limits, name::JobId, trust::sshsig::Signature};
+use protocol::{command::Manifest, event::Decision, limits, name::JobId, secret::Digest, trust::sshsig::Signature};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::log::{self, excerpt};
@@ -49,6 +49,8 @@ impl Asker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
     pub(crate) job: JobId,
+    /// The digest of its manifest's bytes; absent in the journals of earlier builds.
+    pub(crate) manifest: Option<Digest>,
     /// The stream entry's id.
     pub(crate) entry: String,
     pub(crate) retention: Duration,
@@ -57,10 +59,10 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    pub(crate) fn new(entry: String, manifest: &Manifest, asker: Arc<Asker>) -> Self {
+    pub(crate) fn new(entry: String, manifest: &Manifest, digest: Digest, asker: Arc<Asker>) -> Self {
         let retention = Duration::from_millis(manifest.retention_ms);
         let retention = retention.clamp(Duration::from_secs(60), limits::RETENTION_MAX);
-        Self { job: manifest.job, entry, retention, asker: Some(asker) }
+        Self { job: manifest.job, manifest: Some(digest), entry, retention, asker: Some(asker) }
     }
 }
 

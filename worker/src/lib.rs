@@ -29,6 +29,7 @@ mod executor;
 pub mod explain;
 mod fault;
 mod file_id;
+pub mod host_key;
 mod identity;
 mod journal;
 pub mod live;
@@ -45,6 +46,7 @@ pub mod trust;
 
 use config::Config;
 use identity::Identity;
+use protocol::trust::signing::SigningKey;
 use tokio_util::sync::CancellationToken;
 use trust::TrustFiles;
 
@@ -53,9 +55,10 @@ pub struct Worker;
 
 impl Worker {
     /// Works until `shutdown` is cancelled: stops reading, lets what runs finish within the grace
-    /// period, publishes what is finished, then returns. Redis being away is no reason to return.
-    pub async fn run(config: Config, shutdown: CancellationToken) {
-        let identity = Identity::new(config.host.clone(), config.namespace.clone());
+    /// period, publishes what is finished, then returns. Redis being away is no reason to return. `key` is the one of
+    /// [`Config::host_key`].
+    pub async fn run(config: Config, key: SigningKey, shutdown: CancellationToken) {
+        let identity = Identity::new(config.host.clone(), config.namespace.clone(), key);
         let files = TrustFiles::open(config.trust.clone(), config.kept(""));
         let trusted = files.trusted();
         let keeper = tokio::spawn(files.keep());

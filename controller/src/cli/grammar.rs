@@ -288,6 +288,25 @@ pub enum Host {
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(completers::hosts))]
         name: String,
     },
+    /// Show the key that a host's results must be signed with
+    ///
+    /// With --pin or --forget, change which one that is.
+    Key {
+        /// Host
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(completers::hosts))]
+        name: HostName,
+        /// Trust this key alone: 'ssh-ed25519 AAAA…', or SHA256:… of the one that the host publishes, or whichever that is
+        ///
+        /// On the host, `worker --check-config` shows it.
+        #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+        pin: Option<String>,
+        /// Trust no key: the next one that signs a result is taken for the host's own
+        #[arg(long, conflicts_with = "pin")]
+        forget: bool,
+        /// Do not ask
+        #[arg(short, long, requires = "pin")]
+        yes: bool,
+    },
     /// Remove a host that is gone for good, with what is queued for it
     Forget {
         /// Host; may be repeated. It must be offline

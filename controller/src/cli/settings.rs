@@ -78,6 +78,10 @@ pub struct Settings {
     pub named_redis: Option<Address>,
     /// The usual state directory of `ctl up`; none where there is no home directory to put it into.
     state_dir: Option<PathBuf>,
+    /// The file with the keys of hosts, where one is named.
+    named_known_hosts: Option<PathBuf>,
+    /// The usual one; none where there is no home directory to put it into.
+    usual_known_hosts: Option<PathBuf>,
     /// Prefix of all keys.
     pub namespace: Option<Namespace>,
     /// How results are printed.
@@ -118,7 +122,7 @@ pub struct KeyPlaces {
 }
 
 /// The file's keys with their meaning.
-pub const KEYS: [(&str, &str); 14] = [
+pub const KEYS: [(&str, &str); 15] = [
     ("redis", "URL of the Redis server"),
     ("redis_password_file", "file whose first line is the password for the Redis server"),
     (
@@ -127,6 +131,11 @@ pub const KEYS: [(&str, &str); 14] = [
     ),
     ("redis_cert", "file with the client's certificate (PEM), where the Redis server wants one"),
     ("redis_key", "file with the private key of that certificate (PEM)"),
+    (
+        "known_hosts",
+        "file with the keys of hosts that are trusted (default: `known_hosts` beside this file; for a `ctl up`, in its \
+         state directory)",
+    ),
     ("namespace", "prefix of all keys"),
     ("output", "how results are printed: `table`, `json` or `jsonl`"),
     ("quiet", "`true`: print results and errors, nothing else"),
@@ -192,6 +201,8 @@ impl Settings {
         let retention = source.get(None, "retention", "", up_to(limits::RETENTION_MAX))?;
         Ok(Self {
             named_redis,
+            named_known_hosts: source.get(None, "known_hosts", environment::KNOWN_HOSTS, parse)?,
+            usual_known_hosts: base_dir("XDG_CONFIG_HOME", ".config", lookup).map(|dir| dir.join("known_hosts")),
             state_dir,
             namespace: source.get(flags.namespace, "namespace", environment::NAMESPACE, parse)?,
             format: source.get(flags.output, "output", environment::OUTPUT, choice)?.unwrap_or_default(),
@@ -216,10 +227,7 @@ impl Settings {
     /// # Errors
     /// The address is not known; the error explains how to set it.
     pub fn redis(&self) -> anyhow::Result<Address> {
-        let running = || {
-            let directory = Directory::at(self.state_dir.as_deref()?).ok()?;
-            directory.socket.exists().then_some(directory.address)
-        };
+        let running = || self.running().map(|directory| directory.address);
         let (variable, setting) = (environment::REDIS, "`redis = \"URL\"` in the settings file");
         let unknown = || {
             Advice::new("no Redis server given, and no `ctl up` is running here")
@@ -227,6 +235,32 @@ impl Settings {
                 .hint("or start a private one on this machine: ctl up")
         };
         Ok(self.named_redis.clone().or_else(running).ok_or_else(unknown)?)
+    }
+
+    /// The state directory of a `ctl up`, where its Redis is the one to be used.
+    fn running(&self) -> Option<Directory> {
+        let directory = Directory::at(self.state_dir.as_deref()?).ok()?;
+        (self.named_redis.is_none() && directory.socket.exists()).then_some(directory)
+    }
+
+    /// The file with the keys of hosts: the one that is named, or that of the `ctl up` whose Redis is used, or the usual
+    /// one.
+    ///
+    /// # Errors
+    /// There is no usual one.
+    pub fn known_hosts(&self) -> anyhow::Result<PathBuf> {
+        let running = || self.running().map(|directory| directory.known_hosts);
+        let named = self.named_known_hosts.clone();
+        let unknown = || {
+            let hint = format!("name one with {}, or `known_hosts` in the settings file", environment::KNOWN_HOSTS);
+            Advice::new("no file for the keys of hosts: HOME is not set").hint(hint)
+        };
+        Ok(named.or_else(running).or_else(|| self.usual_known_hosts.clone()).ok_or_else(unknown)?)
+    }
+
+    /// The file with the keys of the hosts of the `ctl up` in `directory`.
+    pub fn known_hosts_of(&self, directory: &Directory) -> PathBuf {
+        self.named_known_hosts.clone().unwrap_or_else(|| directory.known_hosts.clone())
     }
 
     /// The directory in which `ctl up` keeps its state: `dir`, or else the usual one, which is `REDFLEET_DIR` or

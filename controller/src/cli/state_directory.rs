@@ -35,6 +35,8 @@ pub struct Directory {
     pub key: PathBuf,
     /// The worker's trust file.
     pub trust: PathBuf,
+    /// The keys of its hosts.
+    pub known_hosts: PathBuf,
     /// The worker's settings file.
     pub worker_config: PathBuf,
     /// The worker's own state directory.
@@ -74,6 +76,7 @@ impl Directory {
             redis_pid: path.join("redis.pid"),
             key: path.join(KEY),
             trust: path.join("allowed_signers"),
+            known_hosts: path.join("known_hosts"),
             worker_config: path.join("worker.toml"),
             worker_state: path.join("worker"),
             worker_log: path.join("worker.log"),

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use protocol::{
     event::Stream,
     name::HostName,
-    outcome::{Outcome, OutcomeError, State},
+    outcome::{Outcome, State},
+    statement::OutcomeError,
     time::Millis,
 };
 
-use super::error::{Error, WrongType};
+use super::{
+    error::{Error, WrongType},
+    witness::{ChangedKey, NewKey, Unverified},
+};
 
 /// Something that happened to a job.
 #[derive(Debug)]
@@ -54,6 +58,11 @@ pub enum Event {
         /// Those that are offline: they obey when they return.
         offline: Vec<HostName>,
     },
+    /// Hosts whose keys were not known have signed results: their keys are recorded, and trusted from now on.
+    NewHostKeys(Vec<NewKey>),
+    /// A result is signed by another key than that of its host: somebody may be forging results. Each host is reported
+    /// once.
+    HostKeyChanged(ChangedKey),
     /// The job is gone from Redis.
     JobLost,
     /// Commands that no host has read are gone from Redis.
@@ -82,7 +91,8 @@ pub enum Event {
 pub struct HostResult {
     /// The host.
     pub host: HostName,
-    /// Its state, as its worker published it or as the deadlines imply; `failed` where its result is damaged.
+    /// Its state, as its worker published it or as the deadlines imply; `unverified` where its result is not known to be its
+    /// host's, `failed` where its key is damaged.
     pub state: State,
     /// What it waits for in its worker, where its state is `delivered`.
     pub waits_for: Option<String>,
@@ -101,7 +111,10 @@ pub struct HostResult {
 /// Why a result cannot be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum Damage {
-    /// It is incomplete, or not covered by its statement.
+    /// It is not known to be its host's.
+    #[error(transparent)]
+    Unverified(#[from] Unverified),
+    /// It is incomplete, not covered by its statement, or about another command.
     #[error("its result cannot be trusted: {0}")]
     Outcome(#[from] OutcomeError),
     /// Something else stands in the place of its key.
@@ -126,7 +139,7 @@ impl HostResult {
 
     /// Records that there is no result to trust, and never will be.
     pub(super) fn damage_with(&mut self, damage: Damage) {
-        self.state = State::Failed;
+        self.state = if matches!(damage, Damage::Key(_)) { State::Failed } else { State::Unverified };
         self.damage = Some(Arc::new(damage));
     }
 

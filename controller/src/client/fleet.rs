@@ -14,7 +14,9 @@ use redis::{Arg, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Value, fr
 
 use super::{
     error::{Error, WrongType},
+    known_hosts::KnownHosts,
     redis_info::RedisInfo,
+    witness::Witness,
 };
 
 /// The longest blocking read. Short enough that states derived from deadlines are reported in time.
@@ -33,6 +35,7 @@ pub struct Fleet {
     /// Whether a call that may block Redis was not completed: then Redis may still block for it.
     blocks: bool,
     address: Address,
+    pub(super) witness: Witness,
 }
 
 impl Fleet {
@@ -43,7 +46,19 @@ impl Fleet {
     pub async fn connect(address: &Address, namespace: Option<&Namespace>) -> Result<Self, Error> {
         let connection = address.connect_blocking(BLOCK).await.map_err(|error| Error::redis(error, address))?;
         let (namespace, keys, address) = (namespace.cloned(), Keys::new(namespace), address.clone());
-        Ok(Self { namespace, keys, clock: None, connection, blocks: false, address })
+        Ok(Self { namespace, keys, clock: None, connection, blocks: false, address, witness: Witness::default() })
+    }
+
+    /// The same fleet, whose hosts are known by their keys. Without these no result is believed.
+    #[must_use]
+    pub fn knowing(mut self, hosts: KnownHosts) -> Self {
+        self.witness.known = hosts;
+        self
+    }
+
+    /// The keys of its hosts.
+    pub const fn known_hosts(&mut self) -> &mut KnownHosts {
+        &mut self.witness.known
     }
 
     /// Replaces the connection.

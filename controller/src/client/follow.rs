@@ -16,7 +16,9 @@ use protocol::{
     keys::{self, Keys},
     limits,
     name::HostName,
-    outcome::{Outcome, State},
+    outcome::State,
+    secret::{Digest, digest},
+    statement::Report,
     status::Status,
     time::{Millis, read_moment},
 };
@@ -30,12 +32,15 @@ use super::{
     jobs::Job,
     outputs::{Outputs, by_key, has_everything},
     verdict::{self, Awaited},
+    witness::Testimony,
 };
 
 /// Follows one job. It keeps its place over lost connections and dropped futures.
 #[derive(Debug)]
 pub struct Follower<'a> {
     job: &'a Job,
+    /// The digest of the job's manifest.
+    manifest: Digest,
     hosts: BTreeMap<HostName, Awaited>,
     /// How many hosts are not done.
     waiting: usize,
@@ -78,6 +83,7 @@ impl<'a> Follower<'a> {
         }
         Self {
             job,
+            manifest: digest(&job.record.signed.bytes),
             waiting: hosts.len() - finished.len(),
             hosts,
             cursor: "0".into(),
@@ -372,15 +378,28 @@ impl<'a> Follower<'a> {
         let ask = |keys: &Keys, host: &HostName| [Cmd::hgetall(keys.job_result(job, host))];
         // An event may be of a job that Redis has lost since: the next look decides.
         let read = |host: &HostName, hash: RawHash, damage: Option<WrongType>| match damage {
-            Some(key) => Some(Err(key.into())),
+            Some(key) => Some((host.clone(), Err(Damage::from(key)))),
             None if hash.is_empty() && !must_exist => None,
-            None => Some(Outcome::from_fields(fields(hash), job, host).map_err(Damage::from)),
+            None => Some((host.clone(), Report::take(fields(hash)).map_err(Damage::from))),
         };
-        let outcomes = fleet.query_each(&ended, ask, read).await?;
-        for (host, outcome) in ended.into_iter().zip(outcomes) {
+        let mut outcomes = Vec::new();
+        let mut reports = Vec::new();
+        for (host, report) in fleet.query_each(&ended, ask, read).await?.into_iter().flatten() {
+            match report {
+                Ok(report) => reports.push((host, report)),
+                Err(damage) => outcomes.push((host, Err(damage))),
+            }
+        }
+        let testimony = |(host, report)| Testimony { host, job, manifest: self.manifest, report };
+        let (hosts, reports): (Vec<_>, Vec<_>) = reports.into_iter().unzip();
+        let testimonies = hosts.iter().zip(reports).map(testimony).collect();
+        let believed = fleet.believe(testimonies, Report::open);
+        outcomes.extend(hosts.into_iter().zip(believed));
+        self.events.extend(fleet.take_notices());
+        for (host, outcome) in outcomes {
             // The end of a host is reported once, even if it was published twice.
             let open = self.hosts.get_mut(&host).filter(|awaited| !awaited.result.has_ended());
-            let (Some(awaited), Some(outcome)) = (open, outcome) else { continue };
+            let Some(awaited) = open else { continue };
             match outcome {
                 Ok(outcome) => {
                     if has_everything(&outcome) {

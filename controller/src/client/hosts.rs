@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use protocol::{
     action::ActionSpec, keys::Keys, metrics::MetricGroup, name::HostName, outcome::State, status::Status, time::Millis,
+    trust::key::Key,
 };
 use redis::{Cmd, RedisError};
 use serde_json::{Map, Value};
@@ -187,6 +188,15 @@ impl Fleet {
         let metrics =
             groups.map(|(group, figures)| (group.name().to_owned(), values(figures, |_| true).into())).collect();
         Ok(HostDetails { facts, labels, metrics })
+    }
+}
+
+impl Fleet {
+    /// The key that a host publishes; none where it publishes none. Whoever can write to Redis can publish another.
+    pub async fn published_key(&mut self, host: &HostName) -> Result<Option<Key>, Error> {
+        let facts = self.keys().facts(host);
+        let (line,): (Option<String>,) = self.query(redis::pipe().hget(facts, "host_key")).await?;
+        Ok(line.and_then(|line| line.split_once(' ').and_then(|(kind, key)| Key::from_words(kind, key).ok())))
     }
 }
 

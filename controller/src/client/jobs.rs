@@ -323,6 +323,7 @@ impl Fleet {
                 })
             };
         let mut jobs: Vec<_> = self.query_each(ids, ask, read).await?.into_iter().flatten().collect();
+        self.verify_states(&mut jobs).await?;
         self.count_taken(&mut jobs).await?;
         self.count_cancels(&mut jobs).await?;
         Ok(jobs)

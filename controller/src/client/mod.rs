@@ -6,12 +6,13 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use controller::client::{Event, Fleet, Follower, Request, Selection, Signer, understand};
+//! use controller::client::{Event, Fleet, Follower, KnownHosts, Request, Selection, Signer, understand};
 //! use protocol::{limits, targets::Targets};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let signer = Signer::from_openssh(&std::fs::read_to_string("key")?)?;
-//! let mut fleet = Fleet::connect(&"redis://127.0.0.1".parse()?, None).await?;
+//! let known_hosts = KnownHosts::open("known_hosts".as_ref())?;
+//! let mut fleet = Fleet::connect(&"redis://127.0.0.1".parse()?, None).await?.knowing(known_hosts);
 //! let hosts = fleet.select(&Selection::Patterns(vec!["web*".into()])).await?;
 //! let understood = understand(&hosts, "collect-cpu", &[], &[])?;
 //! let request = Request {
@@ -54,6 +55,11 @@
 //! then. A follower waits for it, unless [`Follower::leave_offline`] is called. Where a host stays silent, the follower derives its end from the job's deadlines; such a result
 //! has no outcome, and a real one that arrives later replaces it.
 //!
+//! A result counts only if the host has signed it: whoever can write to Redis could forge one. [`KnownHosts`] has the keys
+//! of hosts, which are recorded when they are met for the first time. A result that is not signed by the key of its host
+//! has the state [`Unverified`](protocol::outcome::State::Unverified) and no outcome. Everything else that comes from
+//! Redis is not signed: states of commands that have not ended, live output, status, facts and figures.
+//!
 //! All moments are by Redis' clock ([`Fleet::now`]), in milliseconds since the Unix epoch.
 //!
 //! # Blocking and cancellation
@@ -73,6 +79,7 @@
 
 mod agent;
 mod arguments;
+mod belief;
 mod cancel;
 mod catalogue;
 mod dispatch;
@@ -84,10 +91,12 @@ mod forget;
 mod hosts;
 mod inbox;
 mod jobs;
+mod known_hosts;
 mod outputs;
 pub mod redis_info;
 mod signer;
 mod verdict;
+mod witness;
 
 pub use self::{
     agent::{Agent, AgentError, Identity},
@@ -101,5 +110,7 @@ pub use self::{
     forget::Forgotten,
     hosts::{Catalogue, Host, HostDetails, Selection},
     jobs::{Job, JobFilter, RecentJob, Request},
+    known_hosts::{KnownHosts, KnownHostsError, known_name},
     signer::{Signer, SignerError},
+    witness::{ChangedKey, NewKey, Unverified},
 };

@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::bail;
 use protocol::{
-    name::{HostName, JobId},
+    name::{HostName, JobId, Namespace},
     time::{Millis, show_moment},
 };
 use serde_json::{Value, json};
 
+use super::host_key::{self, Change, HostKeys};
 use crate::{
     cli::grammar::Host as Command,
     client::{Fleet, Forgotten, Host, Selection, shorten},
@@ -16,10 +17,23 @@ use crate::{
 };
 
 /// Runs a command on hosts.
-pub async fn run(command: Command, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+pub async fn run(
+    command: Command,
+    namespace: Option<&Namespace>,
+    fleet: &mut Fleet,
+    printer: &Printer,
+) -> anyhow::Result<()> {
     match command {
         Command::List => list(fleet, printer).await,
-        Command::Show { name } => show(fleet, &name, printer).await,
+        Command::Show { name } => show(fleet, &name, namespace, printer).await,
+        Command::Key { name, pin, forget, yes } => {
+            let change = match pin {
+                Some(typed) => Change::Pin { typed, sure: yes },
+                None if forget => Change::Forget,
+                None => Change::None,
+            };
+            host_key::run(&name, &change, namespace, fleet, printer).await
+        }
         Command::Forget { names } => forget(fleet, names, printer).await,
     }
 }
@@ -82,19 +96,23 @@ async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn show(fleet: &mut Fleet, name: &str, printer: &Printer) -> anyhow::Result<()> {
+async fn show(fleet: &mut Fleet, name: &str, namespace: Option<&Namespace>, printer: &Printer) -> anyhow::Result<()> {
     let hosts = fleet.select(&Selection::Patterns(vec![name.to_owned()])).await?;
     let [host] = &hosts[..] else { bail!("'{name}' matches {} hosts: name one", hosts.len()) };
     let details = fleet.host_details(&host.name).await?;
     let now = fleet.now();
+    let keys = HostKeys::of(&host.name, namespace, fleet).await?;
     if printer.format() != Format::Table {
         let mut object = headline(host, now);
+        object["host_key"] = keys.object();
         object["facts"] = json!(details.facts);
         object["labels"] = json!(details.labels);
         object["metrics"] = json!(details.metrics);
         return printer.object(&object);
     }
-    printer.table(&overview(host, now))?;
+    let mut overview = overview(host, now);
+    overview.pair("host key", keys.cell());
+    printer.table(&overview)?;
     let groups = [("labels", &details.labels), ("facts", &details.facts)];
     let metrics = details.metrics.iter().filter_map(|(name, group)| Some((name.as_str(), group.as_object()?)));
     for (name, group) in groups.into_iter().chain(metrics).filter(|(_, group)| !group.is_empty()) {

@@ -36,6 +36,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             let operator = mine.then(|| settings.operator.clone());
             let filter = JobFilter { hosts, operator, failed, running };
             let jobs = fleet.recent_jobs(&filter, limit).await?;
+            fleet.take_notices().iter().for_each(|event| events::host_keys(event, printer));
             let none = if filter == JobFilter::default() {
                 "no jobs; start one: ctl run --host NAME ACTION"
             } else {

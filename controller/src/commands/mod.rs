@@ -6,6 +6,7 @@ mod cancel;
 mod doctor;
 mod exec;
 mod host;
+mod host_key;
 mod job;
 mod key;
 mod last;
@@ -23,7 +24,7 @@ use crate::{
         grammar::{Acl, Command, Exec, Sh},
         settings::Settings,
     },
-    client::{Error, Fleet},
+    client::{Error, Fleet, KnownHosts},
     output::{Exit, Printer},
 };
 
@@ -55,7 +56,10 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
             return Ok(job::run(command, &mut connect(settings).await?, settings, printer).await?.into());
         }
         Command::Doctor => return Ok(doctor::run(&mut connect(settings).await?, printer).await?.into()),
-        Command::Host(command) => host::run(command, &mut connect(settings).await?, printer).await?,
+        Command::Host(command) => {
+            let namespace = settings.namespace.as_ref();
+            host::run(command, namespace, &mut connect(settings).await?, printer).await?;
+        }
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
         Command::Key(command) => key::run(command, settings, printer).await?,
         Command::Acl(Acl::Print(options)) => acl::print(options, settings, printer)?,
@@ -73,5 +77,7 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
 }
 
 async fn connect(settings: &Settings) -> anyhow::Result<Fleet> {
-    Ok(Fleet::connect(&settings.redis()?, settings.namespace.as_ref()).await?)
+    let redis = settings.redis()?;
+    let known_hosts = KnownHosts::open(&settings.known_hosts()?)?;
+    Ok(Fleet::connect(&redis, settings.namespace.as_ref()).await?.knowing(known_hosts))
 }

@@ -3,7 +3,7 @@
 use protocol::{name::HostName, outcome::State, time::Millis};
 
 use super::{moments, printer::Printer, style, summary::hosts};
-use crate::client::{Absent, Event, Job, shorten};
+use crate::client::{Absent, ChangedKey, Event, Job, NewKey, shorten};
 
 /// Hosts that are named at most.
 const NAMED: usize = 5;
@@ -24,6 +24,7 @@ pub fn note(event: &Event, job: &Job, now: Millis, printer: &Printer) {
         Event::State { host, state: State::Delivered, waits_for: Some(what) } if job.targets().len() <= NAMED => {
             printer.note(&format!("{host}: waiting for {}", style::plain(what)));
         }
+        Event::NewHostKeys(_) | Event::HostKeyChanged(_) => host_keys(event, printer),
         Event::JobLost => {
             printer.warn("the job is gone from Redis, which was flushed or restarted without its data");
         }
@@ -36,6 +37,39 @@ pub fn note(event: &Event, job: &Job, now: Millis, printer: &Printer) {
         Event::Reconnected => printer.note("Redis is back"),
         _ => {}
     }
+}
+
+/// Prints what has become known about keys of hosts.
+pub fn host_keys(event: &Event, printer: &Printer) {
+    match event {
+        Event::NewHostKeys(new) => {
+            for NewKey { host, fingerprint } in new.iter().take(NAMED) {
+                printer.note(&format!("{host}: its host key {fingerprint} is new here; trusted from now on"));
+            }
+            if new.len() > NAMED {
+                let more = hosts(new.len() - NAMED);
+                printer.note(&format!("and {more}, whose host keys are trusted from now on (ctl host key NAME)"));
+            }
+        }
+        Event::HostKeyChanged(changed) => alarm(changed).iter().for_each(|line| printer.trouble(line)),
+        _ => {}
+    }
+}
+
+/// What must not be overlooked, as ssh words it.
+fn alarm(ChangedKey { host, shown, known, file }: &ChangedKey) -> Vec<String> {
+    let title = format!("@ WARNING: THE HOST KEY OF {host} HAS CHANGED! @");
+    let rule = "@".repeat(title.len());
+    let file = file.as_ref().map(|file| format!(" ({})", file.display())).unwrap_or_default();
+    vec![
+        rule.clone(),
+        title,
+        rule,
+        format!("Somebody who can write to Redis may be forging results of {host}, or it was set up anew."),
+        format!("its key:           {known}{file}"),
+        format!("signed this time:  {shown}"),
+        format!("Ask on {host} which is right: worker --check-config. If it is the new one: ctl host key {host} --pin"),
+    ]
 }
 
 fn cancel_ordered(online: &[HostName], offline: &[HostName], printer: &Printer) {

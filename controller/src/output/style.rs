@@ -33,7 +33,7 @@ pub const fn of_state(state: State) -> Style {
         State::Succeeded => GOOD,
         State::Queued | State::Delivered | State::Running => DIM,
         State::Expired | State::Cancelled => WARNING,
-        State::Failed | State::TimedOut | State::Interrupted | State::Rejected => BAD,
+        State::Failed | State::TimedOut | State::Interrupted | State::Rejected | State::Unverified => BAD,
     }
 }
 

@@ -182,7 +182,7 @@ pub fn troubles(results: &[&HostResult]) -> Vec<String> {
 mod tests {
     use std::sync::Arc;
 
-    use protocol::{action::Arguments, name::JobId, outcome::OutcomeError, targets::Targets};
+    use protocol::{action::Arguments, name::JobId, statement::OutcomeError, targets::Targets};
     use serde_json::json;
 
     use super::*;
@@ -258,7 +258,7 @@ mod tests {
     fn hosts_in_the_same_trouble_share_a_line() {
         let damaged = HostResult {
             damage: Some(Arc::new(Damage::Outcome(OutcomeError::Foreign))),
-            ..open("e", State::Succeeded)
+            ..open("e", State::Unverified)
         };
         let results = [
             ended("a", State::Failed, Some("exit code 3")),
@@ -269,8 +269,8 @@ mod tests {
         ];
         let expected = [
             "d: running: no result yet",
-            "e: succeeded: its result cannot be trusted: the statement is about another command",
             "a, c: failed: exit code 3",
+            "e: unverified: its result cannot be trusted: the statement is about another command",
         ];
         assert_eq!(troubles(&results.iter().collect::<Vec<_>>()), expected);
     }

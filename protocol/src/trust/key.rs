@@ -114,6 +114,19 @@ impl Key {
         fingerprint(&self.blob)
     }
 
+    /// The key as files have it: type and base64.
+    pub fn line(&self) -> String {
+        line(&self.blob)
+    }
+
+    /// The key for the library, where it is a plain one of type ed25519.
+    pub(super) fn ed25519(&self) -> Option<&ed25519_dalek::VerifyingKey> {
+        match &self.verifier {
+            Verifier::Ed25519(key) if self.application.is_none() => Some(key),
+            _ => None,
+        }
+    }
+
     /// Whether this key signed `data`; a hardware key, when somebody had touched it.
     pub(super) fn has_signed(&self, data: &[u8], signature: &KeySignature) -> bool {
         if signature.algorithm() != self.type_name() {
@@ -158,6 +171,12 @@ impl Verifier {
 /// How `ssh-keygen -l` calls a key.
 pub fn fingerprint(blob: &[u8]) -> String {
     format!("SHA256:{}", Base64Unpadded::encode_string(&Sha256::digest(blob)))
+}
+
+/// A key as files have it: type and base64.
+pub(super) fn line(blob: &[u8]) -> String {
+    let name = wire::text(&mut &blob[..]).unwrap_or_default();
+    format!("{name} {}", Base64::encode_string(blob))
 }
 
 /// The bytes of a key, whose type is the one that its name says.

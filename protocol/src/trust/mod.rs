@@ -3,6 +3,7 @@
 //! The formats are OpenSSH's, so that operators can make, read and check everything with `ssh-keygen`.
 
 pub mod allowed_signers;
+pub mod batch;
 pub mod certificate;
 pub mod fault;
 pub mod key;
@@ -10,6 +11,7 @@ mod key_signature;
 mod moment;
 mod pattern;
 pub mod revocation;
+pub mod signing;
 pub mod sshsig;
 pub mod store;
 pub mod wire;

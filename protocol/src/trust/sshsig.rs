@@ -39,10 +39,59 @@ pub enum Signer {
     Certificate(Box<Certificate>),
 }
 
+/// A signature, taken apart. Neither its key nor what the key made is parsed.
+pub(super) struct Parts<'a> {
+    /// The public key or certificate in the SSH encoding.
+    pub(super) blob: &'a [u8],
+    namespace: &'a str,
+    hash: Hash,
+    /// What the key made, in the SSH encoding.
+    signature: &'a [u8],
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Hash {
     Sha256,
     Sha512,
+}
+
+impl<'a> Parts<'a> {
+    /// Takes a binary signature apart.
+    pub(super) fn of(bytes: &'a [u8]) -> Result<Self, SignatureError> {
+        if bytes.is_empty() {
+            return Err(SignatureError::Missing);
+        }
+        let mut rest = bytes.strip_prefix(MAGIC).ok_or(SignatureError::Malformed)?;
+        let version = wire::word(&mut rest)?;
+        let blob = wire::string(&mut rest)?;
+        let namespace = wire::text(&mut rest)?;
+        // Not signed, and to be ignored, says the format.
+        let _reserved = wire::string(&mut rest)?;
+        let hash = wire::string(&mut rest)?;
+        let signature = wire::string(&mut rest)?;
+        if version != 1 || !rest.is_empty() {
+            return Err(SignatureError::Malformed);
+        }
+        let hash = match hash {
+            b"sha256" => Hash::Sha256,
+            b"sha512" => Hash::Sha512,
+            _ => return Err(SignatureError::Malformed),
+        };
+        Ok(Self { blob, namespace, hash, signature })
+    }
+
+    /// Of a signature by a key of type ed25519: what that key has signed, and its 64 bytes.
+    pub(super) fn ed25519(&self, namespace: &str, document: &[u8]) -> Result<(Vec<u8>, [u8; 64]), SignatureError> {
+        if self.namespace != namespace {
+            return Err(SignatureError::Namespace(key::shown(self.namespace)));
+        }
+        let mut rest = self.signature;
+        let (name, bytes) = (wire::string(&mut rest)?, wire::string(&mut rest)?);
+        match bytes.try_into() {
+            Ok(bytes) if name == b"ssh-ed25519" && rest.is_empty() => Ok((data(namespace, self.hash, document), bytes)),
+            _ => Err(SignatureError::Malformed),
+        }
+    }
 }
 
 /// Why a signature cannot be used.
@@ -101,31 +150,13 @@ impl Signature {
     /// # Errors
     /// [`SignatureError::Missing`], [`SignatureError::Malformed`], [`SignatureError::Algorithm`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SignatureError> {
-        if bytes.is_empty() {
-            return Err(SignatureError::Missing);
-        }
-        let mut rest = bytes.strip_prefix(MAGIC).ok_or(SignatureError::Malformed)?;
-        let version = wire::word(&mut rest)?;
-        let blob = wire::string(&mut rest)?;
-        let namespace = wire::text(&mut rest)?.to_owned();
-        // Not signed, and to be ignored, says the format.
-        let _reserved = wire::string(&mut rest)?;
-        let hash = wire::string(&mut rest)?;
-        let signature = wire::string(&mut rest)?;
-        if version != 1 || !rest.is_empty() {
-            return Err(SignatureError::Malformed);
-        }
-        let hash = match hash {
-            b"sha256" => Hash::Sha256,
-            b"sha512" => Hash::Sha512,
-            _ => return Err(SignatureError::Malformed),
-        };
+        let Parts { blob, namespace, hash, signature } = Parts::of(bytes)?;
         let key = signer(blob)?;
         let signature = KeySignature::from_bytes(signature)?;
         if signature.algorithm() != key.plain().type_name() {
             return Err(SignatureError::Malformed);
         }
-        Ok(Self { key, namespace, hash, by_key: signature })
+        Ok(Self { key, namespace: namespace.to_owned(), hash, by_key: signature })
     }
 
     /// Puts together what a key, perhaps in an agent, has signed: `signature` is over [`signed_data`].
@@ -155,11 +186,7 @@ impl Signature {
             Hash::Sha256 => "sha256",
             Hash::Sha512 => "sha512",
         };
-        let mut bytes = [MAGIC, &1_u32.to_be_bytes()].concat();
-        for part in [self.blob(), self.namespace.as_bytes(), b"", hash.as_bytes(), &self.by_key.to_bytes()] {
-            wire::push(&mut bytes, part);
-        }
-        bytes
+        envelope(self.blob(), &self.namespace, hash, &self.by_key.to_bytes())
     }
 
     /// The signature as the file that `ssh-keygen -Y verify -s` reads.
@@ -192,6 +219,15 @@ impl Signature {
         let data = data(namespace, self.hash, document);
         if self.key.plain().has_signed(&data, &self.by_key) { Ok(()) } else { Err(SignatureError::Altered) }
     }
+}
+
+/// The signature in binary: `blob` is the public key, `signature` what it made, both in the SSH encoding.
+pub(super) fn envelope(blob: &[u8], namespace: &str, hash: &str, signature: &[u8]) -> Vec<u8> {
+    let mut bytes = [MAGIC, &1_u32.to_be_bytes()].concat();
+    for part in [blob, namespace.as_bytes(), b"", hash.as_bytes(), signature] {
+        wire::push(&mut bytes, part);
+    }
+    bytes
 }
 
 /// What the key signs: not the document itself, but its hash with the namespace.

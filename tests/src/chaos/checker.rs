@@ -7,6 +7,8 @@ use protocol::{
     limits,
     name::{HostName, JobId},
     outcome::{Captured, Outcome, State},
+    signed::Fields,
+    statement::{OutcomeError, Report, Subject},
     time::Millis,
 };
 use redis::{Connection, RedisResult};
@@ -22,10 +24,15 @@ use super::{
 /// The reason of a command that was cancelled before it started.
 pub(super) const BEFORE_START: &str = "before it started";
 
-type Fields = HashMap<String, Vec<u8>>;
-
 /// The entries of a stream.
 type Entries = Vec<(String, Fields)>;
+
+/// The outcome in a result hash. The job's own hash, with the manifest, may be gone.
+fn read(fields: Fields, job: JobId, host: &HostName) -> Result<Outcome, OutcomeError> {
+    let report = Report::take(fields)?;
+    let manifest = report.signed.open()?.manifest();
+    report.open(&Subject { namespace: None, job, host, manifest })
+}
 
 /// What Redis holds about a command on a host in the end.
 pub(super) struct Traces {
@@ -46,7 +53,7 @@ impl Traces {
         let (state, outcome, events, output): (Option<String>, Fields, Entries, Entries) = pipeline.query(redis)?;
         Ok(Self {
             state: state.and_then(|state| state.parse().ok()),
-            outcome: Outcome::from_fields(outcome, job, host).ok(),
+            outcome: read(outcome, job, host).ok(),
             events: events.iter().filter_map(|(_, fields)| Event::from_fields(fields)).collect(),
             output: output.iter().filter_map(|(_, fields)| Piece::from_fields(fields)).collect(),
         })

@@ -384,6 +384,7 @@ pub(crate) fn start(reply: Begin, prior: Prior, refusal: Option<Refusal>, action
         Begin::Known(_) if fault::planted(Bug::NoDedup) => StartVerdict::Go,
         Begin::Go => StartVerdict::Go,
         Begin::Known(Some(outcome)) => StartVerdict::Ended(outcome),
+        Begin::Other => refused(State::Rejected, "another command had the id of this job, and was started"),
         Begin::Known(None) => refused(State::Interrupted, "it was started before; how it ended is not known"),
         Begin::Cancelled => refused(State::Cancelled, BEFORE_START),
         // The request did not allow the start, because there is a refusal.

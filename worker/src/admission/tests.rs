@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use protocol::{action::Argument, approval::Approval, name::JobId, signed::Document, targets::Targets};
+use protocol::{
+    action::Argument, approval::Approval, name::JobId, signed::Document, targets::Targets, trust::signing::SigningKey,
+};
 use ssh_key::{PrivateKey, private::Ed25519Keypair};
 
 use super::*;
@@ -80,7 +82,11 @@ impl Setting {
         let Self { catalogue, policy, pending, published, cancelled, now } = self;
         let (published, cancelled, now, taken_ms) = (*published, *cancelled, *now, *now);
         let known = Known { catalogue, policy, pending, published, cancelled, now, taken_ms };
-        admit("1-1", open(fields, &Identity::new("web1".parse().unwrap(), None), &trusted()), &known)
+        admit(
+            "1-1",
+            open(fields, &Identity::new("web1".parse().unwrap(), None, SigningKey::generate()), &trusted()),
+            &known,
+        )
     }
 
     fn admit(&self, manifest: &Manifest) -> Admission {
@@ -191,7 +197,7 @@ fn order(operator: &str, seed: u8) -> Envelope<CancelOrder> {
 #[test]
 fn a_job_is_cancelled_by_its_operator_or_by_those_who_may() {
     let judge = |order: &Envelope<CancelOrder>, policy: &str, now| {
-        let identity = Identity::new("web1".parse().unwrap(), None);
+        let identity = Identity::new("web1".parse().unwrap(), None, SigningKey::generate());
         judge_order(order, &identity, &trusted(), &policy::tests::policy(policy), now).map(|(order, asker)| {
             assert_eq!(asker.principal.as_deref(), Some(&*order.operator));
             order.operator
@@ -212,7 +218,8 @@ fn a_command_of_another_fleet_is_dropped() {
     let fields = fields(&prod, &Secrets::default());
     let open = |namespace: Option<&str>| {
         let namespace = namespace.map(|name| name.parse().unwrap());
-        open(fields.clone(), &Identity::new("web1".parse().unwrap(), namespace), &trusted()).map(|_| ())
+        open(fields.clone(), &Identity::new("web1".parse().unwrap(), namespace, SigningKey::generate()), &trusted())
+            .map(|_| ())
     };
     assert!(open(Some("prod")).is_ok());
     for other in [None, Some("test")] {

@@ -46,7 +46,7 @@ impl Dispatcher {
     /// cancelled, too. The order is acknowledged once it is on disk. Until then it stays pending in Redis and is read
     /// again from time to time and at every start.
     fn cancel(&mut self, entry: ControlEntry, order: &CancelOrder, asker: Arc<Asker>) {
-        let (job, now) = (order.job, self.clock.now());
+        let (job, manifest, now) = (order.job, order.manifest, self.clock.now());
         // A command that was delivered to a prior process may have begun: it is judged when it is read.
         let unread = !self.more_prior && !self.pending.has_job(job);
         let waiting = self.schedule.take(|waiting| waiting.delivery.job == job);
@@ -91,7 +91,7 @@ impl Dispatcher {
             if unread && never_began {
                 // If the command ended long ago, its outcome stays: a terminal state never changes.
                 let outcome = Box::new(Outcome::bare(State::Cancelled, Some(BEFORE_START.into()), now));
-                let _ = writes.send(Write::Cancelled { job, outcome, asker });
+                let _ = writes.send(Write::Cancelled { job, manifest, outcome, asker });
             }
             let _ = writes.send(Write::AcknowledgeControl(entry));
         });

@@ -363,7 +363,7 @@ impl Dispatcher {
         let taken_ms = known.taken_ms;
         match admission::admit(&entry, opened, &known) {
             Admission::Admitted(manifest, Admitted { call, claim }) => {
-                let (delivery, span) = (Delivery::new(entry, &manifest, asker), self.span(&manifest));
+                let (delivery, span) = (Delivery::new(entry, &manifest, digest, asker), self.span(&manifest));
                 let receipt = self.accepted(&delivery, &manifest, &digest, claim.repeatable, prior);
                 let prior = match published {
                     Some(State::Running) => Prior::Running,
@@ -375,7 +375,7 @@ impl Dispatcher {
                 self.schedule.push(claim, waiting, bytes);
             }
             Admission::Refused(manifest, refusal) => {
-                let (delivery, span) = (Delivery::new(entry, &manifest, asker), self.span(&manifest));
+                let (delivery, span) = (Delivery::new(entry, &manifest, digest, asker), self.span(&manifest));
                 self.refused(&delivery, &manifest, &digest, &refusal, prior);
                 self.pending.add(delivery.entry.clone(), delivery.job);
                 self.refuse(delivery, &span, refusal);
@@ -517,7 +517,9 @@ impl Dispatcher {
         let writes = self.writes.downgrade();
         tokio::spawn(async move {
             sleep(TRIM_OUTPUT_AFTER).await;
-            let _ = writes.upgrade().map(|writes| writes.send(Write::TrimOutput { delivery }));
+            if let Some(writes) = writes.upgrade() {
+                let _ = writes.send(Write::TrimOutput { delivery });
+            }
         });
     }
 

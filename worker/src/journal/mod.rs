@@ -60,6 +60,8 @@ pub(crate) enum Begin {
     Go,
     /// It was started before. Its outcome, where that is known.
     Known(Option<Box<Outcome>>),
+    /// Another command of the same job id was started before.
+    Other,
     /// It was cancelled before it started.
     Cancelled,
     /// It is not known and may not start; nothing is recorded.

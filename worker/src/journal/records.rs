@@ -7,6 +7,7 @@ use protocol::{
     limits,
     name::JobId,
     outcome::{Outcome, State},
+    secret::Digest,
     time::Millis,
 };
 use redb::{Database, ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
@@ -54,6 +55,9 @@ pub(super) struct Record {
     /// How long the result is kept once published.
     retention_ms: u64,
     phase: Phase,
+    /// The digest of the command's manifest, which the outcome is signed with.
+    #[serde(default)]
+    manifest: Option<Digest>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,13 +77,14 @@ impl Record {
         Self::new(delivery, outcome.finished_at_ms, Phase::Finished { outcome, published: false })
     }
 
-    fn new(Delivery { entry, retention, .. }: Delivery, at_ms: Millis, phase: Phase) -> Self {
-        Self { at_ms, entry, retention_ms: millis(retention), phase }
+    fn new(Delivery { entry, retention, manifest, .. }: Delivery, at_ms: Millis, phase: Phase) -> Self {
+        Self { at_ms, entry, retention_ms: millis(retention), phase, manifest }
     }
 
     /// A record that cannot be read may stand for a start: its command must not start again.
     fn read(bytes: &[u8]) -> Self {
-        let unreadable = Self { at_ms: 0, entry: String::new(), retention_ms: 0, phase: Phase::Started };
+        let unreadable =
+            Self { at_ms: 0, entry: String::new(), retention_ms: 0, phase: Phase::Started, manifest: None };
         rmp_serde::from_slice(bytes).unwrap_or(unreadable)
     }
 
@@ -132,7 +137,7 @@ pub(super) fn found(transaction: &ReadTransaction, now: Millis) -> Result<(Found
 
 impl Found {
     fn add(&mut self, job: JobId, record: Record, now: Millis) {
-        let Record { at_ms, entry, retention_ms, phase } = record;
+        let Record { at_ms, entry, retention_ms, phase, manifest } = record;
         let (outcome, was_running) = match phase {
             Phase::Finished { published: true, .. } => return,
             Phase::Finished { outcome, .. } => (outcome, false),
@@ -142,7 +147,8 @@ impl Found {
                 (Box::new(Outcome { started_at_ms: Some(at_ms), ..outcome }), true)
             }
         };
-        let delivery = Delivery { job, entry, retention: Duration::from_millis(retention_ms), asker: None };
+        let retention = Duration::from_millis(retention_ms);
+        let delivery = Delivery { job, manifest, entry, retention, asker: None };
         self.unpublished.push(Unpublished { delivery, outcome, was_running });
     }
 }
@@ -192,7 +198,12 @@ impl<'a> Tables<'a> {
             Prior::Running => true,
         };
         let forgotten = self.itself(FORGOTTEN_MS)?;
-        Ok(match self.get(job)?.map(|record| (record.at_ms, record.phase)) {
+        let known = self.get(job)?;
+        let is_other = |manifest: Digest| Some(manifest) != delivery.manifest;
+        if known.as_ref().and_then(|record| record.manifest).is_some_and(is_other) {
+            return Ok(Begin::Other);
+        }
+        Ok(match known.map(|record| (record.at_ms, record.phase)) {
             Some((_, Phase::Started)) => Begin::Known(None),
             Some((at_ms, Phase::Finished { outcome, .. })) => Begin::Known(Some(self.whole(at_ms, job, outcome)?)),
             // The command may have started, even where it was cancelled since.
@@ -348,7 +359,7 @@ fn added_at(entry: &str) -> Millis {
 
 #[cfg(test)]
 mod tests {
-    use protocol::outcome::Captured;
+    use protocol::{outcome::Captured, secret::digest};
 
     use super::*;
 
@@ -376,9 +387,16 @@ mod tests {
     #[test]
     fn records_stay_readable() {
         let phase = Phase::Finished { outcome: outcome(), published: true };
-        let record = Record { at_ms: NOW, entry: "1790000000000-0".into(), retention_ms: 3_600_000, phase };
-        assert_eq!(encode(&record), bytes(WRITTEN));
+        let (entry, manifest) = ("1790000000000-0".into(), digest(b"manifest"));
+        let record = Record { at_ms: NOW, entry, retention_ms: 3_600_000, phase, manifest: None };
         assert_eq!(format!("{:?}", Record::read(&bytes(WRITTEN))), format!("{record:?}"));
+
+        // The manifest came later: one more field, 32 bytes.
+        let record = Record { manifest: Some(manifest), ..record };
+        let mut written = [&bytes(WRITTEN)[..], &[0xc4, 32], &manifest[..]].concat();
+        written[0] += 1;
+        assert_eq!(encode(&record), written);
+        assert_eq!(format!("{:?}", Record::read(&written)), format!("{record:?}"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use protocol::{
     clock::millis,
     outcome::{Captured, State},
+    secret::digest,
 };
 
 use super::*;
@@ -20,7 +21,7 @@ fn outcome(state: State) -> Box<Outcome> {
 }
 
 fn delivery(job: JobId) -> Delivery {
-    Delivery { job, entry: "1-1".into(), retention: HOUR, asker: None }
+    Delivery { job, manifest: Some(digest(b"manifest")), entry: "1-1".into(), retention: HOUR, asker: None }
 }
 
 fn start(job: JobId) -> BeginRequest {
@@ -351,6 +352,20 @@ async fn size(commands: usize) -> u64 {
     }
     assert!(size() <= full, "forgetting needs no room");
     full
+}
+
+#[tokio::test]
+async fn another_command_with_the_id_of_one_that_was_started_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = journal(&directory).await;
+    let job = JobId::new();
+    assert!(matches!(journal.begin(start(job)).await, Begin::Go));
+    let other = Delivery { manifest: Some(digest(b"another")), ..delivery(job) };
+    let begin = || journal.begin(BeginRequest { delivery: other.clone(), ..start(job) });
+    assert!(matches!(begin().await, Begin::Other));
+    journal.finish(delivery(job), outcome(State::Succeeded)).await;
+    assert!(matches!(begin().await, Begin::Other), "its outcome is not that of the other");
+    assert!(matches!(journal.begin(start(job)).await, Begin::Known(Some(_))));
 }
 
 #[tokio::test]

@@ -7,9 +7,11 @@ use protocol::{
     control::Control,
     event::{Decision, Event, EventKind, Piece},
     limits,
-    name::{HostName, JobId},
+    name::JobId,
     outcome::{Outcome, State},
     scripts::{APPEND_OUTPUT, PUBLISH_STATE},
+    secret::Digest,
+    statement::{self, Subject},
     status::Status,
 };
 use redis::{Cmd, Pipeline, cmd, pipe, streams::StreamMaxlen};
@@ -32,7 +34,7 @@ pub(crate) enum Write {
     /// A command ended: publish, then acknowledge and delete its entry.
     Outcome { delivery: Delivery, outcome: Box<Outcome>, metrics: Vec<(MetricGroup, Figures)> },
     /// A command was cancelled before it was read: publish, unless Redis does not know the job.
-    Cancelled { job: JobId, outcome: Box<Outcome>, asker: Arc<Asker> },
+    Cancelled { job: JobId, manifest: Digest, outcome: Box<Outcome>, asker: Arc<Asker> },
     /// A command that runs or waits was ordered to be cancelled.
     CancelOrdered { delivery: Delivery, asker: Arc<Asker> },
     /// A running command reports progress.
@@ -137,10 +139,11 @@ impl Write {
                 pipe.add_command(change.publish(identity));
             }
             Self::Outcome { delivery, outcome, .. } => {
-                pipe.add_command(Change::end(delivery, outcome, host).publish(identity));
+                pipe.add_command(Change::end(delivery, outcome, identity).publish(identity));
             }
-            Self::Cancelled { job, outcome, asker } => {
-                let (state, retention, result) = (outcome.state, limits::RETENTION_DEFAULT, outcome.fields(*job, host));
+            Self::Cancelled { job, manifest, outcome, asker } => {
+                let (state, retention) = (outcome.state, limits::RETENTION_DEFAULT);
+                let result = signed(identity, *job, Some(*manifest), outcome);
                 let change = Change { job: *job, state, retention, jobs: KNOWN, waits_for: "", decision: None, result };
                 pipe.add_command(change.publish(identity));
                 pipe.add_command(cancel_ordered(identity, *job, asker));
@@ -172,6 +175,16 @@ const ANY: &str = "any";
 /// For the script: nothing is published unless Redis knows the job.
 const KNOWN: &str = "known";
 
+/// The fields of a result, which states how the command of this manifest ended.
+fn signed(
+    Identity { host, namespace, key, .. }: &Identity,
+    job: JobId,
+    manifest: Option<Digest>,
+    outcome: &Outcome,
+) -> Vec<(&'static str, Vec<u8>)> {
+    statement::fields(outcome, &Subject { namespace: namespace.as_ref(), job, host, manifest }, key)
+}
+
 /// A change of a command's state.
 struct Change<'a> {
     job: JobId,
@@ -191,11 +204,12 @@ impl<'a> Change<'a> {
     }
 
     /// A command ended, or never starts.
-    fn end(delivery: &'a Delivery, outcome: &Outcome, host: &HostName) -> Self {
+    fn end(delivery: &'a Delivery, outcome: &Outcome, identity: &Identity) -> Self {
         let started = outcome.started_at_ms.is_some();
         let reason = outcome.reason.as_deref().filter(|_| !started);
         let decision = delivery.asker.as_ref().map(|asker| asker.decided(started, reason));
-        Self { decision, result: outcome.fields(delivery.job, host), ..Self::of(delivery, outcome.state) }
+        let result = signed(identity, delivery.job, delivery.manifest, outcome);
+        Self { decision, result, ..Self::of(delivery, outcome.state) }
     }
 
     fn publish(&self, Identity { host, keys, .. }: &Identity) -> Cmd {

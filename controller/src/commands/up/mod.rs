@@ -102,7 +102,7 @@ async fn start(
 ) -> anyhow::Result<()> {
     let host = host.map_or_else(worker::machine_name, Ok)?;
     let (mut redis, info) = server::start(directory, printer).await?;
-    let (worker, first_answer) = redis.unless_ended(worker::start(directory, &host, settings)).await??;
+    let (worker, first_answer) = redis.unless_ended(Box::pin(worker::start(directory, &host, settings))).await??;
     let (redis_pid, worker_pid) = (redis.keep().pid(), worker.keep().pid());
 
     let (product, url, first_answer_ms) = (info.product(), &directory.url, first_answer.as_millis());

@@ -28,8 +28,8 @@ use crate::{
         settings::Settings,
         state_directory::Directory,
     },
-    client::{Fleet, Follower, Job, Request, Signer},
-    output::Advice,
+    client::{Fleet, Follower, Job, KnownHosts, Request, Signer, known_name},
+    output::{Advice, summary::standing},
 };
 
 /// How long running commands may go on after the worker has got SIGTERM.
@@ -45,7 +45,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Starts a worker for the Redis of `directory` and waits until `ctl run` can use it. Returns how long the
 /// worker took from its start to its first reply.
 pub async fn start(directory: &Directory, host: &HostName, settings: &Settings) -> anyhow::Result<(Started, Duration)> {
-    let mut fleet = Fleet::connect(&directory.address, settings.namespace.as_ref()).await?;
+    let mut known_hosts = KnownHosts::open(&settings.known_hosts_of(directory))?;
+    // Nobody else can write to this Redis, and the worker may have been given a new key.
+    let name = known_name(settings.namespace.as_ref(), host);
+    if !known_hosts.keys(&name).is_empty() {
+        known_hosts.forget(&name)?;
+    }
+    let mut fleet = Fleet::connect(&directory.address, settings.namespace.as_ref()).await?.knowing(known_hosts);
     // The command waits in the inbox before the worker starts, so the reply comes as early as it can.
     let signer = signer(directory)?;
     let job = fleet.dispatch(ping(host, settings), &signer, &mut |_| {}).await?;
@@ -154,9 +160,7 @@ async fn ready(fleet: &mut Fleet, job: &Job, host: &HostName) -> anyhow::Result<
     while follower.next(fleet).await?.is_some() {}
     let answered = Instant::now();
     for result in follower.results() {
-        let reason = result.outcome.as_ref().and_then(|outcome| outcome.reason.as_deref()).unwrap_or_default();
-        let state = result.state;
-        ensure!(state == State::Succeeded, "worker {host} ended its first command as {state} {reason}");
+        ensure!(result.state == State::Succeeded, "worker {host} ended its first command: {}", standing(result));
     }
 
     while fleet.hosts(std::slice::from_ref(host)).await?.iter().any(|host| host.actions.is_none()) {

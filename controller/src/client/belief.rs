@@ -1,0 +1,107 @@
+//! Results that are believed: those that their hosts have signed.
+
+use std::collections::HashMap;
+
+use protocol::{
+    keys::Keys,
+    name::{HostName, JobId},
+    outcome::State,
+    secret::{Digest, digest},
+    signed::Fields,
+    statement::{OutcomeError, Report, Subject},
+};
+use redis::Cmd;
+
+use super::{
+    error::Error,
+    events::{Damage, Event},
+    fleet::{Fleet, RawHash, text_fields},
+    jobs::RecentJob,
+    witness::{Notice, Testimony},
+};
+
+/// The fields of a result that its state is in.
+const FIELDS: [&str; 2] = ["statement", "signature"];
+
+/// That a command has ended, as Redis says.
+struct Claim {
+    job: JobId,
+    manifest: Digest,
+    host: HostName,
+    claimed: State,
+}
+
+impl Fleet {
+    /// Makes of each result that is signed by its host what `read` does, in order.
+    pub(super) fn believe<T>(
+        &mut self,
+        testimonies: Vec<Testimony<'_>>,
+        read: impl Fn(Report, &Subject<'_>) -> Result<T, OutcomeError>,
+    ) -> Vec<Result<T, Damage>> {
+        let namespace = self.namespace.as_ref();
+        let verdicts = self.witness.judge(namespace, &testimonies);
+        let believed = testimonies.into_iter().zip(verdicts).map(|(testimony, verdict)| {
+            verdict?;
+            let Testimony { host, job, manifest, report } = testimony;
+            Ok(read(report, &Subject { namespace, job, host, manifest: Some(manifest) })?)
+        });
+        believed.collect()
+    }
+
+    /// Replaces the ends that Redis names by those that the hosts have signed.
+    pub(super) async fn verify_states(&mut self, jobs: &mut [RecentJob]) -> Result<(), Error> {
+        let claims = self.claimed_ends(jobs).await?;
+        let ask = |keys: &Keys, claim: &Claim| [Cmd::hmget(keys.job_result(claim.job, &claim.host), &FIELDS)];
+        let read = |_: &Claim, (values,): (Vec<Option<Vec<u8>>>,), _| {
+            let fields = FIELDS.iter().zip(values).filter_map(|(name, value)| Some(((*name).to_owned(), value?)));
+            Report::take(fields.collect::<Fields>()).ok()
+        };
+        let reports = self.query_each(&claims, ask, read).await?;
+        let signed = claims.iter().zip(reports).filter_map(|(claim, report)| {
+            let Claim { job, host, manifest, .. } = claim;
+            Some((claim, Testimony { host, job: *job, manifest: *manifest, report: report? }))
+        });
+        let (signed, testimonies): (Vec<_>, Vec<_>) = signed.unzip();
+        let believed = self.believe(testimonies, |report, about| report.state(about));
+        let ends =
+            signed.into_iter().zip(believed).filter_map(|(claim, state)| Some(((claim.job, &claim.host), state.ok()?)));
+        let ends: HashMap<_, _> = ends.collect();
+
+        let mut jobs: HashMap<JobId, &mut RecentJob> = jobs.iter_mut().map(|job| (job.id, job)).collect();
+        for Claim { job, host, claimed, .. } in &claims {
+            let Some(states) = jobs.get_mut(job).map(|job| &mut job.states) else { continue };
+            if let Some(count) = states.remove(claimed).filter(|count| *count > 1) {
+                states.insert(*claimed, count - 1);
+            }
+            *states.entry(ends.get(&(*job, host)).copied().unwrap_or(State::Unverified)).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// The ends that Redis names.
+    async fn claimed_ends(&mut self, jobs: &[RecentJob]) -> Result<Vec<Claim>, Error> {
+        let ended: Vec<_> = jobs.iter().filter(|job| job.states.keys().any(|state| state.is_terminal())).collect();
+        let ask = |keys: &Keys, job: &&RecentJob| {
+            [Cmd::hget(keys.job(job.id), "manifest"), Cmd::hgetall(keys.job_hosts(job.id))]
+        };
+        let read = |job: &&RecentJob, (manifest, states): (Option<Vec<u8>>, RawHash), _| {
+            let (job, manifest) = (job.id, digest(&manifest.unwrap_or_default()));
+            let claim = |(host, state): (String, String)| {
+                let claimed = state.parse().ok().filter(|state: &State| state.is_terminal())?;
+                Some(Claim { job, manifest, host: host.parse().ok()?, claimed })
+            };
+            text_fields(states).into_iter().filter_map(claim).collect::<Vec<_>>()
+        };
+        Ok(self.query_each(&ended, ask, read).await?.into_iter().flatten().collect())
+    }
+
+    /// What has become known about keys of hosts since the last call: [`Event::NewHostKeys`] and
+    /// [`Event::HostKeyChanged`]. A [`Follower`](super::Follower) delivers these events by itself.
+    pub fn take_notices(&mut self) -> Vec<Event> {
+        let event = |notice| match notice {
+            Notice::New(keys) => Event::NewHostKeys(keys),
+            Notice::Changed(key) => Event::HostKeyChanged(key),
+        };
+        std::mem::take(&mut self.witness.notices).into_iter().map(event).collect()
+    }
+}

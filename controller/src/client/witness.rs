@@ -1,0 +1,190 @@
+//! Whether what Redis has as a result is what its host states.
+//!
+//! Who can write to Redis can write results. So a result counts only if it is signed by the key of its host.
+
+use std::{collections::HashSet, path::PathBuf};
+
+use protocol::{
+    name::{HostName, JobId, Namespace},
+    secret::Digest,
+    statement::Report,
+    trust::{
+        UNSIGNED,
+        batch::{self, Claim},
+        key::{self, Key},
+        sshsig::{HOST, SignatureError},
+    },
+};
+
+use super::known_hosts::{KnownHosts, known_name};
+
+/// A host whose key was not known before, and is trusted from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// The host.
+    pub host: HostName,
+    /// How `ssh-keygen -l` calls its key.
+    pub fingerprint: String,
+}
+
+/// A result that is signed by another key than that of its host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is signed by the key {shown}, and not by the host's own, {known}")]
+pub struct ChangedKey {
+    /// The host.
+    pub host: HostName,
+    /// How `ssh-keygen -l` calls the key that signed.
+    pub shown: String,
+    /// How it calls those that are known.
+    pub known: String,
+    /// The file that has these.
+    pub file: Option<PathBuf>,
+}
+
+/// Why a result is not known to be by its host.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unverified {
+    /// It is not signed, or was altered.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// Another key signed it.
+    #[error(transparent)]
+    Key(#[from] ChangedKey),
+    /// The host's key is not known, and cannot be recorded.
+    #[error("the host's key {shown} is not known, and cannot be recorded: {reason}")]
+    Unknown {
+        /// How `ssh-keygen -l` calls the key that signed.
+        shown: String,
+        /// Why it cannot be recorded.
+        reason: String,
+    },
+}
+
+/// A result as it was read, and the command that it should be about.
+#[derive(Debug)]
+pub(super) struct Testimony<'a> {
+    pub(super) host: &'a HostName,
+    pub(super) job: JobId,
+    /// The digest of the manifest's bytes.
+    pub(super) manifest: Digest,
+    pub(super) report: Report,
+}
+
+/// What an operator should know about keys.
+#[derive(Debug)]
+pub(super) enum Notice {
+    New(Vec<NewKey>),
+    Changed(ChangedKey),
+}
+
+/// Verifies results, and remembers what an operator should know about keys.
+#[derive(Debug, Default)]
+pub(super) struct Witness {
+    pub(super) known: KnownHosts,
+    pub(super) notices: Vec<Notice>,
+    /// Hosts whose other key was reported.
+    alarmed: HashSet<HostName>,
+}
+
+impl Witness {
+    /// Whether each result is signed by the key of its host, in order. Hosts that have none become known.
+    pub(super) fn judge(
+        &mut self,
+        namespace: Option<&Namespace>,
+        all: &[Testimony<'_>],
+    ) -> Vec<Result<(), Unverified>> {
+        if UNSIGNED {
+            return all.iter().map(|_| Ok(())).collect();
+        }
+        let names: Vec<_> = all.iter().map(|testimony| known_name(namespace, testimony.host)).collect();
+        let refused = self.meet(all, &names);
+
+        let mut verdicts = Vec::with_capacity(all.len());
+        let (mut claims, mut places) = (Vec::new(), Vec::new());
+        for (place, (testimony, name)) in all.iter().zip(&names).enumerate() {
+            let known = match find(&self.known, name, testimony) {
+                Ok(Some(key)) => Ok(key),
+                Ok(None) => Err(stranger(testimony, refused.as_deref())),
+                Err(error) => Err(error),
+            };
+            verdicts.push(known.map(|key| {
+                claims.push(testimony.claim(key));
+                places.push(place);
+            }));
+        }
+        for (place, verified) in places.into_iter().zip(batch::verify(HOST, &claims)) {
+            verdicts[place] = verified.map_err(Unverified::from);
+        }
+        for verdict in &verdicts {
+            if let Err(Unverified::Key(changed)) = verdict
+                && self.alarmed.insert(changed.host.clone())
+            {
+                self.notices.push(Notice::Changed(changed.clone()));
+            }
+        }
+        verdicts
+    }
+
+    /// Records the keys of hosts of which none is known and which have signed with it. Returns why that is impossible.
+    fn meet(&mut self, all: &[Testimony<'_>], names: &[String]) -> Option<String> {
+        let strangers = all.iter().zip(names).filter(|(_, name)| self.known.keys(name).is_empty());
+        let signed = strangers.filter_map(|(testimony, name)| {
+            let key = Key::from_bytes(batch::claimed_key(&testimony.report.signed.signature).ok()?).ok()?;
+            let is_true = batch::verify(HOST, &[testimony.claim(&key)]).iter().all(Result::is_ok);
+            is_true.then(|| (testimony.host, (name.clone(), key)))
+        });
+        let (hosts, keys): (Vec<_>, Vec<_>) = signed.unzip();
+        if keys.is_empty() {
+            return None;
+        }
+        if let Err(error) = self.known.add(&keys) {
+            return Some(error.to_string());
+        }
+        let mut new: Vec<NewKey> = Vec::new();
+        for (host, (name, key)) in hosts.into_iter().zip(&keys) {
+            // Another process may have met the host with another key meanwhile.
+            let is_taken = self.known.keys(name).iter().any(|known| known.blob() == key.blob());
+            if is_taken && new.iter().all(|known| known.host != *host) {
+                new.push(NewKey { host: host.clone(), fingerprint: key.fingerprint() });
+            }
+        }
+        if !new.is_empty() {
+            self.notices.push(Notice::New(new));
+        }
+        None
+    }
+}
+
+impl Testimony<'_> {
+    fn claim<'a>(&'a self, key: &'a Key) -> Claim<'a> {
+        Claim { key, document: &self.report.signed.bytes, signature: &self.report.signed.signature }
+    }
+}
+
+/// The key of the host that has signed, as it claims; none where the host has no key.
+fn find<'a>(known: &'a KnownHosts, name: &str, testimony: &Testimony<'_>) -> Result<Option<&'a Key>, Unverified> {
+    let blob = batch::claimed_key(&testimony.report.signed.signature)?;
+    let keys = known.keys(name);
+    let fingerprints = || keys.iter().map(Key::fingerprint).collect::<Vec<_>>().join(" or ");
+    match keys.iter().find(|key| key.blob() == blob) {
+        None if keys.is_empty() => Ok(None),
+        None => Err(Unverified::Key(ChangedKey {
+            host: testimony.host.clone(),
+            shown: key::fingerprint(blob),
+            known: fingerprints(),
+            file: known.path().map(Into::into),
+        })),
+        key => Ok(key),
+    }
+}
+
+/// Why a host without a key has not become known. `refused`: no key could be recorded.
+fn stranger(testimony: &Testimony<'_>, refused: Option<&str>) -> Unverified {
+    let signature = &testimony.report.signed.signature;
+    match (refused, batch::claimed_key(signature)) {
+        (_, Err(error)) => error.into(),
+        (Some(reason), Ok(blob)) => Unverified::Unknown { shown: key::fingerprint(blob), reason: reason.to_owned() },
+        (None, Ok(_)) => SignatureError::Altered.into(),
+    }
+}
