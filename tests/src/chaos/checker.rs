@@ -172,7 +172,7 @@ impl Judge<'_> {
             (_, State::Rejected) => {
                 self.fleet.profile == Profile::FullDisk
                     && self.command.is_once()
-                    && reason.contains("must not run twice")
+                    && ["must not run twice", "the audit trail"].iter().any(|why| reason.contains(why))
             }
             // By the clock of its worker, which may have been stepped since, or by the true one.
             (_, State::Expired) => {
