@@ -90,6 +90,13 @@ impl Ctl {
         self
     }
 
+    /// `ctl` to which the key of web1 is not new any more, so that it says nothing about it.
+    #[must_use]
+    pub fn knowing_web1(self) -> Self {
+        self.run(["run", "--host", "web1", "ping"]).expect(0);
+        self
+    }
+
     /// Runs another file as `ctl`.
     #[must_use]
     pub fn program(mut self, program: PathBuf) -> Self {

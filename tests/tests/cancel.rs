@@ -31,6 +31,7 @@ fn wait_states<const N: usize>(ctl: &Ctl, job: &str, hosts: [(&str, &str); N]) {
 #[test]
 fn a_running_command_is_ended_with_all_its_processes_and_its_output_is_kept() {
     let (redis, _worker, mut raw, ctl) = fleet("");
+    let ctl = ctl.knowing_web1();
     let (pids, mut gate) = (redis.directory().join("pids"), Gate::new(&redis, "gate"));
     let evidence = Evidence::new(&redis, "evidence");
     let script = format!("echo begun; sleep 1000 & echo $$ $! > '{}'; {}", pids.display(), gate.script());
@@ -151,6 +152,7 @@ fn a_command_of_an_offline_host_never_starts_when_the_host_returns() {
 #[test]
 fn an_ended_command_cannot_be_cancelled_and_ctl_says_so() {
     let (redis, _worker, mut raw, ctl) = fleet("");
+    let ctl = ctl.knowing_web1();
     let job = ctl.dispatch("web1", "echo done; exit 3");
     let waited = ctl.run(["job", "wait", &job]).expect(2);
     let refused = ctl.run(["job", "cancel", &job]).expect(1);

@@ -17,17 +17,10 @@ fn fed(mut command: Command, input: &[u8]) -> (i32, String, String) {
     (output.status.code().expect("an exit code"), text(output.stdout), text(output.stderr))
 }
 
-/// `ctl`, to which the key of web1 is not new any more.
-fn knowing_web1(redis: &Redis) -> Ctl {
-    let ctl = Ctl::on(redis);
-    ctl.run(["run", "--host", "web1", "ping"]).expect(0);
-    ctl
-}
-
 #[test]
 fn a_program_looks_as_if_it_ran_here() {
     let (redis, _worker, _raw) = fleet_with("");
-    let ctl = knowing_web1(&redis);
+    let ctl = Ctl::on(&redis).knowing_web1();
     let output = ctl.run(["exec", "web1", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]).expect(7);
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", "err\n"));
     let output = ctl.run(["sh", "web1", "echo one two | tr a-z A-Z"]).expect(0);
@@ -60,7 +53,7 @@ fn output_is_live_and_an_interrupt_ends_the_program() {
 #[test]
 fn standard_input_is_forwarded_and_shown_nowhere() {
     let (redis, _worker, _raw) = fleet_with("");
-    let ctl = knowing_web1(&redis);
+    let ctl = Ctl::on(&redis).knowing_web1();
     let input = "@first line\n".to_owned() + &"hunter2\n".repeat(7000);
     let (code, stdout, stderr) = fed(ctl.command(["sh", "web1", "cat; exit 4"]), input.as_bytes());
     assert_eq!((code, stderr.as_str()), (4, ""));
