@@ -216,7 +216,7 @@ fn a_valid_command_with_unknown_fields_is_executed() {
     let signature = operator().sign_bytes(sshsig::JOB, &bytes);
     target.send("", &with(&with(&valid, "manifest", bytes), "signature", signature));
     target.sent.clear();
-    assert_eq!(target.raw.outcome("web1", &manifest).state, State::Succeeded);
+    target.raw.wait_state("web1", &manifest, State::Succeeded);
     target.survives();
 }
 
