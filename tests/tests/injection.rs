@@ -344,7 +344,7 @@ fn a_hostile_result_is_never_shown_as_true() {
         redis::cmd("HSET").arg(&key).arg("statement").arg(statement).query::<()>(&mut redis.blocking()).expect("HSET");
         let (code, shown) = OnTerminal::start(ctl.command(["job", "show", &job]).env("NO_COLOR", "1")).wait();
         assert_eq!(code, Some(0), "{shown:?}");
-        assert!(shown.contains("cannot be trusted") && !shown.contains("succeeded"), "{shown:?}");
+        assert!(shown.contains("unverified") && !shown.contains("succeeded"), "{shown:?}");
         assert!(shown.len() < 4000, "{} bytes", shown.len());
     }
     let _: u64 = raw.query(&["HSET", &format!("job:{{{job}}}"), "manifest", "\u{1b}[2J"]);

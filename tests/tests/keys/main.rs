@@ -7,7 +7,7 @@ mod passphrases;
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -75,7 +75,8 @@ impl Agent {
         let socket = ctl.home().join("agent");
         let child = Command::new("ssh-agent").args(["-D", "-a", text(&socket)]).stdout(Stdio::null()).spawn();
         let agent = Self { child: child.expect("ssh-agent"), socket };
-        eventually("ssh-agent to listen", || agent.socket.exists().then_some(()));
+        // The socket is there before anybody listens.
+        eventually("ssh-agent to listen", || UnixStream::connect(&agent.socket).ok());
         agent
     }
 
