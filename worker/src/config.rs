@@ -454,9 +454,9 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let file = "redis = 'redis://a'\nhost = 'web1'\nslots = 7\ngrace = '5s'\n[labels]\nrole = 'web'";
-        let config = resolve(file, &["--redis", "redis://b"]).unwrap();
-        assert_eq!(config.redis.to_string(), "redis://b");
+        let file = "redis = 'redis://127.0.0.1:1'\nhost = 'web1'\nslots = 7\ngrace = '5s'\n[labels]\nrole = 'web'";
+        let config = resolve(file, &["--redis", "redis://127.0.0.1:2"]).unwrap();
+        assert_eq!(config.redis.to_string(), "redis://127.0.0.1:2");
         assert_eq!((config.host.as_str(), config.slots, config.grace), ("web1", 7, Duration::from_secs(5)));
         assert_eq!(config.sample_interval, Duration::from_secs(10));
         assert!(config.warnings.is_empty() && config.allow.is_empty());
@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_reported_not_swallowed() {
-        let config = resolve("redis = 'redis://a'\nslot = 7\n[log]\ncolour = 1", &["--allow", "exce"]).unwrap();
+        let config = resolve("redis = 'redis://127.0.0.1:1'\nslot = 7\n[log]\ncolour = 1", &["--allow", "exce"]).unwrap();
         assert!(config.warnings.is_empty());
         let meant = config.unknown.iter().filter(|unknown| unknown.contains("did you mean"));
         assert_eq!((config.unknown.len(), meant.count()), (3, 2), "{:?}", config.unknown);
