@@ -8,6 +8,7 @@ use std::{error::Error, fs, path::Path, process::Command};
 use fuzz::{ANN, DOCUMENT, HOST, SALT, job, join};
 use protocol::{
     action::Argument,
+    approval::{Approval, Approvals},
     command::{Envelope, Manifest},
     control::{CancelOrder, Control},
     job::JobRecord,
@@ -65,8 +66,9 @@ fn write(target: &str, name: &str, seed: &[u8]) -> Result<()> {
 }
 
 /// The values of some fields, in this order; empty where there is no such field.
-fn seed(names: &[&str], fields: &[(&'static str, Vec<u8>)]) -> Vec<u8> {
-    let value = |name: &&str| fields.iter().find(|(field, _)| field == name).map_or(&[][..], |(_, value)| value);
+fn seed<N: AsRef<str>>(names: &[&str], fields: &[(N, Vec<u8>)]) -> Vec<u8> {
+    let value =
+        |name: &&str| fields.iter().find(|(field, _)| field.as_ref() == *name).map_or(&[][..], |(_, value)| value);
     join(&names.iter().map(value).collect::<Vec<_>>())
 }
 
@@ -104,6 +106,8 @@ fn documents() -> Result<()> {
     fields.push(("signature", sign(&key(1))?.to_bytes()));
     fields.extend(secrets.field());
     write("command", "exec", &seed(&["version", "manifest", "signature", "proof", "secrets"], &fields))?;
+    let bob = Approval { principal: "bob@desk".to_owned(), signature: sign(&key(2))?.to_bytes() };
+    write("approvals", "bob", &Approvals(vec![bob]).entry_field().expect("an approval").1)?;
     write("secrets", "token", &secrets.field().expect("a secret").1)?;
     let root = targets.root();
     write("proof", "web1", &join(&[&root.count.to_be_bytes(), &proof.index.to_be_bytes(), &root.root, &proof.path]))?;

@@ -8,6 +8,7 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use protocol::{
     action::{ActionSpec, Argument},
+    approval::{Approvals, Signatories},
     command::{Addressed, Envelope, Manifest},
     control::{CancelOrder, Control},
     event::{Event, Piece},
@@ -95,6 +96,21 @@ pub fn command(input: &[u8]) {
         assert!(manifest.targets().includes(&host(), &envelope.proof));
     }
     _ = (manifest.has_its_own_id(), manifest.kept_output(), protocol::job::shown(&manifest));
+}
+
+/// The approvals that travel with a command.
+pub fn approvals(input: &[u8]) {
+    let Ok(approvals) = Approvals::take(&mut fields(["approvals"], [input])) else { return };
+    assert!(approvals.0.len() <= protocol::limits::APPROVALS);
+    let mut signatories = Signatories::begin(ANN, None);
+    for approval in &approvals.0 {
+        if let Ok(signature) = sshsig::Signature::from_bytes(&approval.signature)
+            && signatories.admit(&approval.principal, &signature).is_ok()
+        {
+            assert!(signatories.admit("another", &signature).is_err(), "a key counts once");
+        }
+    }
+    _ = approvals.entry_field();
 }
 
 /// The count of a tree, its root, and a proof.

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use protocol::{acl::Role, name::Namespace};
 use tempfile::TempDir;
 
-use crate::{Log, OnTerminal, Redis, binary, operator, process};
+use crate::{Log, OnTerminal, Redis, Signatory, binary, operator, process};
 
 /// Runs `ctl` with an environment of its own, so that no setting of the machine's user changes a test.
 #[derive(Clone)]
@@ -69,12 +69,17 @@ impl Ctl {
 
     /// `ctl` without any setting, in a home directory with nothing but the operator's key.
     pub fn alone() -> Self {
-        let ctl = Self::keyless();
-        let key = ctl.home().join(".config/redfleet/key");
+        Self::keyless().with_key(operator())
+    }
+
+    /// Signs with this key.
+    #[must_use]
+    pub fn with_key(self, signatory: &Signatory) -> Self {
+        let key = self.home().join(".config/redfleet/key");
         fs::create_dir_all(key.parent().expect("a directory")).expect("a directory for the key");
-        fs::write(&key, operator().private_key()).expect("a key");
+        fs::write(&key, signatory.private_key()).expect("a key");
         fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("its mode");
-        ctl
+        self
     }
 
     /// `ctl` without any setting, in an empty home directory.

@@ -127,6 +127,10 @@ pub struct Run {
     /// Print the job's id and do not wait
     #[arg(short, long)]
     pub detach: bool,
+    /// Sign it and keep it; it is sent once others have approved it (`ctl job approve`), within
+    /// --start-by, which is 1h then if not given
+    #[arg(long, conflicts_with_all = ["follow", "detach", "wait"])]
+    pub propose: bool,
     /// Wait for hosts that are offline, too: until they are back, or --start-by has passed
     #[arg(long, conflicts_with = "detach")]
     pub wait: bool,
@@ -240,9 +244,11 @@ pub enum Job {
         #[command(flatten)]
         exact: Exact,
     },
+    Approve(Approve),
     /// End the job where it runs, and see to it that it never starts where it has not
     ///
     /// Prints what it takes before it takes it. A job of another operator is cancelled only after a question.
+    /// A job that was only proposed is withdrawn.
     Cancel {
         #[command(flatten)]
         id: JobId,
@@ -252,6 +258,27 @@ pub enum Job {
         #[arg(short, long)]
         yes: bool,
     },
+}
+
+/// Add your signature to a job that somebody else has proposed
+///
+/// Shows exactly what will run, where, and who asks for it; then asks. Whoever completes the number of signatures
+/// sends the job and follows it as `ctl run` does. The hosts count anew: each principal once, each key once.
+#[derive(Args, Debug)]
+pub struct Approve {
+    #[command(flatten)]
+    pub id: JobId,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Print output as it is produced
+    #[arg(short, long, conflicts_with = "detach")]
+    pub follow: bool,
+    /// Do not wait for the results
+    #[arg(short, long)]
+    pub detach: bool,
+    #[command(flatten)]
+    pub look: Look,
 }
 
 /// Some hosts of a job.

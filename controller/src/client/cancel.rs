@@ -34,7 +34,8 @@ pub struct Cancellation {
 
 impl Fleet {
     /// Orders the job's hosts, or only those in `hosts` unless it is empty, to cancel it. The order goes
-    /// into their control streams, which are read even when every slot is busy.
+    /// into their control streams, which are read even when every slot is busy. A proposal is withdrawn: hosts that
+    /// have the order will not run it, whoever has signed it.
     ///
     /// # Errors
     /// One of `hosts` is no host of the job. After an error of Redis some hosts may have been sent the order.
@@ -47,6 +48,9 @@ impl Fleet {
     ) -> Result<Cancellation, Error> {
         if let Some(stranger) = hosts.iter().find(|host| job.targets().hosts().all(|target| target != *host)) {
             return Err(Error::NotATarget(stranger.clone(), job.id()));
+        }
+        if hosts.is_empty() {
+            self.withdraw(job).await?;
         }
         let mut follower = Follower::of_old(job);
         follower.never_redispatch();

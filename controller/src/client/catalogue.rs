@@ -11,7 +11,7 @@ use super::{arguments, error::Error, hosts::Host};
 
 /// An action, and which hosts offer it.
 pub struct Offer {
-    /// Its description, as the first of these hosts publishes it.
+    /// Its description, as the first of these hosts publishes it, but with the approvals that the strictest asks for.
     pub action: ActionSpec,
     /// The hosts that offer it, sorted.
     pub hosts: Vec<HostName>,
@@ -40,6 +40,8 @@ pub fn offers(hosts: &[Host]) -> Vec<Offer> {
             if (ActionSpec { allowed, approvals, ..action.clone() }) != offer.action {
                 offer.differs_on.push(host.name.clone());
             }
+            // As for a request to all of them, the strictest counts.
+            offer.action.approvals = offer.action.approvals.max(action.approvals);
         }
     }
     offers.into_values().collect()
@@ -53,6 +55,8 @@ pub struct Understood {
     pub secrets: Arguments,
     /// How long the action may run, unless the operator sets a timeout: the longest of the hosts' defaults.
     pub timeout: Duration,
+    /// How many must sign the job: as many as the strictest of the hosts asks for.
+    pub approvals: usize,
 }
 
 /// Reads `NAME=VALUE` words in `typed`, and the words behind `--`, as the arguments of `action`, and checks
@@ -80,9 +84,10 @@ pub fn understand(hosts: &[Host], action: &str, typed: &[String], words: &[Strin
         let (secrets, arguments) = all.into_iter().partition(|(name, _)| is_secret(name));
         let timeout = Duration::from_millis(spec.timeout_ms);
         match &mut understood {
-            None => understood = Some(Understood { arguments, secrets, timeout }),
+            None => understood = Some(Understood { arguments, secrets, timeout, approvals: spec.approvals }),
             Some(before) if before.arguments == arguments && before.secrets == secrets => {
                 before.timeout = before.timeout.max(timeout);
+                before.approvals = before.approvals.max(spec.approvals);
             }
             Some(_) => return Err(Error::Disagreement(host.name.clone())),
         }

@@ -54,11 +54,16 @@ impl Fleet {
         &mut self,
         request: Request,
         signer: &Signer,
-        mut report: impl FnMut(Event),
+        report: impl FnMut(Event),
     ) -> Result<Job, Error> {
         self.ensure_clock().await?;
         let mut job = Job::new(request, self.namespace.clone(), self.now())?;
         job.sign(signer).await?;
+        self.send_out(job, report).await
+    }
+
+    /// Sends a signed job to all of its hosts.
+    pub(super) async fn send_out(&mut self, mut job: Job, mut report: impl FnMut(Event)) -> Result<Job, Error> {
         let everyone: Vec<HostName> = job.targets().hosts().cloned().collect();
         let mut sent = Sent::default();
         let begun = Instant::now();
@@ -157,7 +162,9 @@ impl<'a> Redispatch<'a> {
     pub(super) fn new(job: &'a Job) -> Self {
         let sent = Sent { entries: job.entries.clone(), ..Sent::default() };
         let (missing, places) = (HashSet::new(), HashMap::new());
-        Self { job, sent, remaining: REDISPATCHES, lost_since_ms: None, missing, next: None, places }
+        // What was only proposed is not lost.
+        let remaining = if job.record.proposed.is_some() { 0 } else { REDISPATCHES };
+        Self { job, sent, remaining, lost_since_ms: None, missing, next: None, places }
     }
 
     /// Makes [`Self::check`] send nothing again, whatever Redis has lost.
@@ -211,7 +218,8 @@ impl<'a> Redispatch<'a> {
         let first = self.next.as_ref().map_or(0, |next| queued.partition_point(|host| *host < next));
         let (before, behind) = queued.split_at(first);
         let mut from_first = behind.iter().chain(before).copied();
-        let entry = self.job.record.signed.bytes.len() + self.job.secrets.size() + limits::PROOF_BYTES;
+        let approvals = self.job.approvals().entry_field().map_or(0, |(_, bytes)| bytes.len());
+        let entry = self.job.record.signed.bytes.len() + self.job.secrets.size() + limits::PROOF_BYTES + approvals;
         let count = (LOOK_BYTES / entry).clamp(1, CHUNK);
         let page: HashSet<&HostName> = from_first.by_ref().take(count).collect();
         self.next = from_first.next().cloned();

@@ -9,7 +9,7 @@ use protocol::{
 };
 use redis::{ErrorKind, RedisError, RetryMethod};
 
-use super::{arguments::ArgumentsError, signer::SignerError};
+use super::{arguments::ArgumentsError, proposal::ProposalError, signer::SignerError};
 
 /// Why a call on a fleet failed. The text of each error is complete without its source.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +154,9 @@ pub enum Error {
     /// A job's record cannot be read, or is that of another job.
     #[error("the record of job {0} is damaged, or of a newer release: {1}")]
     DamagedJob(JobId, #[source] RecordError),
+    /// The job cannot be proposed or approved.
+    #[error("job {short}: {1}", short = .0.short())]
+    Proposal(JobId, #[source] ProposalError),
     /// The job was not for this host.
     #[error("{0} is not among the hosts of job {short}", short = .1.short())]
     NotATarget(HostName, JobId),

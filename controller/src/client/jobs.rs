@@ -26,6 +26,7 @@ use wildmatch::WildMatch;
 use super::{
     error::{Error, WrongType},
     fleet::{Fleet, RawHash, fields},
+    proposal::Proposal,
     signer::Signer,
 };
 
@@ -160,6 +161,8 @@ pub struct RecentJob {
     pub states: BTreeMap<State, usize>,
     /// How many hosts were ordered to cancel it and have not ended.
     pub cancel_ordered: usize,
+    /// How far its proposal has come, where it was not sent.
+    pub proposal: Option<Proposal>,
     /// A key of the job that cannot be read.
     pub damage: Option<WrongType>,
 }
@@ -319,6 +322,7 @@ impl Fleet {
                     headline,
                     states,
                     cancel_ordered: cancel_ordered.unwrap_or(0),
+                    proposal: None,
                     damage,
                 })
             };
@@ -326,6 +330,7 @@ impl Fleet {
         self.verify_states(&mut jobs).await?;
         self.count_taken(&mut jobs).await?;
         self.count_cancels(&mut jobs).await?;
+        self.count_approvals(&mut jobs).await?;
         Ok(jobs)
     }
 

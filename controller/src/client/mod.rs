@@ -51,6 +51,9 @@
 //! failed over). The exception is a job with secret arguments that was read back from Redis: Redis does not
 //! have their values, so it cannot be sent again ([`Event::CannotRedispatch`]).
 //!
+//! Where hosts ask for the signatures of several, [`Fleet::propose`] keeps the signed job, and [`Fleet::approve`] adds
+//! signatures; whoever completes the number sends it. A follower never sends what is only proposed.
+//!
 //! A host that is offline executes its command when it returns, unless the job's start-by has passed by
 //! then. A follower waits for it, unless [`Follower::leave_offline`] is called. Where a host stays silent, the follower derives its end from the job's deadlines; such a result
 //! has no outcome, and a real one that arrives later replaces it.
@@ -78,6 +81,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 
 mod agent;
+mod approve;
 mod arguments;
 mod belief;
 mod cancel;
@@ -93,6 +97,7 @@ mod inbox;
 mod jobs;
 mod known_hosts;
 mod outputs;
+mod proposal;
 pub mod redis_info;
 mod signer;
 mod verdict;
@@ -100,6 +105,7 @@ mod witness;
 
 pub use self::{
     agent::{Agent, AgentError, Identity},
+    approve::Approved,
     arguments::ArgumentsError,
     cancel::Cancellation,
     catalogue::{Offer, Understood, offers, understand},
@@ -111,6 +117,7 @@ pub use self::{
     hosts::{Catalogue, Host, HostDetails, Selection},
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
+    proposal::{Proposal, ProposalError},
     signer::{Signer, SignerError},
     witness::{ChangedKey, NewKey, Unverified},
 };

@@ -83,6 +83,9 @@ fn show(offers: &[Offer], name: &str, printer: &Printer) -> anyhow::Result<()> {
             Repeat::Once => "it is reported as interrupted: it never starts twice",
         },
     );
+    if action.approvals > 1 {
+        pairs.pair("signatures", format!("{} needed: ctl run --propose … {}", action.approvals, action.name));
+    }
     let named = |hosts: &[HostName]| format!("{}: {}", summary::hosts(hosts.len()), shorten(hosts));
     pairs.pair("offered by", named(&offer.hosts));
     let forbidden = offer.hosts.iter().filter(|host| !offer.allowed_on.contains(host)).cloned().collect::<Vec<_>>();

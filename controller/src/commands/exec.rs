@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{secrets, watch};
+use super::{proposal, secrets, watch};
 use crate::{
     cli::{grammar::Remote, keys, settings::Settings},
     client::{Event, Fleet, Follower, Host, HostResult, Job, Request, Selection, Signer, understand},
@@ -51,6 +51,7 @@ pub async fn run(
     let host = one(&hosts, &options.host)?;
     check_online(host, fleet.now())?;
     let understood = understand(&hosts, "exec", &options.arguments, words)?;
+    proposal::refuse_alone("exec", understood.approvals)?;
     let mut sealed = secrets::read(understood.secrets)?;
     if !options.no_stdin && !sealed.contains_key(STDIN) && !io::stdin().is_terminal() {
         let input = tokio::select! {

@@ -12,10 +12,10 @@ use protocol::{
 };
 use serde_json::{Value, json};
 
-use super::{cancel, last, watch};
+use super::{cancel, last, proposal, watch};
 use crate::{
     cli::{grammar::Job as Command, settings::Settings},
-    client::{Event, Fleet, Follower, HostResult, Job, JobFilter, RecentJob},
+    client::{Event, Fleet, Follower, HostResult, Job, JobFilter, Proposal, RecentJob},
     output::{
         Cell, Exit, Format, Printer, Table, events,
         explain::how_to_mend,
@@ -54,11 +54,13 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
         Command::Wait { id, look } => {
             printer.set_look(look);
             let job = last::find(&id.id, fleet, settings).await?;
+            proposal::refuse_waiting(&job, fleet.now())?;
             return watch::watch(fleet, &job, Follower::of_old(&job), printer, false).await;
         }
         Command::Logs { id, only, follow, exact } => {
             printer.set_look(exact.into());
             let job = last::find(&id.id, fleet, settings).await?;
+            proposal::refuse_waiting(&job, fleet.now())?;
             let mut follower = Follower::of_old(&job);
             follower.only(&only.hosts)?;
             if follow {
@@ -66,6 +68,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             }
             logs(&job, follower, fleet, printer).await?;
         }
+        Command::Approve(options) => return proposal::approve(options, fleet, settings, printer).await,
         Command::Cancel { id, only, yes } => {
             let job = last::find(&id.id, fleet, settings).await?;
             return cancel::cancel(fleet, &job, &only.hosts, settings, yes, printer).await;
@@ -116,7 +119,7 @@ fn list(jobs: &[RecentJob], none: &str, now: Millis, printer: &Printer) -> anyho
         return Ok(());
     }
     let mut table = Table::new(["JOB", "AGE", "BY", "STATE", "COMMAND"]);
-    for RecentJob { id, headline, states, cancel_ordered, damage } in jobs {
+    for RecentJob { id, headline, states, cancel_ordered, proposal, damage } in jobs {
         let Some(headline) = headline else {
             table.row([id.short(), String::new(), String::new(), "damaged".into(), String::new()].map(Cell::from));
             continue;
@@ -124,6 +127,7 @@ fn list(jobs: &[RecentJob], none: &str, now: Millis, printer: &Printer) -> anyho
         let age = Duration::from_millis(now.saturating_sub(headline.issued_at_ms));
         let state = match states.keys().next() {
             _ if damage.is_some() => "damaged".into(),
+            _ if let Some(proposal) = proposal => format!("proposed, {proposal}"),
             _ if *cancel_ordered > 0 => format!("{cancel_ordered} to be cancelled"),
             Some(only) if headline.target_count == 1 => summary::words(*only).to_owned(),
             _ => summary::counts(states),
@@ -154,6 +158,9 @@ fn object(job: &RecentJob) -> Value {
         "cancel_ordered": job.cancel_ordered,
     });
     // Present only where there is any.
+    if let Some(Proposal { signed, needed }) = job.proposal {
+        object["proposed"] = json!({ "signed": signed, "needed": needed });
+    }
     if let Some(damage) = &job.damage {
         object["damage"] = json!(damage.to_string());
     }
@@ -175,9 +182,13 @@ async fn show(job: &Job, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result
     let results: Vec<_> = follower.results().collect();
     let summary = Summary::of(job.manifest(), &results, now);
     if printer.format() != Format::Table {
-        return printer.object(&whole(job, &results, &summary));
+        return printer.object(&whole(job, &results, &summary, now));
     }
     printer.table(&overview(job, now))?;
+    if job.proposal(now).is_some() {
+        printer.note(&format!("nothing was sent; to approve it: ctl job approve {}", job.id().short()));
+        return Ok(());
+    }
     printer.line("")?;
     printer.table(&standings(job, &results, now))?;
     printer.note(&summary.of_results(&results));
@@ -199,11 +210,16 @@ fn write_raw(job: &Job, directory: &Path, printer: &Printer) -> anyhow::Result<(
     Ok(())
 }
 
-fn whole(job: &Job, results: &[&HostResult], summary: &Summary) -> Value {
+fn whole(job: &Job, results: &[&HostResult], summary: &Summary, now: Millis) -> Value {
     let manifest = job.manifest();
     let mut value = json::of_job(job, results, summary);
     value["arguments"] = shown(manifest).into();
     value["operator"] = json!(manifest.operator);
+    value["approved_by"] = json!(proposal::approvers(job));
+    // Present only where it was not sent.
+    if let Some(Proposal { signed, needed }) = job.proposal(now) {
+        value["proposed"] = json!({ "signed": signed, "needed": needed });
+    }
     value["issued_at"] = json!(show_moment(manifest.issued_at_ms));
     value["start_by"] = json!(show_moment(manifest.start_by_ms));
     value["timeout_ms"] = json!(manifest.timeout_ms);
@@ -224,6 +240,13 @@ fn overview(job: &Job, now: Millis) -> Table {
         pairs.pair(&format!("  {name}"), "***");
     }
     pairs.pair("operator", &manifest.operator);
+    let approvers = proposal::approvers(job);
+    if !approvers.is_empty() {
+        pairs.pair("approved by", approvers.join(", "));
+    }
+    if let Some(proposal) = job.proposal(now) {
+        pairs.pair("state", format!("proposed, {proposal} have signed"));
+    }
     pairs.pair(
         "issued",
         format!("{} ({})", moments::exact(manifest.issued_at_ms), moments::ago(manifest.issued_at_ms, now)),

@@ -10,6 +10,7 @@ mod host_key;
 mod job;
 mod key;
 mod last;
+mod proposal;
 mod run;
 mod secrets;
 mod up;

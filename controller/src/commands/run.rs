@@ -1,13 +1,15 @@
 //! `ctl run`: checks everything that can be checked before anything is sent.
 
-use protocol::{name::HostName, targets::Targets, time::Millis};
-use serde_json::json;
+use protocol::{limits, name::HostName, targets::Targets, time::Millis};
 
-use super::{secrets, watch};
+use super::{
+    proposal, secrets,
+    watch::{self, Sent},
+};
 use crate::{
     cli::{grammar::Run, keys, settings::Settings},
-    client::{Fleet, Follower, Host, Request, Selection, shorten, understand},
-    output::{Advice, Exit, Format, Printer, events, explain::how_to_mend, summary},
+    client::{Fleet, Host, Request, Selection, shorten, understand},
+    output::{Advice, Exit, Printer, events, explain::how_to_mend},
 };
 
 /// Runs an action on hosts.
@@ -32,40 +34,26 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
         secrets: secrets::read(understood.secrets)?,
         targets: Targets::new(hosts.iter().map(|host| host.name.clone())),
         timeout: options.timeout.or(settings.timeout).unwrap_or(understood.timeout),
-        start_by: options.start_by.unwrap_or(settings.start_by),
+        start_by: options.start_by.unwrap_or(if options.propose {
+            settings.start_by.max(limits::PROPOSAL_DEFAULT)
+        } else {
+            settings.start_by
+        }),
         retention: options.retention.unwrap_or(settings.retention),
         keep_output: options.keep_output,
         operator: settings.operator.clone(),
         trace: settings.trace.clone(),
     };
+    if options.propose {
+        return proposal::propose(request, understood.approvals, fleet, settings, printer).await;
+    }
+    proposal::refuse_alone(&request.action, understood.approvals)?;
     let signer = keys::open(settings).await?;
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
 
-    let now = fleet.now();
-    let absent: Vec<_> =
-        hosts.iter().filter(|host| job.reached(&host.name)).filter_map(|host| host.absent(now)).collect();
-    events::absent(&absent, job.manifest().start_by_ms, now, printer);
-    if options.detach {
-        let id = job.id().to_string();
-        let written = match printer.format() {
-            Format::Table => printer.line(&id),
-            Format::Json | Format::Jsonl => printer.object(&json!({ "job": id })),
-        };
-        if written.is_err() {
-            printer.report_loss(written, || format!("the job has been sent: ctl job wait {id}"));
-            return Ok(Exit::NoReply);
-        }
-        let short = job.id().short();
-        printer.note(&format!("dispatched to {}; the results: ctl job wait {short}", summary::hosts(hosts.len())));
-        return Ok(Exit::Success);
-    }
     printer.set_look(options.look);
-    let mut follower = Follower::of_new(&job);
-    follower.known_absent(&absent);
-    if !options.wait {
-        follower.leave_offline();
-    }
-    let exit = watch::watch(fleet, &job, follower, printer, options.follow).await?;
+    let sent = Sent { detach: options.detach, follow: options.follow, wait: options.wait };
+    let exit = watch::sent(fleet, &job, &hosts, &sent, printer).await?;
     Ok(if damaged && exit == Exit::Success { Exit::Incomplete } else { exit })
 }
 

@@ -2,12 +2,55 @@
 
 use std::pin::pin;
 
+use serde_json::json;
+
 use crate::{
-    client::{Error, Event, Fleet, Follower, Job},
-    output::{
-        Advice, Exit, Format, Printer, events, explain::explain, json, results::Results, summary::hosts, tail::Tail,
-    },
+    client::{Error, Event, Fleet, Follower, Host, Job},
+    output::{Advice, Exit, Format, Printer, events, explain::explain, json, results::Results, summary, tail::Tail},
 };
+
+/// How a job that was just sent is followed.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// Not at all: its id is printed.
+    pub detach: bool,
+    /// With its output as it comes.
+    pub follow: bool,
+    /// Until hosts that are offline are back, too.
+    pub wait: bool,
+}
+
+/// Follows a job that was just sent to these hosts.
+pub async fn sent(fleet: &mut Fleet, job: &Job, hosts: &[Host], how: &Sent, printer: &Printer) -> anyhow::Result<Exit> {
+    let now = fleet.now();
+    let absent: Vec<_> =
+        hosts.iter().filter(|host| job.reached(&host.name)).filter_map(|host| host.absent(now)).collect();
+    events::absent(&absent, job.manifest().start_by_ms, now, printer);
+    if how.detach {
+        let written = print_id(job, printer);
+        if written.is_err() {
+            printer.report_loss(written, || format!("the job has been sent: ctl job wait {}", job.id()));
+            return Ok(Exit::NoReply);
+        }
+        let (hosts, short) = (summary::hosts(hosts.len()), job.id().short());
+        printer.note(&format!("dispatched to {hosts}; the results: ctl job wait {short}"));
+        return Ok(Exit::Success);
+    }
+    let mut follower = Follower::of_new(job);
+    follower.known_absent(&absent);
+    if !how.wait {
+        follower.leave_offline();
+    }
+    watch(fleet, job, follower, printer, how.follow).await
+}
+
+/// Prints the id of a job whose results are not awaited.
+pub fn print_id(job: &Job, printer: &Printer) -> anyhow::Result<()> {
+    match printer.format() {
+        Format::Table => printer.line(&job.id().to_string()),
+        Format::Json | Format::Jsonl => printer.object(&json!({ "job": job.id() })),
+    }
+}
 
 /// Prints results as they come, and all of them at the end. The job has been sent: from now on the results decide the
 /// exit code, even if they cannot be printed. `live`: output is printed as it comes.
@@ -65,7 +108,7 @@ pub async fn watch(
     let results: Vec<_> = follower.results().collect();
     printer.report_loss(output.all(&results, fleet.now()), again);
     if follower.left() > 0 {
-        let left = format!("{} still queued: ctl job wait {}", hosts(follower.left()), job.id().short());
+        let left = format!("{} still queued: ctl job wait {}", summary::hosts(follower.left()), job.id().short());
         printer.note(&left);
     }
     if detached {

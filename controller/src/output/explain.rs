@@ -9,7 +9,7 @@ use protocol::{
 use redis::RedisError;
 
 use super::{moments, style, summary::command};
-use crate::client::{ArgumentsError, Error, WrongType, shorten};
+use crate::client::{ArgumentsError, Error, ProposalError, WrongType, shorten};
 
 /// An error with hints.
 #[derive(Debug, thiserror::Error)]
@@ -106,11 +106,23 @@ fn hints_of(error: &Error) -> Vec<String> {
         Error::Name(NameError::JobId(_)) => "list the jobs: ctl job list; your last one: last".into(),
         Error::TooLarge { .. } => "put large input into a file on the host".into(),
         Error::UnknownJob(_) => "its results may have expired; list the jobs: ctl job list".into(),
+        Error::Proposal(job, error) => return hint_of_proposal(*job, error).into_iter().collect(),
         Error::NotATarget(_, job) => format!("its hosts: ctl job show {}", job.short()),
         Error::NoJobs(_) => "the jobs of all operators: ctl job list".into(),
         _ => return Vec::new(),
     };
     vec![hint]
+}
+
+fn hint_of_proposal(job: JobId, error: &ProposalError) -> Option<String> {
+    Some(match error {
+        ProposalError::Over => format!("how it stands: ctl job show {}", job.short()),
+        ProposalError::Late => "propose it anew: ctl run --propose --start-by DURATION …".into(),
+        ProposalError::Secrets => "put them into a file on the host".into(),
+        ProposalError::Own(_) => format!("withdraw it: ctl job cancel {}", job.short()),
+        ProposalError::SameKey => "somebody else, with a key of their own, must approve it".into(),
+        _ => return None,
+    })
 }
 
 fn what_it_takes(action: &str) -> String {

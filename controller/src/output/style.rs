@@ -52,6 +52,12 @@ pub fn quoted(word: &str) -> Cow<'_, str> {
     format!("'{}'", word.replace('\'', r"'\''")).into()
 }
 
+/// A word of which nothing is hidden: characters that nobody sees are written as escapes, as in `$'a\nb'`.
+pub fn exact(word: &str) -> Cow<'_, str> {
+    let is_hidden = |letter: char| !matches!(letter, '\'' | '"' | '\\') && letter.escape_debug().len() > 1;
+    if word.contains(is_hidden) { format!("$'{}'", word.escape_debug()).into() } else { quoted(word) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +66,12 @@ mod tests {
     fn words_are_quoted_where_a_shell_would_alter_them() {
         let shown = ["-y", "a=b", "two words", "", "it's", "$HOME"].map(|word| quoted(word).into_owned());
         assert_eq!(shown, ["-y", "a=b", "'two words'", "''", r"'it'\''s'", "'$HOME'"]);
+    }
+
+    #[test]
+    fn nothing_of_an_exact_word_is_hidden() {
+        let shown = ["uname", "it's", "a\nb", "\u{202e}cod", "x\u{200b}", "größe"].map(|word| exact(word).into_owned());
+        assert_eq!(shown, ["uname", r"'it'\''s'", r"$'a\nb'", r"$'\u{202e}cod'", r"$'x\u{200b}'", "'größe'"]);
     }
 
     #[test]

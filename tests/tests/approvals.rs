@@ -1,0 +1,189 @@
+//! The two-person rule: one proposes, others look at it and approve, and whoever completes the number sends it.
+
+use tests::{Ctl, Evidence, Raw, Redis, Signatory, Worker, eventually};
+
+const RULES: &str = "
+[[policy]]
+who = ['*']
+actions = ['ping']
+
+[[policy]]
+who = ['ann', 'bob', 'carol']
+actions = ['exec', 'collect-cpu']
+approvals = 2
+pre_approved = ['collect-cpu']
+";
+
+struct Scene {
+    redis: Redis,
+    worker: Worker,
+    evidence: Evidence,
+    ann: Ctl,
+    bob: Ctl,
+}
+
+impl Scene {
+    fn new(rules: &str) -> Self {
+        let redis = Redis::start();
+        let options = Worker::on(&redis).config(rules);
+        let names = ["ann", "bob", "carol"].into_iter().zip(11..);
+        options.trust(&names.map(|(name, seed)| Signatory::new(seed).line(name, "")).collect::<String>());
+        let worker = options.start();
+        worker.wait_online();
+        let (ann, bob) = (operator(&redis, "ann", 11), operator(&redis, "bob", 12));
+        Self { evidence: Evidence::new(&redis, "evidence"), redis, worker, ann, bob }
+    }
+
+    /// Ann proposes a program that leaves evidence. Returns the job's id.
+    #[track_caller]
+    fn propose(&self) -> String {
+        let script = self.evidence.script();
+        let run = ["run", "--host", "web1", "--propose", "exec", "--", "sh", "-c", &script];
+        self.ann.run(run).expect(0).stdout.trim().to_owned()
+    }
+
+    #[track_caller]
+    fn never_ran(&self) {
+        Raw::on(&self.redis).wait_settled("web1");
+        assert_eq!(self.evidence.count(), 0, "a program ran");
+    }
+}
+
+fn operator(redis: &Redis, name: &str, seed: u8) -> Ctl {
+    Ctl::on(redis).with_key(&Signatory::new(seed)).env("REDFLEET_OPERATOR", name)
+}
+
+#[test]
+fn what_one_proposes_and_another_approves_runs() {
+    let scene = Scene::new(RULES);
+    let job = scene.propose();
+    scene.never_ran();
+    let listed = scene.bob.run(["job", "list"]).expect(0);
+    assert!(listed.stdout.contains("proposed, 1 of 2"), "{listed}");
+    let shown = scene.ann.run(["job", "show", "last", "-o", "json"]).expect(0).json();
+    assert_eq!((&shown["proposed"]["signed"], &shown["proposed"]["needed"]), (&1.into(), &2.into()));
+
+    let (code, shown) = scene.bob.at_terminal(["job", "approve", &job], "y\n");
+    assert_eq!(code, 0, "{shown}");
+    let key = Signatory::new(11).fingerprint();
+    for part in ["asked by", &key, "1 host: web1", "sh -c", "1 of 2; 1 more needed", "Approve it as bob?", "succeeded"]
+    {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert_eq!(scene.evidence.count(), 1);
+    let shown = scene.ann.run(["job", "show", &job, "-o", "json"]).expect(0).json();
+    assert_eq!((&shown["approved_by"][0], &shown["proposed"]), (&"bob".into(), &serde_json::Value::Null));
+    let trail = std::fs::read_to_string(scene.worker.options().directory().join("state/audit.jsonl")).expect("a trail");
+    assert!(trail.contains(r#""approved_by":["bob"]"#), "{trail}");
+    let late = scene.bob.run(["job", "approve", &job, "--yes"]).expect(1);
+    assert!(late.stderr.contains("it waits for no approval: it was sent, or withdrawn"), "{late}");
+}
+
+#[test]
+fn the_last_of_three_sends_it() {
+    let scene = Scene::new(&RULES.replace("approvals = 2", "approvals = 3"));
+    let job = scene.propose();
+    let waits = scene.bob.run(["job", "approve", &job, "--yes"]).expect(0);
+    assert!(waits.stderr.contains("approved: 2 of 3 have signed; 1 more needed"), "{waits}");
+    let again = scene.bob.run(["job", "approve", &job, "--yes"]).expect(1);
+    assert!(again.stderr.contains("bob has approved it already"), "{again}");
+    scene.never_ran();
+    let carol = operator(&scene.redis, "carol", 13);
+    carol.run(["job", "approve", &job, "--yes"]).expect(0);
+    assert_eq!(scene.evidence.count(), 1);
+}
+
+#[test]
+fn what_needs_approvals_is_not_sent_alone_and_what_is_pre_approved_is() {
+    let scene = Scene::new(RULES);
+    for line in ["run --host web1 exec -- true", "exec web1 -- true", "sh web1 true"] {
+        let refused = scene.ann.run(line.split(' '));
+        assert!(refused.stderr.contains("exec needs 2 signatures there, yours and 1 more"), "{refused}");
+        assert!(refused.stderr.contains("ctl run --propose … exec …"), "{refused}");
+    }
+    let described = scene.ann.run(["action", "show", "exec"]).expect(0);
+    assert!(described.stdout.contains("2 needed: ctl run --propose … exec"), "{described}");
+    scene.ann.run(["run", "--host", "web1", "collect-cpu"]).expect(0);
+    scene.ann.run(["run", "--host", "web1", "ping"]).expect(0);
+}
+
+#[test]
+fn nobody_approves_for_the_operator_or_twice_with_a_key() {
+    let scene = Scene::new(RULES);
+    let job = scene.propose();
+    let own = scene.ann.run(["job", "approve", &job, "--yes"]).expect(1);
+    assert!(own.stderr.contains("you asked for it yourself (ann)"), "{own}");
+    let renamed = operator(&scene.redis, "bob", 11).run(["job", "approve", &job, "--yes"]).expect(1);
+    assert!(renamed.stderr.contains("your key has signed it already, under another name"), "{renamed}");
+    let unasked = scene.bob.run(["job", "approve", &job]).expect(1);
+    assert!(unasked.stderr.contains("there is no terminal to ask at"), "{unasked}");
+    let (code, declined) = scene.bob.at_terminal(["job", "approve", &job], "n\n");
+    assert!(code == 1 && declined.contains("not approved"), "{declined}");
+    scene.never_ran();
+}
+
+#[test]
+fn a_proposal_is_not_awaited_and_can_be_withdrawn() {
+    let scene = Scene::new(RULES);
+    let job = scene.propose();
+    for verb in ["wait", "logs"] {
+        let refused = scene.ann.run(["job", verb, &job]).expect(1);
+        assert!(refused.stderr.contains("was not sent: it is proposed, and 1 of 2 have signed it"), "{refused}");
+    }
+    scene.never_ran();
+    scene.ann.run(["job", "cancel", &job]).expect(0);
+    let late = scene.bob.run(["job", "approve", &job, "--yes"]).expect(1);
+    assert!(late.stderr.contains("it was sent, or withdrawn"), "{late}");
+
+    // Not even somebody who writes to Redis brings it back: the host has the order to cancel it.
+    let mut raw = Raw::on(&scene.redis);
+    raw.query::<u64>(&["HSET", &format!("job:{{{job}}}"), "proposed", "2"]);
+    scene.bob.run(["job", "approve", &job, "--yes"]).expect(2);
+    scene.never_ran();
+    let listed = scene.bob.run(["job", "list", "-o", "json"]).expect(0).json();
+    assert_eq!(listed[0]["states"], serde_json::json!({ "cancelled": 1 }));
+}
+
+#[test]
+fn two_who_approve_at_once_lose_nothing() {
+    let scene = Scene::new(&RULES.replace("approvals = 2", "approvals = 3"));
+    let job = scene.propose();
+    let carol = operator(&scene.redis, "carol", 13);
+    let both = [&scene.bob, &carol].map(|ctl| ctl.spawn(["job", "approve", &job, "--yes"]));
+    // Whoever comes last completes it; where both see all three, only one sends it.
+    for running in both {
+        let output = running.wait();
+        assert!(output.code == 0 || output.stderr.contains("it was sent"), "{output}");
+    }
+    scene.evidence.wait();
+    eventually("its end", || {
+        let shown = scene.ann.run(["job", "show", &job, "-o", "json"]).expect(0).json();
+        (shown["hosts"][0]["state"] == "succeeded").then_some(())
+    });
+    assert_eq!(scene.evidence.count(), 1);
+}
+
+#[test]
+fn what_cannot_be_approved_says_why() {
+    let scene = Scene::new(RULES);
+    let secret = ["run", "--host", "web1", "--propose", "exec", "secret.TOKEN=x", "--", "true"];
+    let refused = scene.ann.run(secret).expect(1);
+    assert!(refused.stderr.contains("secret arguments are not: they cannot be proposed"), "{refused}");
+    let mut raw = Raw::on(&scene.redis);
+    let job = scene.propose();
+    let key = format!("job:{{{job}}}");
+    raw.query::<u64>(&["HSET", &key, "targets", "web2"]);
+    let damaged = scene.bob.run(["job", "approve", &job, "--yes"]).expect(1);
+    assert!(damaged.stderr.contains("the field 'targets' does not belong to the manifest"), "{damaged}");
+    raw.query::<u64>(&["HSET", &key, "targets", "web1", "signature", ""]);
+    let unsigned = scene.bob.run(["job", "approve", &job, "--yes"]).expect(1);
+    assert!(unsigned.stderr.contains("no host would take it: it is not signed"), "{unsigned}");
+
+    let short = ["run", "--host", "web1", "--propose", "--start-by", "1ms", "ping"];
+    let late = scene.ann.run(short).expect(0).stdout;
+    eventually("its start-by", || {
+        let refused = scene.bob.run(["job", "approve", late.trim(), "--yes"]);
+        refused.stderr.contains("it is too late: its start-by has passed").then_some(())
+    });
+    scene.never_ran();
+}
