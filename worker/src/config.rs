@@ -464,7 +464,8 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_reported_not_swallowed() {
-        let config = resolve("redis = 'redis://127.0.0.1:1'\nslot = 7\n[log]\ncolour = 1", &["--allow", "exce"]).unwrap();
+        let config =
+            resolve("redis = 'redis://127.0.0.1:1'\nslot = 7\n[log]\ncolour = 1", &["--allow", "exce"]).unwrap();
         assert!(config.warnings.is_empty());
         let meant = config.unknown.iter().filter(|unknown| unknown.contains("did you mean"));
         assert_eq!((config.unknown.len(), meant.count()), (3, 2), "{:?}", config.unknown);
