@@ -98,7 +98,7 @@ impl Ctl {
     /// `ctl` to which the key of web1 is not new any more, so that it says nothing about it.
     #[must_use]
     pub fn knowing_web1(self) -> Self {
-        self.run(["host", "key", "web1", "--pin"]).expect(0);
+        self.run(["host", "key", "web1", "--pin", "--yes"]).expect(0);
         self
     }
 
