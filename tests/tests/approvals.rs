@@ -1,6 +1,7 @@
 //! The two-person rule: one proposes, others look at it and approve, and whoever completes the number sends it.
 
-use tests::{Ctl, Evidence, Raw, Redis, Signatory, Worker, eventually};
+use protocol::{command::Manifest, job::JobRecord, keys::Keys, signed::Signed, targets::Targets, trust::sshsig};
+use tests::{Ctl, Evidence, Raw, Redis, Signatory, Worker, eventually, renewed};
 
 const RULES: &str = "
 [[policy]]
@@ -161,6 +162,36 @@ fn two_who_approve_at_once_lose_nothing() {
         (shown["hosts"][0]["state"] == "succeeded").then_some(())
     });
     assert_eq!(scene.evidence.count(), 1);
+}
+
+#[test]
+fn a_lost_command_is_sent_again_with_its_approvals() {
+    let mut scene = Scene::new(RULES);
+    let job = scene.propose();
+    scene.worker.terminate();
+    scene.bob.run(["job", "approve", &job, "--yes", "--detach"]).expect(0);
+    let mut raw = Raw::on(&scene.redis);
+    raw.query::<u64>(&["DEL", "server:{web1}:commands"]);
+    scene.worker = scene.worker.options().start();
+    scene.ann.run(["job", "wait", &job]).expect(0);
+    assert_eq!(scene.evidence.count(), 1);
+}
+
+/// Whoever writes to Redis keeps a proposal of ann that says more than this release knows.
+#[test]
+fn what_cannot_be_shown_in_full_is_not_signed() {
+    let scene = Scene::new(RULES);
+    let mut raw = Raw::on(&scene.redis);
+    let manifest = renewed(Manifest { operator: "ann".into(), ..raw.exec(&["web1"], &["true"]) });
+    let bytes = tests::hostile::with_unknown_field(&manifest, &tests::hostile::text("more"));
+    let signature = Signatory::new(11).sign_bytes(sshsig::JOB, &bytes);
+    let targets = Targets::new(["web1".parse().expect("a name")]);
+    let signed = Signed::of_bytes(bytes, signature);
+    let record = JobRecord { signed, proposed: Some(2), ..JobRecord::unsigned(manifest, targets) };
+    record.write(&Keys::new(None)).query::<()>(&mut scene.redis.blocking()).expect("a record");
+    let refused = scene.bob.run(["job", "approve", &record.id().to_string(), "--yes"]).expect(1);
+    assert!(refused.stderr.contains("does not know, and cannot show"), "{refused}");
+    scene.never_ran();
 }
 
 #[test]
