@@ -16,6 +16,8 @@ pub(crate) struct Asker {
     pub(crate) principal: Option<String>,
     /// The fingerprint of the signer's key.
     pub(crate) key: Option<String>,
+    /// The signer's key or certificate, in the SSH encoding; empty where nothing is verified.
+    pub(crate) signer: Vec<u8>,
     /// The others who have signed.
     pub(crate) approved_by: Vec<String>,
 }
@@ -24,12 +26,13 @@ impl Asker {
     /// Whoever an unsigned document names.
     pub(crate) fn claimed(operator: &str) -> Self {
         let operator = excerpt(operator, log::NAME);
-        Self { operator, principal: None, key: None, approved_by: Vec::new() }
+        Self { operator, ..Self::default() }
     }
 
     /// This operator's signature was verified.
     pub(crate) fn has_signed(&mut self, principal: &str, signature: Option<&Signature>) {
         self.principal = Some(excerpt(principal, log::NAME));
+        self.signer = signature.map(|signature| signature.blob().to_vec()).unwrap_or_default();
         self.key = signature.map(|signature| signature.signer().plain().fingerprint());
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    actions::{Call, Context, Failure, Output, Services},
+    actions::{Call, Context, Failure, Output, Requester, Services},
     admission::{self, BEFORE_START, StartVerdict},
     audit::Receipt,
     delivery::Delivery,
@@ -237,13 +237,15 @@ impl Task {
 
     /// Runs the action to its end, or ends it: at its timeout, or when `stop` holds a reason.
     async fn end(self, live: Live) -> Finished {
-        let Self { call, manifest, clock, identity, services, mut stop, .. } = self;
+        let Self { delivery, call, manifest, clock, identity, services, mut stop, .. } = self;
         let started_at_ms = clock.now();
         let token = CancellationToken::new();
         let limit = Duration::from_millis(manifest.timeout_ms).min(limits::TIMEOUT_MAX);
         let owner = Owner { job: manifest.job, host: identity.host.clone() };
         let keep_output = manifest.kept_output();
-        let context = Context { owner, keep_output, stop: token.clone(), live, services };
+        let signer = delivery.asker.map(|asker| asker.signer.clone()).unwrap_or_default();
+        let requester = Requester { principal: manifest.operator, signer };
+        let context = Context { owner, requester, keep_output, stop: token.clone(), live, services };
         let mut running = Box::pin(AssertUnwindSafe(call.run(context)).catch_unwind());
 
         let (result, stopped) = tokio::select! {

@@ -63,6 +63,8 @@ pub(crate) enum Bug {
     NoClock,
     /// Take an older trust file.
     NoVersion,
+    /// Take a trust file that locks out whoever sends it.
+    NoLockOut,
 }
 
 /// Dies here, as by `kill -9`, if `REDFLEET_CHAOS_KILL=POINT:N` says so and this is the Nth time.

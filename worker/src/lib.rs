@@ -48,7 +48,7 @@ use config::Config;
 use identity::Identity;
 use protocol::trust::signing::SigningKey;
 use tokio_util::sync::CancellationToken;
-use trust::TrustFiles;
+use trust::{Changes, TrustFiles};
 
 /// A worker as a library, so that a process may run one or thousands.
 pub struct Worker;
@@ -61,8 +61,9 @@ impl Worker {
         let identity = Identity::new(config.host.clone(), config.namespace.clone(), key);
         let files = TrustFiles::open(config.trust.clone(), config.kept(""));
         let trusted = files.trusted();
-        let keeper = tokio::spawn(files.keep());
-        dispatcher::Dispatcher::new(config, identity, trusted).run(shutdown).await;
+        let (changes, requests) = Changes::new();
+        let keeper = tokio::spawn(files.keep(requests));
+        dispatcher::Dispatcher::new(config, identity, trusted, changes).run(shutdown).await;
         keeper.abort();
     }
 }

@@ -19,4 +19,4 @@ pub mod wire;
 /// Signatures are neither made nor verified. Only the benchmark is built like this: it shows what signatures cost.
 pub const UNSIGNED: bool = cfg!(feature = "unsigned");
 
-pub use store::{Trust, TrustFileError, Untrusted};
+pub use store::{Trust, TrustFileError, Untrusted, digest};

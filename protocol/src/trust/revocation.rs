@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use base64ct::{Base64, Encoding};
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
@@ -36,6 +37,19 @@ mod part {
     pub(super) const RANGE: u8 = 0x21;
     pub(super) const BITMAP: u8 = 0x22;
     pub(super) const IDS: u8 = 0x23;
+}
+
+/// A list as a text that travels in a command: lines of public keys as they are, all else in base64.
+pub fn to_text(list: &[u8]) -> String {
+    match std::str::from_utf8(list) {
+        Ok(text) if !list.starts_with(MAGIC) => text.to_owned(),
+        _ => Base64::encode_string(list),
+    }
+}
+
+/// The list that such a text holds. No line of a public key is base64 as a whole: it has blanks.
+pub fn from_text(text: &str) -> Vec<u8> {
+    Base64::decode_vec(text.trim()).unwrap_or_else(|_| text.as_bytes().to_vec())
 }
 
 /// What is revoked.

@@ -130,6 +130,17 @@ impl From<KeyError> for SignatureError {
 }
 
 impl Signer {
+    /// Reads a public key or certificate in the SSH encoding.
+    ///
+    /// # Errors
+    /// It is none, or of a type that is not accepted.
+    pub fn from_bytes(blob: &[u8]) -> Result<Self, KeyError> {
+        if Certificate::is_named(wire::text(&mut &blob[..])?) {
+            return Ok(Self::Certificate(Box::new(Certificate::from_bytes(blob)?)));
+        }
+        Ok(Self::Key(Box::new(Key::from_bytes(blob)?)))
+    }
+
     /// The key that signed: of a certificate, the certified one.
     pub const fn key(&self) -> &KeyData {
         self.plain().data()
@@ -151,7 +162,7 @@ impl Signature {
     /// [`SignatureError::Missing`], [`SignatureError::Malformed`], [`SignatureError::Algorithm`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, SignatureError> {
         let Parts { blob, namespace, hash, signature } = Parts::of(bytes)?;
-        let key = signer(blob)?;
+        let key = Signer::from_bytes(blob)?;
         let signature = KeySignature::from_bytes(signature)?;
         if signature.algorithm() != key.plain().type_name() {
             return Err(SignatureError::Malformed);
@@ -164,7 +175,7 @@ impl Signature {
     /// # Errors
     /// The key, or the signature, is of a kind that is not accepted.
     pub fn new(blob: &[u8], namespace: &str, signature: ssh_key::Signature) -> Result<Self, SignatureError> {
-        let key = signer(blob)?;
+        let key = Signer::from_bytes(blob)?;
         let by_key = KeySignature::from(signature);
         Ok(Self { key, namespace: namespace.to_owned(), hash: Hash::Sha512, by_key })
     }
@@ -245,14 +256,6 @@ fn data(namespace: &str, hash: Hash, document: &[u8]) -> Vec<u8> {
         wire::push(&mut data, part);
     }
     data
-}
-
-/// A key or certificate of a type that is accepted.
-fn signer(blob: &[u8]) -> Result<Signer, KeyError> {
-    if Certificate::is_named(wire::text(&mut &blob[..])?) {
-        return Ok(Signer::Certificate(Box::new(Certificate::from_bytes(blob)?)));
-    }
-    Ok(Signer::Key(Box::new(Key::from_bytes(blob)?)))
 }
 
 /// The armour of `ssh-keygen`: base64 in lines of 70 characters.

@@ -1,5 +1,7 @@
 //! Whom a host, or a controller, trusts: both files together, and the one question that is asked of them.
 
+use sha2::{Digest, Sha256};
+
 use super::{
     allowed_signers::{AllowedSigners, Line},
     certificate::CertificateFault,
@@ -103,6 +105,14 @@ pub enum Untrusted {
     Signature(#[from] SignatureError),
 }
 
+/// What tells the contents of both files from others: the beginning of a SHA-256. No list is the same as an empty one.
+pub fn digest(allowed_signers: &str, revoked: Option<&[u8]>) -> String {
+    let length = (allowed_signers.len() as u64).to_be_bytes();
+    let hash =
+        Sha256::new().chain_update(length).chain_update(allowed_signers).chain_update(revoked.unwrap_or_default());
+    hash.finalize().iter().take(8).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
 impl Trust {
     /// Reads the two files.
     ///
@@ -140,11 +150,17 @@ impl Trust {
         at: u64,
     ) -> Result<(), Untrusted> {
         // The cheap questions come first: strangers must not cost the time of an elliptic curve.
-        self.judge(namespace, principal, signature.signer(), at)?;
-        if let Some(reason) = self.revoked.reason(signature.signer()) {
-            return Err(Untrusted::Revoked(reason));
-        }
+        self.accepts(namespace, principal, signature.signer(), at)?;
         Ok(signature.verify(namespace, document)?)
+    }
+
+    /// Whether a signature by this signer for this purpose would be believed at that time, whatever it is over.
+    ///
+    /// # Errors
+    /// Why it would not be.
+    pub fn accepts(&self, namespace: &str, principal: &str, signer: &Signer, at: u64) -> Result<(), Untrusted> {
+        self.judge(namespace, principal, signer, at)?;
+        self.revoked.reason(signer).map_or(Ok(()), |reason| Err(Untrusted::Revoked(reason)))
     }
 
     /// Whether some line lets the signer speak.

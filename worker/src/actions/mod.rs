@@ -3,6 +3,7 @@
 mod collect;
 mod exec;
 mod ping;
+mod set_trust;
 
 use std::{collections::BTreeMap, error::Error, path::PathBuf, pin::Pin, sync::Arc};
 
@@ -18,6 +19,7 @@ use crate::{
     metrics::{Collector, Figures, MetricGroup},
     policy::Policy,
     program::{self, Ended, Owner, Program, ProgramError},
+    trust::Changes,
 };
 
 /// All actions. To add one, write its file, and name it here.
@@ -25,6 +27,7 @@ fn all() -> Vec<Registered> {
     let mut all = vec![
         register(ping::Ping),
         register(exec::Exec),
+        register(set_trust::SetTrust),
         register(collect::CollectProcesses),
         register(collect::CollectFacts),
         register(collect::CollectAll),
@@ -64,12 +67,25 @@ pub struct Services {
     pub state_dir: PathBuf,
     /// Reads the host's figures.
     pub collector: Collector,
+    /// Changes whom this host trusts.
+    pub(crate) trust: Changes,
+}
+
+/// Who asks for a command.
+#[derive(Clone, Debug)]
+pub struct Requester {
+    /// The principal whose signature was verified.
+    pub principal: String,
+    /// The key or certificate that signed, in the SSH encoding.
+    pub signer: Vec<u8>,
 }
 
 /// One call of an action.
 pub struct Context {
     /// The command.
     pub owner: Owner,
+    /// Who asks for it.
+    pub requester: Requester,
     /// Cancelled when the command must end: timeout, cancel, shutdown.
     pub stop: CancellationToken,
     /// How many bytes of each output stream the result keeps.

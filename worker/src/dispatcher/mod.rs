@@ -47,7 +47,7 @@ use crate::{
     publisher::{Notice, Publisher, Write},
     reader::{Batch, Command, LARGE_PAGE, Reader},
     schedule::{Claim, Schedule},
-    trust::Trusted,
+    trust::{Changes, Trusted},
 };
 
 /// How often the journal forgets records that are too old.
@@ -131,9 +131,16 @@ struct Running {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(config: Config, identity: Arc<Identity>, trusted: watch::Receiver<Trusted>) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        identity: Arc<Identity>,
+        trusted: watch::Receiver<Trusted>,
+        changes: Changes,
+    ) -> Self {
+        let services =
+            Services { state_dir: config.state_dir.clone(), collector: Collector::default(), trust: changes };
         Self {
-            services: Arc::new(Services { state_dir: config.state_dir.clone(), collector: Collector::default() }),
+            services: Arc::new(services),
             catalogue: Catalogue::new(&config.policy),
             schedule: Schedule::new(config.slots, config.reserved),
             journal: Journal::open(config.kept("journal")),

@@ -26,6 +26,7 @@ impl Dispatcher {
         if self.started_at_ms == 0 {
             self.started_at_ms = now;
         }
+        let trusted = self.trusted.borrow().clone();
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let status = Status {
             last_seen_ms: now,
@@ -39,7 +40,9 @@ impl Dispatcher {
             read_age_ms: millis(self.last_read.elapsed()),
             clock_ahead_ms: self.clock.local_ahead_ms(),
             refuses: self.refusal(),
-            trust: self.trusted.borrow().problem.clone(),
+            trust: trusted.problem,
+            trust_version: trusted.trust.version(),
+            trust_digest: trusted.digest,
             dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         };
         self.write(Write::Status(Box::new(status)));

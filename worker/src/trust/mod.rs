@@ -3,6 +3,8 @@
 //! What was last in force is kept in the state directory. A file that is gone, broken, or older than that never takes
 //! its place: whoever can put an old file back must not thereby bring back who was trusted then.
 
+mod change;
+
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -14,15 +16,17 @@ use std::{
 
 use protocol::{
     limits,
-    trust::{self, Trust, TrustFileError, Untrusted, sshsig::Signature},
+    trust::{self, Trust, TrustFileError, Untrusted, digest, sshsig::Signature},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
 
 use crate::fault::{self, Bug};
+
+pub(crate) use self::change::{Change, Changes, InForce, Request as ChangeRequest};
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -36,7 +40,9 @@ pub struct Paths {
 /// Who is trusted now.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trusted {
-    trust: Arc<Trust>,
+    pub(crate) trust: Arc<Trust>,
+    /// What tells the files that are in force from others.
+    pub(crate) digest: String,
     /// What is wrong with the files, if anything is.
     pub(crate) problem: Option<String>,
 }
@@ -54,7 +60,7 @@ impl Trusted {
     /// What this text says.
     #[cfg(test)]
     pub(crate) fn of(signers: &str) -> Self {
-        Self { trust: Arc::new(Trust::parse(signers, None).unwrap()), problem: None }
+        Self { trust: Arc::new(Trust::parse(signers, None).unwrap()), ..Self::default() }
     }
 
     /// Whether `principal` signed this document for this purpose, by this host's own clock: Redis' clock is not to be
@@ -74,12 +80,16 @@ impl Trusted {
             return Err(Unsigned::Missing);
         }
         let signature = Signature::from_bytes(signature).map_err(Untrusted::from)?;
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        match self.trust.verify(namespace, principal, document, &signature, at) {
+        match self.trust.verify(namespace, principal, document, &signature, own_clock()) {
             Err(untrusted) if !fault::planted(bug_of(&untrusted)) => Err(untrusted.into()),
             _ => Ok(Some(signature)),
         }
     }
+}
+
+/// The time by this host's own clock, in Unix seconds.
+fn own_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// The bug that overlooks this.
@@ -149,8 +159,9 @@ impl TrustFiles {
         self.trusted.subscribe()
     }
 
-    /// Rereads the files whenever they have changed, and at SIGHUP. The disk may hang: nobody waits for it.
-    pub(crate) async fn keep(mut self) {
+    /// Rereads the files whenever they have changed, and at SIGHUP; makes the changes that are asked for. The disk may
+    /// hang: nobody else waits for it.
+    pub(crate) async fn keep(mut self, mut requests: mpsc::Receiver<ChangeRequest>) {
         let mut hangup = signal(SignalKind::hangup()).ok();
         let mut tick = interval(limits::HEARTBEAT);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -161,13 +172,17 @@ impl TrustFiles {
                     None => std::future::pending().await,
                 }
             };
-            let forced = tokio::select! {
-                _ = tick.tick() => false,
-                _ = asked => true,
+            let (forced, request) = tokio::select! {
+                _ = tick.tick() => (false, None),
+                _ = asked => (true, None),
+                Some(request) = requests.recv() => (false, Some(request)),
             };
             let work = tokio::task::spawn_blocking(move || {
                 if forced || self.stamps != self.look() {
                     self.reread();
+                }
+                if let Some(request) = request {
+                    self.serve(request);
                 }
                 self
             });
@@ -251,8 +266,9 @@ impl TrustFiles {
 
     fn bring(&mut self, trust: Trust, contents: Contents) {
         self.version = trust.version();
+        let digest = digest(&contents.signers, contents.revoked.as_deref());
         self.in_force = Some(contents);
-        self.trusted.send_modify(|trusted| trusted.trust = Arc::new(trust));
+        self.trusted.send_modify(|trusted| (trusted.trust, trusted.digest) = (Arc::new(trust), digest));
     }
 
     fn explain(&self, problem: &Problem) -> String {
