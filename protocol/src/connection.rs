@@ -148,12 +148,48 @@ impl Address {
 
     /// What is unwise: everything that passes on the way to another machine can be read and altered.
     pub fn warning(&self) -> Option<String> {
-        let ConnectionAddr::Tcp(host, _) = self.target() else { return None };
-        let is_local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-        (self.tls.is_none() && !is_local).then(|| {
+        (self.tls.is_none() && !self.is_local()).then(|| {
             let who = "whoever is on the way to it can read and alter everything";
             format!("the connection to {} is not encrypted: {who}; use rediss:// (TLS)", self.shown)
         })
+    }
+
+    /// Whether it is only for programs of this machine.
+    pub fn is_local(&self) -> bool {
+        match self.target() {
+            ConnectionAddr::Tcp(host, _) => {
+                host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+            }
+            target => matches!(target, ConnectionAddr::Unix(_)),
+        }
+    }
+
+    /// Whether the connection is encrypted.
+    pub const fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The file with the CAs to trust, if one is named.
+    pub fn ca(&self) -> Option<&Path> {
+        self.tls.as_ref()?.ca.as_deref()
+    }
+
+    /// The URL with which another user reaches the same server. It has no password.
+    pub fn url_of(&self, user: &str) -> String {
+        let database = self.info.redis_settings().db();
+        match self.target() {
+            ConnectionAddr::Unix(path) => {
+                let database = if database == 0 { String::new() } else { format!("&db={database}") };
+                format!("unix://{}?user={user}{database}", path.display())
+            }
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                let scheme = if self.is_encrypted() { "rediss" } else { "redis" };
+                let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                let database = if database == 0 { String::new() } else { format!("/{database}") };
+                format!("{scheme}://{user}@{host}:{port}{database}")
+            }
+            _ => String::new(),
+        }
     }
 
     /// The socket's path, if the address is that of a Unix socket.

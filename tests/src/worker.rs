@@ -5,7 +5,7 @@ use std::{
     fs::{self, Permissions},
     io::Write,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::Arc,
 };
@@ -35,6 +35,8 @@ pub struct WorkerOptions {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     program: Option<PathBuf>,
+    /// The settings file, where it is not to be written from these options.
+    settings: Option<PathBuf>,
     through: Vec<String>,
     directory: Arc<TempDir>,
 }
@@ -108,6 +110,23 @@ impl WorkerOptions {
         self
     }
 
+    /// Starts the worker with what the script of `ctl host enroll` has put below `root`.
+    #[must_use]
+    pub fn enrolled(mut self, root: &Path) -> Self {
+        let at = |name: &str| root.join(name).to_str().expect("text").to_owned();
+        self.settings = Some(root.join("etc/redfleet/worker.toml"));
+        self.arguments([
+            "--redis-password-file",
+            &at("etc/redfleet/redis-password"),
+            "--trust",
+            &at("etc/redfleet/allowed_signers"),
+            "--revoked",
+            &at("etc/redfleet/revoked"),
+            "--state-dir",
+            &at("var/lib/redfleet"),
+        ])
+    }
+
     /// Starts the worker through another program, which executes the worker in its place.
     #[must_use]
     pub fn through(mut self, words: &[&str]) -> Self {
@@ -138,8 +157,8 @@ impl WorkerOptions {
         fs::rename(fresh, self.trust_file()).expect("a trust file");
     }
 
-    /// Starts the worker. It may not be ready yet: see [`Worker::wait_online`].
-    pub fn start(&self) -> Worker {
+    /// Writes the settings file, and a trust file where there is none.
+    fn write_settings(&self) -> PathBuf {
         let directory = self.directory();
         let file = directory.join("worker.toml");
         if !self.trust_file().exists() {
@@ -155,6 +174,12 @@ impl WorkerOptions {
             self.config
         );
         fs::write(&file, keys).expect("a configuration file");
+        file
+    }
+
+    /// Starts the worker. It may not be ready yet: see [`Worker::wait_online`].
+    pub fn start(&self) -> Worker {
+        let file = self.settings.clone().unwrap_or_else(|| self.write_settings());
         let program = self.program.clone().unwrap_or_else(|| binary("worker"));
         let mut words = self.through.iter().map(PathBuf::from).chain([program]);
         let mut command = Command::new(words.next().expect("at least the worker itself"));
@@ -183,6 +208,7 @@ impl Worker {
             environment: Vec::new(),
             arguments: Vec::new(),
             program: None,
+            settings: None,
             through: Vec::new(),
             directory: Arc::new(tempfile::tempdir().expect("a temporary directory")),
         }

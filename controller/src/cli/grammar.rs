@@ -7,7 +7,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use protocol::{limits, name::HostName};
+use protocol::{connection::Address, limits, name::HostName, trust};
 
 use super::{completers, durations::up_to, help, settings::Global, sizes};
 use crate::output::{Exact, Look};
@@ -41,7 +41,7 @@ pub enum Command {
     /// Look at actions: what can be run on the hosts
     #[command(subcommand, disable_help_subcommand = true)]
     Action(Action),
-    /// Make and look at the key that signs what you send
+    /// The key that signs what you send, and whose keys the hosts trust
     #[command(subcommand, disable_help_subcommand = true)]
     Key(Key),
     /// See what each program may do in Redis: the rules of its users
@@ -334,12 +334,35 @@ pub enum Host {
         #[arg(short, long, requires = "pin")]
         yes: bool,
     },
+    Enroll(Box<Enroll>),
     /// Remove a host that is gone for good, with what is queued for it
     Forget {
         /// Host; may be repeated. It must be offline
         #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(completers::hosts))]
         names: Vec<HostName>,
     },
+}
+
+/// Write a script that makes a machine a host of the fleet
+///
+/// It holds all that the machine needs besides the program `worker`: the password of its Redis user, the worker's
+/// settings with a policy to build on, whom it trusts (your copy of the fleet's trust file; one with your key is made
+/// if there is none), and a systemd unit. Run it there as root. It downloads nothing, and can be run again.
+#[derive(Args, Debug)]
+#[command(after_help = help::ENROLL)]
+pub struct Enroll {
+    /// The host's name in the fleet
+    #[arg(value_name = "NAME")]
+    pub name: HostName,
+    /// Where to write the script, readable for you alone; - is standard output
+    #[arg(long, value_name = "FILE", default_value = "-", value_hint = clap::ValueHint::FilePath)]
+    pub out: PathBuf,
+    /// Make the host's Redis user now: your own must be allowed to. Otherwise the command for redis-cli is printed
+    #[arg(long)]
+    pub apply_acl: bool,
+    /// Redis as the host reaches it, without a login [default: as ctl does]
+    #[arg(long, value_name = "URL")]
+    pub worker_redis: Option<Address>,
 }
 
 /// `ctl action`.
@@ -368,6 +391,88 @@ pub enum Key {
         #[arg(long)]
         check: bool,
     },
+    /// List whom the fleet trusts, by your copy of its trust file, and what hosts have in force
+    #[command(alias = "ls")]
+    List(SomeHosts),
+    Trust(TrustKey),
+    Revoke(RevokeKey),
+    /// Send your copy of the fleet's trust files to hosts as it is: to those that missed a change
+    #[command(after_help = help::KEY_TRUST)]
+    Send(SendTo),
+}
+
+/// Let a key speak for somebody, and send that to hosts
+///
+/// A line is added to your copy of the fleet's trust file (~/.config/redfleet/fleet/allowed_signers), its version is
+/// raised, and the hosts are sent the whole file. Each takes it if your own key is trusted there and a rule of its
+/// policy names `set-trust` for you.
+#[derive(Args, Debug)]
+#[command(after_help = help::KEY_TRUST)]
+pub struct TrustKey {
+    /// Whom the key speaks for, such as bob@desk
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// The public key
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// When the trust ends, such as 20301231Z
+    #[arg(long, value_name = "MOMENT", value_parser = moment)]
+    pub valid_before: Option<String>,
+    /// The key signs certificates, and they speak for NAME
+    #[arg(long)]
+    pub authority: bool,
+    #[command(flatten)]
+    pub to: SendTo,
+}
+
+/// Take the trust from a key for good, and send that to hosts
+///
+/// Its lines are removed from your copy of the fleet's trust file, the key is added to the list of revoked ones, and
+/// the hosts are sent both.
+#[derive(Args, Debug)]
+#[command(after_help = help::KEY_TRUST)]
+pub struct RevokeKey {
+    /// Whose key: a principal of the trust file, a fingerprint, or a file with the public key
+    #[arg(value_name = "NAME|FINGERPRINT|FILE")]
+    pub what: String,
+    #[command(flatten)]
+    pub to: SendTo,
+}
+
+/// Where trust files go.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("where").args(["hosts", "all", "local"]).required(true).multiple(false))]
+pub struct SendTo {
+    #[command(flatten)]
+    pub whom: SomeHosts,
+    /// Send nothing: change your copy only
+    #[arg(long)]
+    pub local: bool,
+    /// Overwrite even what your copy does not come from, and even if it locks you out
+    #[arg(long, conflicts_with = "local")]
+    pub force: bool,
+}
+
+/// Hosts, perhaps none.
+#[derive(Args, Debug)]
+pub struct SomeHosts {
+    /// Host, or a pattern with `*` and `?`; may be repeated, or separated by commas
+    #[arg(
+        short = 'H',
+        long = "host",
+        value_name = "NAME|GLOB",
+        value_delimiter = ',',
+        add = ArgValueCompleter::new(completers::hosts)
+    )]
+    pub hosts: Vec<String>,
+    /// Every known host
+    #[arg(long, conflicts_with = "hosts")]
+    pub all: bool,
+}
+
+/// A moment as trust files write it.
+fn moment(text: &str) -> Result<String, String> {
+    trust::moment::parse(text).map(|_| text.to_owned())
 }
 
 /// Make a key that signs what you send, and print the line by which hosts trust it

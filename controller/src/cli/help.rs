@@ -73,6 +73,25 @@ Examples:
   ctl acl print --reader --explain
       What a reader may do, and what for.";
 
+/// After the options of `key trust`, `revoke` and `send`.
+pub const KEY_TRUST: &str = "\
+Your copy changes once a host has taken the new version. Hosts that have another file than a prior version of your
+copy are not overwritten: they may trust others.
+Examples:
+  ctl key trust bob@desk bob.pub --valid-before 20301231Z --all
+  ctl key revoke bob@desk --all
+  ctl key list --all
+      Whom the fleet trusts, and which hosts know that.
+  ctl key send --host web7";
+
+/// After the options of `host enroll`.
+pub const ENROLL: &str = "\
+Examples:
+  ctl host enroll web7 --out web7.sh | redis-cli
+      The script goes to the file, the command that makes its Redis user to redis-cli.
+  scp web7.sh worker root@web7: && ssh root@web7 sh web7.sh
+      A program `worker` beside the script is installed with the rest.";
+
 /// After the options of `exec`.
 pub const EXEC: &str = "\
 Examples:

@@ -3,6 +3,7 @@
 pub mod completers;
 pub mod documents;
 pub mod durations;
+pub mod fleet_trust;
 pub mod grammar;
 pub mod help;
 pub mod key_file;

@@ -96,6 +96,8 @@ pub struct Settings {
     pub keys: KeyPlaces,
     /// How long a command may run, where it is not left to the action.
     pub timeout: Option<Duration>,
+    /// The directory with the operator's copy of the fleet's trust files.
+    pub fleet: Option<PathBuf>,
     /// How long a command waits for an offline host.
     pub start_by: Duration,
     /// How long results are kept.
@@ -214,6 +216,7 @@ impl Settings {
             },
             operator: operator.unwrap_or_else(|| default_operator(lookup)),
             keys,
+            fleet: base_dir("XDG_CONFIG_HOME", ".config", lookup).map(|directory| directory.join("fleet")),
             timeout: source.get(None, "timeout", "", up_to(limits::TIMEOUT_MAX))?,
             start_by: start_by.unwrap_or(limits::START_BY_DEFAULT),
             retention: retention.unwrap_or(limits::RETENTION_DEFAULT),

@@ -9,32 +9,34 @@ use protocol::{
 };
 use serde_json::{Value, json};
 
-use super::host_key::{self, Change, HostKeys};
+use super::{
+    enroll,
+    host_key::{self, Change, HostKeys},
+};
 use crate::{
-    cli::grammar::Host as Command,
+    cli::{grammar::Host as Command, settings::Settings},
     client::{Fleet, Forgotten, Host, Selection, shorten},
     output::{Cell, Format, Printer, Table, explain::how_to_mend, figures, moments, style, summary},
 };
 
 /// Runs a command on hosts.
-pub async fn run(
-    command: Command,
-    namespace: Option<&Namespace>,
-    fleet: &mut Fleet,
-    printer: &Printer,
-) -> anyhow::Result<()> {
+pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
+    // Nothing is asked of Redis to enroll a host, unless its user is to be made there.
+    let connect = || super::connect(settings);
+    let namespace = settings.namespace.as_ref();
     match command {
-        Command::List => list(fleet, printer).await,
-        Command::Show { name } => show(fleet, &name, namespace, printer).await,
+        Command::List => list(&mut connect().await?, printer).await,
+        Command::Show { name } => show(&mut connect().await?, &name, namespace, printer).await,
+        Command::Enroll(options) => enroll::run(*options, settings, printer).await,
         Command::Key { name, pin, forget, yes } => {
             let change = match pin {
                 Some(typed) => Change::Pin { typed, sure: yes },
                 None if forget => Change::Forget,
                 None => Change::None,
             };
-            host_key::run(&name, &change, namespace, fleet, printer).await
+            host_key::run(&name, &change, namespace, &mut connect().await?, printer).await
         }
-        Command::Forget { names } => forget(fleet, names, printer).await,
+        Command::Forget { names } => forget(&mut connect().await?, names, printer).await,
     }
 }
 

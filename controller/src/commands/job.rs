@@ -55,7 +55,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             printer.set_look(look);
             let job = last::find(&id.id, fleet, settings).await?;
             proposal::refuse_waiting(&job, fleet.now())?;
-            return watch::watch(fleet, &job, Follower::of_old(&job), printer, false).await;
+            return watch::watch(fleet, &job, &mut Follower::of_old(&job), printer, false).await;
         }
         Command::Logs { id, only, follow, exact } => {
             printer.set_look(exact.into());
@@ -64,7 +64,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             let mut follower = Follower::of_old(&job);
             follower.only(&only.hosts)?;
             if follow {
-                return watch::watch(fleet, &job, follower, printer, true).await;
+                return watch::watch(fleet, &job, &mut follower, printer, true).await;
             }
             logs(&job, follower, fleet, printer).await?;
         }

@@ -1,4 +1,4 @@
-//! `ctl key`: the key that signs what the operator sends.
+//! `ctl key`: the key that signs what the operator sends. `trust.rs` has the keys of others.
 
 use anyhow::{Context, ensure};
 use protocol::trust::{
@@ -10,6 +10,7 @@ use protocol::trust::{
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::trust;
 use crate::{
     cli::{
         grammar::{Key as Command, NewKey},
@@ -17,18 +18,23 @@ use crate::{
         passphrase::{self, NO_TERMINAL},
         settings::Settings,
     },
-    output::{Advice, Format, Printer, Table},
+    output::{Advice, Exit, Format, Printer, Table},
 };
 
 /// The purpose of a test document: no host takes it for anything.
 const CHECK: &str = "redfleet-check@v1";
 
 /// Runs a command on the operator's key.
-pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
+pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
     match command {
-        Command::Init(options) => init(options, settings, printer),
-        Command::Show { check } => show(check, settings, printer).await,
+        Command::Init(options) => init(options, settings, printer)?,
+        Command::Show { check } => show(check, settings, printer).await?,
+        Command::List(whom) => trust::list(whom, settings, printer).await?,
+        Command::Trust(options) => return trust::trust(options, settings, printer).await,
+        Command::Revoke(options) => return trust::revoke(options, settings, printer).await,
+        Command::Send(to) => return trust::send(to, settings, printer).await,
     }
+    Ok(Exit::Success)
 }
 
 /// Makes a key.
@@ -140,11 +146,15 @@ async fn show(check: bool, settings: &Settings, printer: &Printer) -> anyhow::Re
 }
 
 /// The line by which hosts trust the operator's key, or the authority of its certificate.
-fn signers_line(key: &Key, certificate: Option<&Certificate>, settings: &Settings) -> anyhow::Result<String> {
+pub fn signers_line(key: &Key, certificate: Option<&Certificate>, settings: &Settings) -> anyhow::Result<String> {
     let trusted = certificate.map_or(key, Certificate::authority);
-    let line = allowed_signers::line(&settings.operator, trusted, certificate.is_some(), sshsig::JOB);
-    Ok(line.ok_or_else(|| {
-        Advice::new(format!("'{}' cannot be the name of an operator in allowed_signers", settings.operator))
-            .hint("choose one of letters, digits and @.-_: REDFLEET_OPERATOR, or `operator` in the settings file")
-    })?)
+    let line = allowed_signers::line(&settings.operator, trusted, certificate.is_some(), sshsig::JOB, None);
+    let hint = "it is REDFLEET_OPERATOR, or `operator` in the settings file";
+    Ok(line.ok_or_else(|| odd_name(&settings.operator).hint(hint))?)
+}
+
+/// The error where a name cannot stand in a trust file.
+pub fn odd_name(name: &str) -> Advice {
+    Advice::new(format!("'{name}' cannot be the name of an operator in allowed_signers"))
+        .hint("choose one of letters, digits and @.-_")
 }

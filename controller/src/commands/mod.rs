@@ -4,6 +4,7 @@ mod acl;
 mod action;
 mod cancel;
 mod doctor;
+mod enroll;
 mod exec;
 mod host;
 mod host_key;
@@ -13,6 +14,7 @@ mod last;
 mod proposal;
 mod run;
 mod secrets;
+mod trust;
 mod up;
 mod watch;
 
@@ -57,12 +59,9 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
             return Ok(job::run(command, &mut connect(settings).await?, settings, printer).await?.into());
         }
         Command::Doctor => return Ok(doctor::run(&mut connect(settings).await?, printer).await?.into()),
-        Command::Host(command) => {
-            let namespace = settings.namespace.as_ref();
-            host::run(command, namespace, &mut connect(settings).await?, printer).await?;
-        }
+        Command::Host(command) => Box::pin(host::run(command, settings, printer)).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
-        Command::Key(command) => key::run(command, settings, printer).await?,
+        Command::Key(command) => return Ok(Box::pin(key::run(command, settings, printer)).await?.into()),
         Command::Acl(Acl::Print(options)) => acl::print(options, settings, printer)?,
         Command::Up(options) => Box::pin(up::up(options, settings, printer)).await?,
         Command::Down(options) => up::down(options, settings, printer)?,

@@ -41,7 +41,7 @@ pub async fn sent(fleet: &mut Fleet, job: &Job, hosts: &[Host], how: &Sent, prin
     if !how.wait {
         follower.leave_offline();
     }
-    watch(fleet, job, follower, printer, how.follow).await
+    watch(fleet, job, &mut follower, printer, how.follow).await
 }
 
 /// Prints the id of a job whose results are not awaited.
@@ -57,7 +57,7 @@ pub fn print_id(job: &Job, printer: &Printer) -> anyhow::Result<()> {
 pub async fn watch(
     fleet: &mut Fleet,
     job: &Job,
-    mut follower: Follower<'_>,
+    follower: &mut Follower<'_>,
     printer: &Printer,
     live: bool,
 ) -> anyhow::Result<Exit> {

@@ -24,13 +24,28 @@ pub struct AllowedSigners {
 
 /// The line that lets a key, or what an authority's key certifies, speak for `principal` in one namespace. `None` where
 /// the name would not stand for this one alone.
-pub fn line(principal: &str, key: &Key, is_authority: bool, namespace: &str) -> Option<String> {
+pub fn line(
+    principal: &str,
+    key: &Key,
+    is_authority: bool,
+    namespace: &str,
+    valid_before: Option<&str>,
+) -> Option<String> {
     let authority = if is_authority { "cert-authority," } else { "" };
-    let base64 = <base64ct::Base64 as base64ct::Encoding>::encode_string(key.blob());
-    let line = format!("{principal} {authority}namespaces=\"{namespace}\" {} {base64}", key.type_name());
+    let until = valid_before.map(|until| format!(",valid-before=\"{until}\"")).unwrap_or_default();
+    let line = format!("{principal} {authority}namespaces=\"{namespace}\"{until} {}", key.words());
     let is_odd = |letter: char| letter.is_whitespace() || letter.is_control() || "*?!,\"\\".contains(letter);
     let is_plain = !principal.starts_with('#') && !principal.contains(is_odd);
     Some(line).filter(|line| is_plain && Line::parse(1, line).is_ok_and(|line| line.is_for(principal)))
+}
+
+/// Whether a line of the file is the comment that states the version.
+pub fn states_version(line: &str) -> bool {
+    stated_version(line.trim()).is_some()
+}
+
+fn stated_version(line: &str) -> Option<&str> {
+    line.strip_prefix('#')?.trim_start().strip_prefix("version:")
 }
 
 /// One line: whom a key speaks for.
@@ -71,8 +86,8 @@ impl AllowedSigners {
                 return Err(fault("it has a control character; remove it".to_owned()));
             }
             let line = line.trim_matches([' ', '\t']);
-            if let Some(comment) = line.strip_prefix('#') {
-                let stated = comment.trim_start().strip_prefix("version:").map(self::version);
+            if line.starts_with('#') {
+                let stated = stated_version(line).map(self::version);
                 if let Some(stated) = stated.transpose().map_err(fault)?
                     && version.replace(stated).is_some()
                 {

@@ -99,6 +99,11 @@ impl Key {
         wire::text(&mut &self.blob[..]).unwrap_or_default()
     }
 
+    /// The key as files have it: type and base64.
+    pub fn words(&self) -> String {
+        format!("{} {}", self.type_name(), Base64::encode_string(&self.blob))
+    }
+
     /// The key in the SSH encoding.
     pub fn blob(&self) -> &[u8] {
         &self.blob

@@ -8,7 +8,7 @@ pub mod certificate;
 pub mod fault;
 pub mod key;
 mod key_signature;
-mod moment;
+pub mod moment;
 mod pattern;
 pub mod revocation;
 pub mod signing;

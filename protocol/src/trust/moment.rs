@@ -9,7 +9,7 @@ use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+pub fn parse(text: &str) -> Result<u64, String> {
     let wrong = |why: &str| format!("'{text}' is no moment: {why}; write it as 20301231Z or 20301231235959Z");
     let digits = text.strip_suffix(['Z', 'z']);
     let digits = digits.ok_or_else(|| wrong("without a Z at its end it would mean another one in each zone"))?;
@@ -27,7 +27,7 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
 }
 
 /// A moment as messages show it.
-pub(super) fn show(at: u64) -> String {
+pub fn show(at: u64) -> String {
     let moment = i64::try_from(at).ok().and_then(|at| Timestamp::from_second(at).ok());
     moment.map_or_else(|| "the end of time".to_owned(), |moment| moment.to_string())
 }

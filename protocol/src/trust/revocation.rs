@@ -42,9 +42,14 @@ mod part {
 /// A list as a text that travels in a command: lines of public keys as they are, all else in base64.
 pub fn to_text(list: &[u8]) -> String {
     match std::str::from_utf8(list) {
-        Ok(text) if !list.starts_with(MAGIC) => text.to_owned(),
+        Ok(text) if is_text(list) => text.to_owned(),
         _ => Base64::encode_string(list),
     }
+}
+
+/// Whether it is a list of lines, rather than one of `ssh-keygen -k`.
+pub fn is_text(list: &[u8]) -> bool {
+    !list.starts_with(MAGIC)
 }
 
 /// The list that such a text holds. No line of a public key is base64 as a whole: it has blanks.
