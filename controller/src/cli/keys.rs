@@ -6,8 +6,10 @@ use std::{
 };
 
 use protocol::trust::{
+    allowed_signers,
     certificate::{Certificate, CertificateFault},
     key::Key,
+    sshsig,
 };
 use ssh_key::{Algorithm, Error as KeyFault, PrivateKey, PublicKey};
 use tokio::task::spawn_blocking;
@@ -85,6 +87,23 @@ pub async fn find(settings: &Settings) -> anyhow::Result<Found> {
     let (certificate, unusable) = choose(held.certificates, &settings.operator);
     let half = Half::Agent(held.agent, held.identity);
     Ok(Found { path: None, public: held.public, certificate, unusable, half })
+}
+
+/// The line by which hosts trust the operator's key, or the authority of its certificate.
+///
+/// # Errors
+/// The operator's name cannot stand in a trust file.
+pub fn signers_line(key: &Key, certificate: Option<&Certificate>, settings: &Settings) -> anyhow::Result<String> {
+    let trusted = certificate.map_or(key, Certificate::authority);
+    let line = allowed_signers::line(&settings.operator, trusted, certificate.is_some(), sshsig::JOB, None);
+    let hint = "it is REDFLEET_OPERATOR, or `operator` in the settings file";
+    Ok(line.ok_or_else(|| odd_name(&settings.operator).hint(hint))?)
+}
+
+/// The error where a name cannot stand in a trust file.
+pub fn odd_name(name: &str) -> Advice {
+    Advice::new(format!("'{name}' cannot be the name of an operator in allowed_signers"))
+        .hint("choose one of letters, digits and @.-_")
 }
 
 /// The key that a file is about.

@@ -1,12 +1,7 @@
 //! `ctl key`: the key that signs what the operator sends. `trust.rs` has the keys of others.
 
 use anyhow::{Context, ensure};
-use protocol::trust::{
-    allowed_signers,
-    certificate::Certificate,
-    key::Key,
-    sshsig::{self, Signature},
-};
+use protocol::trust::{key::Key, sshsig::Signature};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -47,7 +42,7 @@ fn init(options: NewKey, settings: &Settings, printer: &Printer) -> anyhow::Resu
     let path = key_file::beside(&path, "");
     let private = key_file::generate(&options.comment.unwrap_or_else(|| settings.operator.clone()))?;
     let key = Key::from_bytes(&private.public_key().to_bytes()?)?;
-    let line = signers_line(&key, None, settings)?;
+    let line = keys::signers_line(&key, None, settings)?;
     // Before anything is asked.
     key_file::ensure_absent(&path)?;
     let passphrase = if options.no_passphrase { None } else { new_passphrase()? };
@@ -92,7 +87,7 @@ fn new_passphrase() -> anyhow::Result<Option<Zeroizing<String>>> {
 /// Shows which key would sign.
 async fn show(check: bool, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
     let found = keys::find(settings).await?;
-    let line = signers_line(&found.public, found.certificate.as_ref(), settings)?;
+    let line = keys::signers_line(&found.public, found.certificate.as_ref(), settings)?;
     let file = found.path.as_ref().map(|path| path.display().to_string());
     let private = found.private();
     let keys::Found { public: key, certificate, unusable, .. } = found;
@@ -143,18 +138,4 @@ async fn show(check: bool, settings: &Settings, printer: &Printer) -> anyhow::Re
     printer.line(&line)?;
     printer.note("hosts that have the line above in their allowed_signers trust it");
     Ok(())
-}
-
-/// The line by which hosts trust the operator's key, or the authority of its certificate.
-pub fn signers_line(key: &Key, certificate: Option<&Certificate>, settings: &Settings) -> anyhow::Result<String> {
-    let trusted = certificate.map_or(key, Certificate::authority);
-    let line = allowed_signers::line(&settings.operator, trusted, certificate.is_some(), sshsig::JOB, None);
-    let hint = "it is REDFLEET_OPERATOR, or `operator` in the settings file";
-    Ok(line.ok_or_else(|| odd_name(&settings.operator).hint(hint))?)
-}
-
-/// The error where a name cannot stand in a trust file.
-pub fn odd_name(name: &str) -> Advice {
-    Advice::new(format!("'{name}' cannot be the name of an operator in allowed_signers"))
-        .hint("choose one of letters, digits and @.-_")
 }

@@ -14,7 +14,7 @@ use protocol::{
 };
 use serde_json::{Value, json};
 
-use super::{key, watch};
+use super::watch;
 use crate::{
     cli::{
         fleet_trust::{FleetTrust, public_key, revoked_keys},
@@ -134,7 +134,7 @@ pub async fn trust(options: TrustKey, settings: &Settings, printer: &Printer) ->
         bail!(Advice::new(message).hint(edit).hint("to bring it to more hosts: ctl key send"));
     }
     let line = allowed_signers::line(&name, &key, authority, sshsig::JOB, valid_before.as_deref());
-    let line = line.ok_or_else(|| key::odd_name(&name))?;
+    let line = line.ok_or_else(|| keys::odd_name(&name))?;
     let new = own.with(&line)?;
     printer.note(&format!("'{name}' is to have the key {}", key.fingerprint()));
     bring(&own, &new, to, settings, printer).await
@@ -214,18 +214,18 @@ async fn bring(
         operator: settings.operator.clone(),
         trace: settings.trace.clone(),
     };
-    let exit = dispatch(request, &hosts, &mut fleet, settings, printer).await?;
-    if exit.taken {
+    let Reception { exit, taken } = dispatch(request, &hosts, &mut fleet, settings, printer).await?;
+    if taken {
         new.store()?;
         printer.note(&format!("version {} of {}", new.trust.version(), own.path().display()));
     } else {
         printer.note(&format!("no host took it: {} stays as it is", own.path().display()));
     }
-    Ok(exit.exit)
+    Ok(exit)
 }
 
 /// How it went.
-struct Sent {
+struct Reception {
     exit: Exit,
     /// Whether some host took it, or may still do so.
     taken: bool,
@@ -237,7 +237,7 @@ async fn dispatch(
     fleet: &mut Fleet,
     settings: &Settings,
     printer: &Printer,
-) -> anyhow::Result<Sent> {
+) -> anyhow::Result<Reception> {
     let signer = keys::open(settings).await?;
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
     let now = fleet.now();
@@ -249,7 +249,7 @@ async fn dispatch(
     follower.leave_offline();
     let exit = watch::watch(fleet, &job, &mut follower, printer, false).await?;
     let taken = follower.results().any(|result| result.state == State::Succeeded || !result.has_ended());
-    Ok(Sent { exit, taken })
+    Ok(Reception { exit, taken })
 }
 
 /// Refuses to overwrite what is not a prior version of the copy: it may have lines of others.
@@ -289,7 +289,7 @@ pub async fn own_copy(settings: &Settings) -> anyhow::Result<FleetTrust> {
         return Ok(own);
     }
     let found = keys::find(settings).await?;
-    FleetTrust::begin(settings, &key::signers_line(&found.public, found.certificate.as_ref(), settings)?)
+    FleetTrust::begin(settings, &keys::signers_line(&found.public, found.certificate.as_ref(), settings)?)
 }
 
 fn no_copy() -> anyhow::Error {
