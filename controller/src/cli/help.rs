@@ -75,7 +75,7 @@ Examples:
 
 /// After the options of `key trust`, `revoke` and `send`.
 pub const KEY_TRUST: &str = "\
-Your copy changes once a host has taken the new version. Hosts that have another file than a prior version of your
+Your copy changes once a host has taken the new version. Hosts that have another file than a prior version of your \
 copy are not overwritten: they may trust others.
 Examples:
   ctl key trust bob@desk bob.pub --valid-before 20301231Z --all
