@@ -21,7 +21,7 @@ pub fn fleet_with(config: &str) -> (Redis, Worker, Raw) {
 /// The same, with `ctl` in place of the raw connection.
 pub fn fleet_with_ctl(config: &str) -> (Redis, Worker, Ctl) {
     let (redis, worker, _) = fleet_with(config);
-    let ctl = Ctl::on(&redis).knowing_web1();
+    let ctl = Ctl::on(&redis);
     (redis, worker, ctl)
 }
 

@@ -10,7 +10,8 @@ use protocol::{limits, outcome::State};
 use tests::{Ctl, Gate, Network, Raw, Redis, Running, Worker, eventually, fleet_with_ctl};
 
 fn fleet() -> (Redis, Worker, Ctl) {
-    fleet_with_ctl("")
+    let (redis, worker, ctl) = fleet_with_ctl("");
+    (redis, worker, ctl.knowing_web1())
 }
 
 fn follow(ctl: &Ctl, host: &str, script: &str) -> Running {
