@@ -8,7 +8,10 @@ use std::{
 use anyhow::Context;
 use protocol::{
     acl::Role,
-    trust::{revocation::to_text, sshsig::JOB},
+    trust::{
+        revocation::{is_text, to_text},
+        sshsig::JOB,
+    },
 };
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -148,18 +151,13 @@ impl Script<'_> {
             |command: &str, text: &str| format!("\n{command} <<'END_OF_FILE'\n{}\nEND_OF_FILE\n", text.trim_end());
         let ca = ca.as_ref().map(|pem| here("write \"$settings/redis-ca.pem\" 644", pem)).unwrap_or_default();
         let revoked = fleet.revoked.as_ref().map(|list| {
-            let is_text = protocol::trust::revocation::is_text(list);
-            let decode = if is_text { "" } else { "base64 -d | " };
             let text = to_text(list);
-            if is_text {
-                here("begin \"$settings/revoked\" 644", &text)
-            } else {
-                let lines: Vec<_> = text.as_bytes().chunks(76).map(String::from_utf8_lossy).collect();
-                format!(
-                    "\n{decode}begin \"$settings/revoked\" 644 <<'END_OF_FILE'\n{}\nEND_OF_FILE\n",
-                    lines.join("\n")
-                )
+            if is_text(list) {
+                return here("begin \"$settings/revoked\" 644", &text);
             }
+            let lines: Vec<_> = text.as_bytes().chunks(76).map(String::from_utf8_lossy).collect();
+            let command = "base64 -d <<'END_OF_FILE' | begin \"$settings/revoked\" 644";
+            format!("\n{command}\n{}\nEND_OF_FILE\n", lines.join("\n"))
         });
         let parts = [
             ("@HOST@", *host),

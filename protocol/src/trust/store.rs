@@ -105,11 +105,12 @@ pub enum Untrusted {
     Signature(#[from] SignatureError),
 }
 
-/// What tells the contents of both files from others: the beginning of a SHA-256. No list is the same as an empty one.
+/// What tells the contents of both files from others: the beginning of a SHA-256. No list is the same as
+/// an empty one, and blanks at the ends say nothing.
 pub fn digest(allowed_signers: &str, revoked: Option<&[u8]>) -> String {
+    let (allowed_signers, revoked) = (allowed_signers.trim_ascii_end(), revoked.unwrap_or_default().trim_ascii_end());
     let length = (allowed_signers.len() as u64).to_be_bytes();
-    let hash =
-        Sha256::new().chain_update(length).chain_update(allowed_signers).chain_update(revoked.unwrap_or_default());
+    let hash = Sha256::new().chain_update(length).chain_update(allowed_signers).chain_update(revoked);
     hash.finalize().iter().take(8).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
