@@ -14,7 +14,8 @@ use protocol::{
     job::JobRecord,
     name::Salt,
     outcome::{Outcome, State},
-    secret::Secrets,
+    sealing::{SealingKey, UnsealingKey},
+    secret::{JobKey, Sealed, digest},
     signed::Signed,
     statement::{self, Subject},
     status::Status,
@@ -75,7 +76,8 @@ fn seed<N: AsRef<str>>(names: &[&str], fields: &[(N, Vec<u8>)]) -> Vec<u8> {
 fn documents() -> Result<()> {
     let targets = Targets::new(["web0", HOST, "web2"].iter().map(|host| host.parse().expect("a name")));
     let (host, proof) = targets.proofs().nth(1).expect("a host");
-    let secrets = Secrets::seal(&[("secret.TOKEN".to_owned(), Argument::Text("hidden".to_owned()))].into());
+    let (host_key, job_key) = (UnsealingKey::generate(), JobKey::generate());
+    let secrets = [("secret".to_owned(), Argument::Map([("TOKEN".to_owned(), "hidden".to_owned())].into()))];
     let arguments = [
         ("argv".to_owned(), Argument::List(vec!["uname".to_owned(), "-r".to_owned()])),
         ("cwd".to_owned(), Argument::Text("/srv".to_owned())),
@@ -88,7 +90,7 @@ fn documents() -> Result<()> {
         salt: Salt::new(SALT),
         action: "exec".to_owned(),
         arguments: arguments.into(),
-        secrets: secrets.digests(),
+        sealed: Some(Sealed::seal(job(), secrets.into(), &job_key)?),
         operator: ANN.to_owned(),
         issued_at_ms: NOW,
         start_by_ms: NOW + 300_000,
@@ -100,15 +102,19 @@ fn documents() -> Result<()> {
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
     };
     let signed = Signed::unsigned(&manifest);
+    let public = host_key.public(manifest.namespace.clone(), host.clone());
+    let sealed_key = public.seal(&job_key, &digest(&signed.bytes));
     let order = CancelOrder::new(&manifest, &signed, targets.root(), ANN.to_owned(), NOW);
 
     let mut fields = Envelope { signed, proof: proof.clone() }.fields();
     fields.push(("signature", sign(&key(1))?.to_bytes()));
-    fields.extend(secrets.field());
-    write("command", "exec", &seed(&["version", "manifest", "signature", "proof", "secrets"], &fields))?;
+    fields.push(sealed_key.field());
+    write("command", "exec", &seed(&["version", "manifest", "signature", "proof", "key"], &fields))?;
     let bob = Approval { principal: "bob@desk".to_owned(), signature: sign(&key(2))?.to_bytes() };
     write("approvals", "bob", &Approvals(vec![bob]).entry_field().expect("an approval").1)?;
-    write("secrets", "token", &secrets.field().expect("a secret").1)?;
+    let signed = Signed::unsigned(&public).with_signature(sign(&key(1))?.to_bytes());
+    write("sealing", "fact", SealingKey::to_fact(&signed).as_bytes())?;
+    write("sealing", "file", host_key.to_text().as_bytes())?;
     let root = targets.root();
     write("proof", "web1", &join(&[&root.count.to_be_bytes(), &proof.index.to_be_bytes(), &root.root, &proof.path]))?;
 

@@ -14,7 +14,8 @@ use protocol::{
     event::{Event, Piece},
     job::JobRecord,
     name::{HostName, JobId, Salt},
-    secret::Secrets,
+    sealing::{SealedKey, SealingKey, UnsealingKey},
+    secret::{JobKey, digest},
     signed::{Fields, Signed},
     statement::{self, Report, Subject},
     status::Status,
@@ -41,6 +42,9 @@ pub const DOCUMENT: &[u8] = b"document";
 
 /// The key of the host.
 static HOST_KEY: LazyLock<SigningKey> = LazyLock::new(SigningKey::generate);
+
+/// The sealing key of the host.
+static UNSEALING_KEY: LazyLock<UnsealingKey> = LazyLock::new(UnsealingKey::generate);
 
 /// A moment in 2027, in Unix seconds.
 pub const NOW: u64 = 1_800_000_000;
@@ -81,14 +85,16 @@ fn fields<const N: usize>(names: [&str; N], values: [&[u8]; N]) -> Fields {
     fields.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
 }
 
-/// An entry of an inbox: version, manifest, signature, proof, secrets.
+/// An entry of an inbox: version, manifest, signature, proof, key.
 pub fn command(input: &[u8]) {
-    let mut fields = fields(["version", "manifest", "signature", "proof", "secrets"], split(input));
+    let mut fields = fields(["version", "manifest", "signature", "proof", "key"], split(input));
     let Ok(envelope) = Envelope::<Manifest>::take(&mut fields) else { return };
-    let secrets = Secrets::take(&mut fields);
+    let key = SealedKey::take(&mut fields);
     let Ok(manifest) = envelope.signed.open() else { return };
-    if let Ok(secrets) = secrets {
-        _ = secrets.open(&manifest.secrets);
+    if let (Ok(key), Some(sealed)) = (key, &manifest.sealed) {
+        // Nobody can seal a key without the public half.
+        assert!(UNSEALING_KEY.open(&key, &digest(&envelope.signed.bytes)).is_err());
+        assert!(sealed.open(manifest.job, &JobKey::generate()).is_err());
     }
     let received = envelope.signed.bytes.clone();
     assert!(envelope.fields().into_iter().any(|(name, bytes)| name == "manifest" && bytes == received));
@@ -199,11 +205,18 @@ pub fn record(input: &[u8]) {
     assert!(JobRecord::from_fields(fields(["manifest", "signature", "targets"], values), JobId::new()).is_err());
 }
 
-/// Secret arguments.
-pub fn secrets(input: &[u8]) {
-    let Ok(secrets) = Secrets::take(&mut fields(["secrets"], [input])) else { return };
-    if secrets.open(&secrets.digests()).is_ok() {
-        _ = (secrets.size(), secrets.field(), format!("{secrets:?}"));
+/// A host's sealing key, as its facts have it, and as its file does.
+pub fn sealing(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    if let Some(signed) = SealingKey::from_fact(&text) {
+        let again = SealingKey::from_fact(&SealingKey::to_fact(&signed)).expect("what was read once");
+        assert_eq!((&again.bytes, &again.signature), (&signed.bytes, &signed.signature));
+        if let Ok(key) = signed.open() {
+            _ = key.seal(&JobKey::generate(), &digest(input));
+        }
+    }
+    if let Some(key) = UnsealingKey::from_text(input) {
+        assert!(UnsealingKey::from_text(key.to_text().as_bytes()).is_some());
     }
 }
 

@@ -198,6 +198,7 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         grant(Write, [keys.servers()], &["zrem"], "forget a host"),
         grant(Write, [keys.pattern_of_host(&Any)], &["del"], "forget a host"),
         grant(Both, [keys.job(Any)], &["hset", "hdel", "pexpire"], "record a job, its approvals, and that it is sent"),
+        grant(Both, [keys.job_keys(Any)], &["hset", "pexpire"], "record the sealed keys of a job's secrets"),
         grant(Both, [keys.job_cancels(Any)], &["hset", "pexpireat"], "record an order to cancel"),
         grant(Both, [keys.jobs()], &["zadd", "zremrangebyrank"], "list a job among the recent ones"),
         grant(
@@ -211,7 +212,7 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
     grants
 }
 
-/// A reader sees everything but the inboxes: what is queued there may hold secrets.
+/// A reader sees everything but the inboxes.
 fn of_reader(keys: &Keys) -> Vec<Grant> {
     let mut grants = vec![grant(Access::Read, [], &["time"], "Redis' clock")];
     grants.extend(looks(keys));
@@ -224,7 +225,7 @@ fn looks(keys: &Keys) -> [Grant; 3] {
     let hosts = own.into_iter().chain(MetricGroup::ALL.map(|group| keys.metrics(&Any, group)));
     let see_hosts = "see hosts, their facts and figures";
     [
-        Grant { access: Access::Read, keys: hosts.collect(), commands: &["hgetall", "hget"], why: see_hosts },
+        Grant { access: Access::Read, keys: hosts.collect(), commands: &["hgetall", "hget", "hmget"], why: see_hosts },
         grant(
             Access::Read,
             [keys.servers(), keys.jobs()],

@@ -6,10 +6,8 @@
 //! | `manifest` | the [`Manifest`]: `MessagePack` with named fields, the same bytes for all of a job's hosts |
 //! | `signature` | the operator's over exactly the manifest's bytes: a binary SSHSIG, namespace `redfleet-job@v1` |
 //! | `proof` | this host's [`Proof`] of being a target, `MessagePack` with named fields |
-//! | `secrets` | the values that the manifest only has digests of, see [`crate::secret`]; absent where there are none |
+//! | `key` | the key of the secrets in the manifest, sealed to this host, see [`crate::sealing`]; absent where there are none |
 //! | `approvals` | signatures of others over the manifest, see [`crate::approval`]; absent where there are none |
-
-use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +16,7 @@ use crate::{
     action::Arguments,
     limits,
     name::{HostName, JobId, Namespace, Salt},
-    secret::Digest,
+    secret::Sealed,
     signed::{self, Document, DocumentError, Fields, Signed},
     targets::{Proof, TargetRoot},
     time::Millis,
@@ -37,9 +35,9 @@ pub struct Manifest {
     /// The action's arguments, without those that are secret.
     #[serde(default, deserialize_with = "unique")]
     pub arguments: Arguments,
-    /// Digests of the secret arguments, by parameter name.
-    #[serde(default, deserialize_with = "unique", skip_serializing_if = "BTreeMap::is_empty")]
-    pub secrets: BTreeMap<String, Digest>,
+    /// The secret arguments, encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Sealed>,
     /// The operator: the principal whose key signed the manifest.
     pub operator: String,
     /// When the command was issued.
@@ -67,6 +65,11 @@ impl Manifest {
     /// Whether the job's id is the one that its operator can give it.
     pub fn has_its_own_id(&self) -> bool {
         self.job == JobId::derive(&self.operator, self.issued_at_ms, &self.salt)
+    }
+
+    /// The names of its secret arguments.
+    pub fn secret_names(&self) -> impl Iterator<Item = &String> {
+        self.sealed.iter().flat_map(|sealed| &sealed.names)
     }
 
     /// How many bytes of each output stream its result keeps, within the bound.
@@ -184,6 +187,7 @@ mod tests {
         action::Argument,
         control::CancelOrder,
         outcome::{Outcome, State},
+        sealing::{SealingKey, UnsealingKey},
         statement::{self, Statement, Subject},
         targets::Targets,
         trust::signing::SigningKey,
@@ -195,7 +199,7 @@ mod tests {
             salt: Salt::new([7; 16]),
             action: "exec".into(),
             arguments: Arguments::from([("argv".into(), Argument::List(vec!["uname".into(), "-a".into()]))]),
-            secrets: BTreeMap::new(),
+            sealed: None,
             operator: "ann@desk".into(),
             issued_at_ms: 1_790_000_000_000,
             start_by_ms: 1_790_000_300_000,
@@ -271,10 +275,12 @@ mod tests {
         let about = Subject { namespace: None, job, host: &host, manifest: None };
         let outcome = statement::fields(&Outcome::bare(State::Succeeded, None, 0), &about, &SigningKey::generate());
         let (_, statement) = outcome.into_iter().find(|(name, _)| *name == Statement::FIELD).unwrap();
-        let all = [signed::encode(&manifest), signed::encode(&order), statement];
-        assert_eq!(all.each_ref().map(|bytes| opens::<Manifest>(bytes)), [true, false, false]);
-        assert_eq!(all.each_ref().map(|bytes| opens::<CancelOrder>(bytes)), [false, true, false]);
-        assert_eq!(all.each_ref().map(|bytes| opens::<Statement>(bytes)), [false, false, true]);
+        let key = UnsealingKey::generate().public(None, "web1".parse().unwrap());
+        let all = [signed::encode(&manifest), signed::encode(&order), statement, signed::encode(&key)];
+        assert_eq!(all.each_ref().map(|bytes| opens::<Manifest>(bytes)), [true, false, false, false]);
+        assert_eq!(all.each_ref().map(|bytes| opens::<CancelOrder>(bytes)), [false, true, false, false]);
+        assert_eq!(all.each_ref().map(|bytes| opens::<Statement>(bytes)), [false, false, true, false]);
+        assert_eq!(all.each_ref().map(|bytes| opens::<SealingKey>(bytes)), [false, false, false, true]);
     }
 
     #[test]

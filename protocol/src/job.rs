@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use redis::{Cmd, Pipeline};
+use redis::{Cmd, Pipeline, ToRedisArgs};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     keys::Keys,
     limits,
     name::{HostName, JobId},
-    secret::Secrets,
+    sealing::SealedKey,
     signed::{DocumentError, Fields, Signed},
     targets::{Proof, Targets},
     time::{Millis, read_moment, show_moment},
@@ -116,13 +116,26 @@ impl JobRecord {
     /// Writes the job's hash with its time to live: until the last moment at which the job can end, plus its retention.
     /// Must be sent as one transaction, so that a controller that dies leaves no hash without a time to live.
     pub fn write(&self, keys: &Keys) -> Pipeline {
-        let key = keys.job(self.id());
+        self.write_hash(&keys.job(self.id()), self.fields().iter().map(|(name, value)| (&**name, value)))
+    }
+
+    /// Writes the keys of its secrets for some hosts, as [`Self::write`] writes the job.
+    pub fn write_sealed_keys<'a>(
+        &self,
+        keys: &Keys,
+        sealed: impl IntoIterator<Item = (&'a HostName, &'a SealedKey)>,
+    ) -> Pipeline {
+        let fields = sealed.into_iter().map(|(host, key)| (host.as_str(), key.as_bytes()));
+        self.write_hash(&keys.job_keys(self.id()), fields)
+    }
+
+    fn write_hash<'a>(&self, key: &str, fields: impl IntoIterator<Item = (&'a str, impl ToRedisArgs)>) -> Pipeline {
         let mut pipeline = redis::pipe();
-        pipeline.cmd("HSET").arg(&key);
-        for (name, value) in self.fields() {
-            pipeline.arg(&*name).arg(value);
+        pipeline.cmd("HSET").arg(key);
+        for (name, value) in fields {
+            pipeline.arg(name).arg(value);
         }
-        pipeline.cmd("PEXPIRE").arg(&key).arg(self.lifetime());
+        pipeline.cmd("PEXPIRE").arg(key).arg(self.lifetime());
         pipeline
     }
 
@@ -159,12 +172,20 @@ impl JobRecord {
     }
 
     /// Adds the command to a host's inbox at `now`, and trims entries that are too old to start or to wait.
-    pub fn write_command(&self, keys: &Keys, host: &HostName, proof: Proof, secrets: &Secrets, now: Millis) -> Cmd {
+    /// `key`: the key of its secrets, sealed to this host.
+    pub fn write_command(
+        &self,
+        keys: &Keys,
+        host: &HostName,
+        proof: Proof,
+        key: Option<&SealedKey>,
+        now: Millis,
+    ) -> Cmd {
         let horizon = now.saturating_sub(millis(limits::START_BY_MAX + limits::QUEUE_MAX));
         let mut add = redis::cmd("XADD");
         add.arg(keys.commands(host)).arg("MINID").arg("~").arg(horizon).arg("*");
         let envelope = Envelope { signed: self.signed.clone(), proof };
-        let beside = secrets.field().into_iter().chain(self.approvals.entry_field());
+        let beside = key.map(SealedKey::field).into_iter().chain(self.approvals.entry_field());
         for (name, value) in envelope.fields().into_iter().chain(beside) {
             add.arg(name).arg(value);
         }
@@ -180,7 +201,7 @@ fn read_needed(text: &[u8]) -> Option<usize> {
 pub fn shown(manifest: &Manifest) -> Map<String, Value> {
     let value = |argument: &Argument| serde_json::to_value(argument).unwrap_or_default();
     let plain = manifest.arguments.iter().map(|(name, argument)| (name.clone(), value(argument)));
-    plain.chain(manifest.secrets.keys().map(|name| (name.clone(), "***".into()))).collect()
+    plain.chain(manifest.secret_names().map(|name| (name.clone(), "***".into()))).collect()
 }
 
 /// What a list shows of a job.
@@ -228,17 +249,21 @@ impl JobHeadline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::action::{Argument, Arguments};
+    use crate::{
+        action::{Argument, Arguments},
+        secret::{JobKey, Sealed},
+    };
 
     fn record() -> JobRecord {
         let targets = Targets::new(["web2", "web1"].map(|name| name.parse().unwrap()));
-        let secrets = Secrets::seal(&Arguments::from([("token".into(), Argument::Text("hunter2".into()))]));
+        let secrets = Arguments::from([("token".into(), Argument::Text("hunter2".into()))]);
+        let job = JobId::new();
         let manifest = Manifest {
-            job: JobId::new(),
+            job,
             salt: JobId::salt(),
             action: "ping".into(),
             arguments: Arguments::new(),
-            secrets: secrets.digests(),
+            sealed: Some(Sealed::seal(job, secrets, &JobKey::generate()).unwrap()),
             operator: "ann@desk".into(),
             issued_at_ms: 1_790_000_000_000,
             start_by_ms: 1_790_000_300_000,

@@ -126,6 +126,11 @@ impl Keys {
         format!("{}:hosts", self.job(job))
     }
 
+    /// Hash, host → the key of the job's secrets, sealed to that host. Expires with the job's retention.
+    pub fn job_keys(&self, job: impl JobPart) -> String {
+        format!("{}:keys", self.job(job))
+    }
+
     /// Hash, host → when it was ordered to cancel (RFC 3339). Expires with the job's retention.
     pub fn job_cancels(&self, job: impl JobPart) -> String {
         format!("{}:cancels", self.job(job))
@@ -211,6 +216,7 @@ mod tests {
             keys.servers(),
             keys.job(job),
             keys.job_hosts(job),
+            keys.job_keys(job),
             keys.job_cancels(job),
             keys.job_result(job, &host),
             keys.job_events(job),

@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod name;
 pub mod outcome;
 pub mod scripts;
+pub mod sealing;
 pub mod secret;
 pub mod signed;
 pub mod statement;

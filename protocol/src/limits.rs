@@ -37,8 +37,12 @@ macro_rules! limits {
 limits! {
     /// Bytes of a command's manifest; a larger entry is dropped and counted as `oversize`.
     MANIFEST_BYTES: usize = 128 * 1024;
-    /// Bytes of a command's secret arguments, which travel beside the manifest.
+    /// Bytes of a command's secret arguments. Encrypted, they count among those of the manifest.
     SECRETS_BYTES: usize = 64 * 1024;
+    /// Bytes of the key of a command's secret arguments, sealed to a host.
+    SEALED_KEY_BYTES: usize = 112;
+    /// Bytes of the document with a host's sealing key.
+    SEALING_KEY_BYTES: usize = 1024;
     /// Bytes of standard input that a program is given: text, which travels as a secret argument.
     INPUT_BYTES: usize = 60 * 1024;
     /// Bytes of an order to cancel.

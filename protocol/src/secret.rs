@@ -1,19 +1,22 @@
-//! Secret arguments. Their values travel to the hosts and are kept nowhere.
+//! Secret arguments. Redis never has them in clear.
 //!
-//! The manifest, which is kept in the job's hash, has only a digest of each: SHA-256 over a nonce and the
-//! value. The nonce travels with the value, so a short secret cannot be found by trying. A signature over
-//! the manifest covers the secrets through their digests.
+//! Each job with secrets has a key of its own. The manifest carries the secrets encrypted under it, so the operator's
+//! signature covers them. The key travels beside the manifest, sealed to each host: see [`crate::sealing`].
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeSet, fmt};
 
-use serde::Deserialize;
+use crypto_secretbox::{KeyInit, XSalsa20Poly1305, aead::Aead};
+use serde::{Deserialize, Serialize};
 use serde_bytes::{ByteArray, ByteBuf};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 use crate::{
-    action::{Argument, Arguments},
+    action::Arguments,
     limits,
-    signed::{self, DocumentError, Fields},
+    name::JobId,
+    signed::{self, DocumentError},
+    unique::unique,
 };
 
 /// A SHA-256 digest.
@@ -24,11 +27,8 @@ pub fn digest(bytes: &[u8]) -> Digest {
     Digest::new(<Sha256 as sha2::Digest>::digest(bytes).into())
 }
 
-/// The field of a stream entry that holds secrets.
-const FIELD: &str = "secrets";
-
-/// Bytes of a nonce.
-const NONCE: usize = 32;
+/// What decoders call the secrets.
+const FIELD: &str = "sealed";
 
 /// A text that is never shown.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -48,19 +48,86 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Secret arguments on their way to a host, by parameter name: each the nonce and the encoded value.
-#[derive(Clone, Default)]
-pub struct Secrets(BTreeMap<String, ByteBuf>);
+/// The key under which the secrets of one job are encrypted. It is not shown.
+pub struct JobKey(Zeroizing<[u8; 32]>);
 
-/// Why secrets do not belong to a manifest.
+impl JobKey {
+    /// A new key.
+    ///
+    /// # Panics
+    /// The system has no random numbers.
+    pub fn generate() -> Self {
+        Self(Zeroizing::new(random()))
+    }
+
+    /// A key that was unsealed.
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// Its bytes, to be sealed.
+    pub(crate) fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    fn cipher(&self) -> XSalsa20Poly1305 {
+        XSalsa20Poly1305::new(self.expose().into())
+    }
+}
+
+impl fmt::Debug for JobKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("JobKey(***)")
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the system has random numbers");
+    bytes
+}
+
+/// The secret arguments of a job, encrypted: XSalsa20-Poly1305, the `secretbox` of `NaCl`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// The names of their parameters, which anybody may see.
+    pub names: BTreeSet<String>,
+    nonce: ByteArray<24>,
+    bytes: ByteBuf,
+}
+
+/// What is encrypted.
+#[derive(Serialize, Deserialize)]
+struct Content {
+    job: JobId,
+    #[serde(deserialize_with = "unique")]
+    arguments: Arguments,
+}
+
+/// Why secrets cannot be used. No variant holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// The manifest has a digest without a value.
-    #[error("the value of the secret argument '{0}' is missing")]
-    Missing(String),
-    /// The value does not match its digest.
-    #[error("the secret argument '{0}' is not the one that was asked for")]
-    Changed(String),
+    /// The job's key did not come with the manifest.
+    #[error("the key of its secret arguments is missing")]
+    MissingKey,
+    /// The job's key is not sealed to this host, or was altered.
+    #[error("the key of its secret arguments is not sealed to this host's sealing key, or was altered; send it anew")]
+    ForeignKey,
+    /// The job's key belongs to another manifest.
+    #[error("the key of its secret arguments belongs to another command")]
+    MisplacedKey,
+    /// The field with the job's key is larger than its limit.
+    #[error("the key of its secret arguments has {0} bytes")]
+    OversizeKey(usize),
+    /// The secrets are not encrypted under this key.
+    #[error("the secret arguments do not open with their key")]
+    Locked,
+    /// The secrets are those of another job.
+    #[error("the secret arguments belong to another job")]
+    Foreign,
+    /// The secrets have other names than the manifest says.
+    #[error("the secret arguments are not those that the manifest names")]
+    Misnamed,
     /// The secrets are larger than their limit.
     #[error("the secret arguments have {0} bytes")]
     Oversize(usize),
@@ -75,108 +142,89 @@ impl From<DocumentError> for SecretError {
     }
 }
 
-impl Secrets {
-    /// Seals `arguments` with fresh nonces.
+impl Sealed {
+    /// Encrypts secret arguments of a job.
+    ///
+    /// # Errors
+    /// They are larger than [`limits::SECRETS_BYTES`].
     ///
     /// # Panics
     /// The system has no random numbers.
-    pub fn seal(arguments: &Arguments) -> Self {
-        let seal = |argument: &Argument| {
-            let mut bytes = vec![0; NONCE];
-            getrandom::fill(&mut bytes).expect("the system has random numbers");
-            bytes.extend(signed::encode(argument));
-            ByteBuf::from(bytes)
-        };
-        Self(arguments.iter().map(|(name, argument)| (name.clone(), seal(argument))).collect())
-    }
-
-    /// Their digests, as the manifest carries them.
-    pub fn digests(&self) -> BTreeMap<String, Digest> {
-        self.0.iter().map(|(name, bytes)| (name.clone(), digest(bytes))).collect()
-    }
-
-    /// Whether there are no secrets.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The bytes that they add to a stream entry; at most [`limits::SECRETS_BYTES`] are read.
-    pub fn size(&self) -> usize {
-        self.0.iter().map(|(name, bytes)| name.len() + bytes.len() + 16).sum()
-    }
-
-    /// The field and value to add to a stream entry.
-    pub fn field(&self) -> Option<(&'static str, Vec<u8>)> {
-        (!self.is_empty()).then(|| (FIELD, signed::encode(&self.0)))
-    }
-
-    /// Takes the secrets out of a stream entry, which may have none.
-    ///
-    /// # Errors
-    /// The secrets are too large or malformed.
-    pub fn take(fields: &mut Fields) -> Result<Self, SecretError> {
-        match signed::take(fields, FIELD, limits::SECRETS_BYTES) {
-            Err(DocumentError::Missing(_)) => Ok(Self::default()),
-            bytes => Ok(Self(signed::decode(FIELD, &bytes?, limits::SECRETS_BYTES)?)),
+    pub fn seal(job: JobId, arguments: Arguments, key: &JobKey) -> Result<Self, SecretError> {
+        let names = arguments.keys().cloned().collect();
+        let content = Zeroizing::new(signed::encode(&Content { job, arguments }));
+        if content.len() > limits::SECRETS_BYTES {
+            return Err(SecretError::Oversize(content.len()));
         }
+        let nonce = random();
+        let bytes = key.cipher().encrypt(&nonce.into(), content.as_slice()).expect("so few bytes can be encrypted");
+        Ok(Self { names, nonce: ByteArray::new(nonce), bytes: ByteBuf::from(bytes) })
     }
 
-    /// The values that belong to these digests. Values without a digest are left out.
+    /// The secret arguments, which must be those of `job`.
     ///
     /// # Errors
-    /// A value is missing or does not match its digest.
-    pub fn open(&self, digests: &BTreeMap<String, Digest>) -> Result<Arguments, SecretError> {
-        let open = |(name, wanted): (&String, &Digest)| {
-            let bytes = self.0.get(name).ok_or_else(|| SecretError::Missing(name.clone()))?;
-            if digest(bytes) != *wanted || bytes.len() < NONCE {
-                return Err(SecretError::Changed(name.clone()));
-            }
-            Ok((name.clone(), signed::decode(FIELD, &bytes[NONCE..], limits::SECRETS_BYTES)?))
-        };
-        digests.iter().map(open).collect()
-    }
-}
-
-impl fmt::Debug for Secrets {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_set().entries(self.0.keys()).finish()
+    /// They do not open with this key, or are not what the manifest says.
+    pub fn open(&self, job: JobId, key: &JobKey) -> Result<Arguments, SecretError> {
+        let content = key.cipher().decrypt(&(*self.nonce).into(), self.bytes.as_slice());
+        let content = Zeroizing::new(content.map_err(|_| SecretError::Locked)?);
+        let content: Content = signed::decode(FIELD, &content, limits::SECRETS_BYTES)?;
+        if content.job != job {
+            return Err(SecretError::Foreign);
+        }
+        if content.arguments.keys().eq(&self.names) { Ok(content.arguments) } else { Err(SecretError::Misnamed) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::action::Argument;
 
     fn arguments() -> Arguments {
         Arguments::from([("token".into(), Argument::Text("hunter2".into()))])
     }
 
     #[test]
-    fn secrets_read_back_and_are_never_shown() {
-        let secrets = Secrets::seal(&arguments());
-        assert!(!format!("{secrets:?}").contains("hunter2"));
-        let mut fields = Fields::from_iter(secrets.field().map(|(name, value)| (name.to_owned(), value)));
-        let taken = Secrets::take(&mut fields).unwrap();
-        assert_eq!(taken.open(&secrets.digests()).unwrap(), arguments());
-        assert!(Secrets::take(&mut fields).unwrap().is_empty());
-        assert!(!format!("{:?}", Secret("hunter2".into())).contains("hunter2"));
-    }
-
-    /// The bytes of wire version 1, frozen: every later version must read them.
-    #[test]
-    fn wire_1_fixture_is_read() {
-        let bytes = include_bytes!("../fixtures/secrets-v1.msgpack").to_vec();
-        let secrets = Secrets::take(&mut Fields::from([(FIELD.to_owned(), bytes)])).unwrap();
-        assert_eq!(secrets.open(&secrets.digests()).unwrap(), arguments());
+    fn secrets_read_back_with_their_key_and_are_never_shown() {
+        let (job, key) = (JobId::new(), JobKey::generate());
+        let sealed = Sealed::seal(job, arguments(), &key).unwrap();
+        assert_eq!(sealed.open(job, &key).unwrap(), arguments());
+        let bytes = signed::encode(&sealed);
+        assert!(!bytes.windows(7).any(|part| part == b"hunter2"));
+        let shown = format!("{:?} {sealed:?} {key:?}", Secret("hunter2".into()));
+        assert!(!shown.contains("hunter2") && shown.contains("JobKey(***)"), "{shown}");
     }
 
     #[test]
-    fn the_digest_hides_the_value_and_binds_it() {
-        let (one, other) = (Secrets::seal(&arguments()), Secrets::seal(&arguments()));
-        assert_ne!(one.digests(), other.digests(), "equal secrets must not be seen to be equal");
-        assert!(matches!(one.open(&other.digests()), Err(SecretError::Changed(name)) if name == "token"));
-        assert!(matches!(Secrets::default().open(&one.digests()), Err(SecretError::Missing(_))));
-        let short = Secrets(BTreeMap::from([("token".into(), ByteBuf::from(vec![1]))]));
-        assert!(short.open(&short.digests()).is_err());
+    fn equal_secrets_are_not_seen_to_be_equal() {
+        let (job, key) = (JobId::new(), JobKey::generate());
+        let [one, other] = [(); 2].map(|()| Sealed::seal(job, arguments(), &key).unwrap());
+        assert_ne!(one.bytes, other.bytes);
+    }
+
+    #[test]
+    fn what_is_not_the_jobs_own_does_not_open() {
+        let (job, key) = (JobId::new(), JobKey::generate());
+        let sealed = Sealed::seal(job, arguments(), &key).unwrap();
+        let error = |sealed: &Sealed, job, key: &JobKey| sealed.open(job, key).unwrap_err();
+        assert!(matches!(error(&sealed, job, &JobKey::generate()), SecretError::Locked));
+        assert!(matches!(error(&sealed, JobId::new(), &key), SecretError::Foreign));
+        let misnamed = Sealed { names: ["argv".to_owned()].into(), ..sealed.clone() };
+        assert!(matches!(error(&misnamed, job, &key), SecretError::Misnamed));
+        for at in 0..sealed.bytes.len() {
+            let mut altered = sealed.clone();
+            altered.bytes[at] ^= 1;
+            assert!(matches!(error(&altered, job, &key), SecretError::Locked));
+        }
+        let short = Sealed { bytes: ByteBuf::new(), ..sealed };
+        assert!(matches!(error(&short, job, &key), SecretError::Locked));
+    }
+
+    #[test]
+    fn secrets_are_bounded() {
+        let large = Arguments::from([("token".into(), Argument::Text("x".repeat(limits::SECRETS_BYTES)))]);
+        let refused = Sealed::seal(JobId::new(), large, &JobKey::generate());
+        assert!(matches!(refused, Err(SecretError::Oversize(_))));
     }
 }

@@ -1,7 +1,5 @@
 //! Commands and other entries written by hand, as a faulty or hostile controller would write them.
 
-use std::collections::BTreeMap;
-
 use protocol::{
     action::{Argument, Arguments},
     clock::{FleetClock, millis},
@@ -13,7 +11,8 @@ use protocol::{
     limits,
     name::{HostName, JobId},
     outcome::Outcome,
-    secret::digest,
+    sealing::{SealedKey, SealingKey},
+    secret::{JobKey, Sealed, digest},
     signed::{Fields, Signed},
     statement::{Report, Subject},
     targets::Targets,
@@ -77,7 +76,7 @@ impl Raw {
             salt: JobId::salt(),
             action: action.into(),
             arguments: Arguments::new(),
-            secrets: BTreeMap::new(),
+            sealed: None,
             operator: "tests".into(),
             issued_at_ms: now,
             start_by_ms: now + millis(limits::START_BY_DEFAULT),
@@ -128,6 +127,29 @@ impl Raw {
     /// Sends `manifest` to the one host it is for, without making the job's hash.
     pub fn send(&mut self, host: &str, manifest: &Manifest) -> String {
         let fields = Self::envelope(manifest, &[host]).fields();
+        self.add(host, &fields)
+    }
+
+    /// The sealing key that `host` publishes.
+    #[track_caller]
+    pub fn sealing_key(&mut self, host: &str) -> SealingKey {
+        let key = self.keys.facts(&name(host));
+        let fact: String = self.query(&["HGET", &key, "sealing_key"]);
+        SealingKey::from_fact(&fact).and_then(|signed| signed.open().ok()).expect("a sealing key")
+    }
+
+    /// Adds secret arguments to a manifest. Returns the key to send with it to `host`, too.
+    pub fn seal(&mut self, host: &str, manifest: Manifest, secrets: Arguments) -> (Manifest, SealedKey) {
+        let key = JobKey::generate();
+        let sealed = Sealed::seal(manifest.job, secrets, &key).expect("few secrets");
+        let manifest = Manifest { sealed: Some(sealed), ..manifest };
+        let sealed_key = self.sealing_key(host).seal(&key, &digest(&Signed::unsigned(&manifest).bytes));
+        (manifest, sealed_key)
+    }
+
+    /// Sends `manifest` to the one host it is for, with the key of its secrets.
+    pub fn send_sealed(&mut self, host: &str, manifest: &Manifest, key: &SealedKey) -> String {
+        let fields: Vec<_> = Self::envelope(manifest, &[host]).fields().into_iter().chain([key.field()]).collect();
         self.add(host, &fields)
     }
 

@@ -12,7 +12,7 @@ use protocol::{
     limits,
     name::JobId,
     outcome::State,
-    secret::{self, Secrets},
+    secret,
     signed::Signed,
 };
 use serde_json::Value;
@@ -416,11 +416,9 @@ fn it_holds_no_secret_not_even_a_misplaced_one() {
     const SECRET: &str = "correct-horse-battery";
     let (_redis, worker, mut raw) = fleet();
     let value = Argument::Map([("TOKEN".into(), SECRET.into())].into());
-    let sealed = Secrets::seal(&Arguments::from([("secret".into(), value.clone())]));
     let exec = raw.exec(&["web1"], &["true"]);
-    let proper = Manifest { secrets: sealed.digests(), ..exec.clone() };
-    let fields = Raw::envelope(&proper, &["web1"]).fields().into_iter().chain(sealed.field()).collect::<Vec<_>>();
-    raw.add("web1", &fields);
+    let (proper, key) = raw.seal("web1", exec.clone(), Arguments::from([("secret".into(), value.clone())]));
+    raw.send_sealed("web1", &proper, &key);
     assert_eq!(raw.outcome("web1", &proper).state, State::Succeeded);
     assert_eq!(about(&worker, proper.job, 1)[0]["arguments"]["secret"], "***");
     // In clear, under a wrong name, and of an action that does not exist.

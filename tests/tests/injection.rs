@@ -7,7 +7,7 @@ use protocol::{
     command::Manifest,
     name::JobId,
     outcome::State,
-    secret::Secrets,
+    sealing::SealedKey,
 };
 use tests::{
     Ctl, Evidence, OnTerminal, Raw, eventually, fleet,
@@ -107,14 +107,16 @@ fn no_argument_of_any_action_is_taken_for_more_than_it_is() {
             for (name, secret) in known.iter().cloned().chain([(word.clone(), false)]) {
                 for argument in arguments_with(&word) {
                     let given = Arguments::from([(name.clone(), argument)]);
-                    let sealed = Secrets::seal(&if secret { given.clone() } else { Arguments::new() });
-                    let open = if secret { Arguments::new() } else { given };
-                    let arguments = needed(&spec).into_iter().chain(open).collect();
-                    let secrets = sealed.digests();
                     let manifest = raw.manifest(&["web1"], &spec.name);
-                    let manifest = renewed(Manifest { arguments, secrets, ..manifest });
-                    let fields = Raw::envelope(&manifest, &["web1"]).fields().into_iter().chain(sealed.field());
-                    raw.add("web1", &fields.collect::<Vec<_>>());
+                    let mut manifest = Manifest { arguments: needed(&spec), ..manifest };
+                    if secret {
+                        let (sealed, key) = raw.seal("web1", manifest, given);
+                        raw.send_sealed("web1", &sealed, &key);
+                        manifest = sealed;
+                    } else {
+                        manifest.arguments.extend(given);
+                        raw.send("web1", &manifest);
+                    }
                     sent.push(manifest);
                 }
             }
@@ -280,7 +282,7 @@ const LARGE: usize = 100 * 1024 * 1024;
 fn entries_of_a_hundred_megabytes_are_dropped_and_leave_nothing_behind() {
     let (redis, worker, mut raw) = fleet();
     let large = vec![b'x'; LARGE];
-    for name in ["manifest", "proof", "signature", "version", "secrets", "unknown"] {
+    for name in ["manifest", "proof", "signature", "version", "key", "unknown"] {
         let ping = raw.manifest(&["web1"], "ping");
         let fields = Raw::envelope(&ping, &["web1"]).fields().into_iter().filter(|(field, _)| *field != name);
         let mut add = redis::cmd("XADD");
@@ -290,8 +292,7 @@ fn entries_of_a_hundred_megabytes_are_dropped_and_leave_nothing_behind() {
         }
         add.arg(name).arg(&large).query::<()>(&mut redis.blocking()).expect("XADD");
         match name {
-            "unknown" => assert_eq!(raw.outcome("web1", &ping).state, State::Succeeded),
-            "secrets" => assert_eq!(raw.outcome("web1", &ping).state, State::Rejected),
+            "key" | "unknown" => assert_eq!(raw.outcome("web1", &ping).state, State::Succeeded),
             _ => {}
         }
         raw.wait_settled("web1");
@@ -317,10 +318,10 @@ fn secrets_and_orders_that_nest_deeply_or_never_end_are_refused() {
             raw.add_control("web1", &kept.chain([(field, value)]).collect::<Vec<_>>());
             dropped += 1;
         }
-        for secrets in [bytes.clone(), map("stdin", &bytes), nested(60_000)] {
+        for key in [bytes.clone(), map("stdin", &bytes), nested(60_000)] {
             let exec = raw.exec(&["web1"], &["true"]);
-            let fields = Raw::envelope(&exec, &["web1"]).fields();
-            raw.add("web1", &fields.into_iter().chain([("secrets", secrets)]).collect::<Vec<_>>());
+            let (exec, _) = raw.seal("web1", exec, Arguments::new());
+            raw.send_sealed("web1", &exec, &SealedKey::from_bytes(key));
             assert_eq!(raw.outcome("web1", &exec).state, State::Rejected);
         }
     }

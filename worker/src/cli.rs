@@ -7,12 +7,12 @@ use std::{
 };
 
 use clap::Parser;
-use protocol::trust::{UNSIGNED, signing::SigningKey};
+use protocol::trust::UNSIGNED;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Worker,
+    HostKeys, Worker,
     config::{Config, Options},
     explain::{Command, Question, Test},
     log,
@@ -51,8 +51,8 @@ pub fn main() -> ExitCode {
         config.unknown.iter().for_each(|unknown| eprintln!("error: {unknown}"));
         return if config.unknown.is_empty() { written(printed) } else { USAGE.into() };
     }
-    let key = match config.host_key.open(&config.host) {
-        Ok(key) => key,
+    let keys = match config.open_keys() {
+        Ok(keys) => keys,
         Err(error) => return unusable(&error),
     };
     log::init(config.log_level, config.log_format);
@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
         tracing::error!("this build verifies no signature, and obeys everybody: it is for benchmarks alone");
     }
     config.warnings.iter().chain(&config.unknown).for_each(|warning| tracing::warn!("{warning}"));
-    work(config, key)
+    work(config, keys)
 }
 
 /// Says why the settings cannot be used.
@@ -103,14 +103,14 @@ fn written(printed: io::Result<()>) -> ExitCode {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn work(config: Config, key: SigningKey) -> ExitCode {
+async fn work(config: Config, keys: HostKeys) -> ExitCode {
     let (shutdown, abort) = (CancellationToken::new(), CancellationToken::new());
     if let Err(error) = signals(shutdown.clone(), abort.clone()) {
         tracing::error!("cannot listen to signals: {error}");
         return ExitCode::FAILURE;
     }
     tokio::select! {
-        () = Worker::run(config, key, shutdown) => ExitCode::SUCCESS,
+        () = Worker::run(config, keys, shutdown) => ExitCode::SUCCESS,
         // The end of the runtime drops the executors, which kills the programs that they run.
         () = abort.cancelled() => ABORTED.into(),
     }

@@ -23,6 +23,7 @@ use crate::{
     actions,
     explain::Command,
     host_key::{HostKeyError, HostKeyFile},
+    identity::{HostKeys, KeysError},
     log::Format,
     policy::{self, Policy, PolicyError},
     spelling::did_you_mean,
@@ -292,6 +293,14 @@ impl Config {
     pub(crate) fn kept(&self, name: &str) -> PathBuf {
         let fleet = self.namespace.as_ref().map(|namespace| format!("{namespace}:")).unwrap_or_default();
         self.state_dir.join(format!("{fleet}{}.{name}", self.host))
+    }
+
+    /// Reads the host's private keys, or makes them.
+    ///
+    /// # Errors
+    /// One of them cannot be used, or not be made.
+    pub fn open_keys(&self) -> Result<HostKeys, KeysError> {
+        HostKeys::open(&self.host, &self.host_key, &self.state_dir.join("sealing_key"))
     }
 
     /// The settings as lines for people, without secrets.

@@ -100,7 +100,7 @@ fn shown(manifest: &Manifest) -> String {
             other => words.push(format!("{name}={other}")),
         }
     }
-    words.extend(manifest.secrets.keys().map(|name| format!("{name}=***")));
+    words.extend(manifest.secret_names().map(|name| format!("{name}=***")));
     if !trailing.is_empty() {
         words.push("--".into());
         words.extend(trailing);

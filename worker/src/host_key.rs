@@ -1,20 +1,16 @@
 //! The host's key: what a host states, such as an outcome, is signed with it.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use nix::libc::O_NONBLOCK;
 use protocol::{
     name::HostName,
     trust::signing::{SigningKey, SigningKeyError},
 };
 
-/// Bytes of the file at most.
-const FILE_BYTES: u64 = 16 * 1024;
+use crate::private_file::{self, PrivateFileError};
+
+/// What the file is called in errors.
+const WHAT: &str = "host key";
 
 /// Where the key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,21 +24,12 @@ pub enum HostKeyFile {
 /// Why the host's key cannot be used. The text of each error is complete without its source.
 #[derive(Debug, thiserror::Error)]
 pub enum HostKeyError {
-    /// The file cannot be read.
-    #[error("cannot read the host key {path}: {1}", path = .0.display())]
-    Read(PathBuf, #[source] io::Error),
+    /// The file cannot be read or made.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
     /// There is no such file.
     #[error("the host key {path} does not exist; make it (ssh-keygen -t ed25519 -N '' -f {path}), or leave out the setting `host_key`", path = .0.display())]
     Missing(PathBuf),
-    /// The file cannot be made.
-    #[error("cannot make the host key {path}: {1}", path = .0.display())]
-    Make(PathBuf, #[source] io::Error),
-    /// Others could use the key.
-    #[error("other users may read or write the host key {path} (mode {1:04o}): chmod 600 {path}; make a new key if one of them may have read it", path = .0.display())]
-    Open(PathBuf, u32),
-    /// The file is none, or too large.
-    #[error("the host key {path} is no file of at most {FILE_BYTES} bytes", path = .0.display())]
-    NoFile(PathBuf),
     /// There is no usable key in it.
     #[error("the host key {path} cannot be used: {1}. Restore it; or move it away, and let `ctl host key HOST --pin` trust the new one", path = .0.display())]
     Key(PathBuf, #[source] SigningKeyError),
@@ -60,25 +47,11 @@ impl HostKeyFile {
     /// # Errors
     /// The file cannot be used.
     pub fn read(&self) -> Result<Option<SigningKey>, HostKeyError> {
-        let path = self.path();
-        // Opening must not wait for whoever writes to a pipe.
-        let file = match OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return if matches!(self, Self::Own(_)) { Ok(None) } else { Err(HostKeyError::Missing(path.into())) };
-            }
-            file => file.map_err(|error| HostKeyError::Read(path.into(), error))?,
-        };
-        let mut text = Vec::new();
-        let about = file.metadata().map_err(|error| HostKeyError::Read(path.into(), error))?;
-        if !about.is_file() || about.len() > FILE_BYTES {
-            return Err(HostKeyError::NoFile(path.into()));
+        match (private_file::read(WHAT, self.path())?, self) {
+            (None, Self::Named(path)) => Err(HostKeyError::Missing(path.clone())),
+            (None, Self::Own(_)) => Ok(None),
+            (Some(text), _) => self.parse(&text).map(Some),
         }
-        if about.mode() & 0o077 != 0 {
-            return Err(HostKeyError::Open(path.into(), about.mode() & 0o7777));
-        }
-        let read = file.take(FILE_BYTES).read_to_end(&mut text);
-        read.map_err(|error| HostKeyError::Read(path.into(), error))?;
-        SigningKey::from_openssh(&text).map(Some).map_err(|error| HostKeyError::Key(path.into(), error))
     }
 
     /// Reads the key, or makes it.
@@ -89,10 +62,11 @@ impl HostKeyFile {
         if let Some(key) = self.read()? {
             return Ok(key);
         }
-        let failed = |error| HostKeyError::Make(self.path().into(), error);
-        make(self.path(), host).map_err(failed)?;
-        // Another worker may have been the first.
-        self.read()?.ok_or_else(|| failed(ErrorKind::NotFound.into()))
+        self.parse(&private_file::open(WHAT, self.path(), || SigningKey::generate().to_openssh(host.as_str()))?)
+    }
+
+    fn parse(&self, text: &[u8]) -> Result<SigningKey, HostKeyError> {
+        SigningKey::from_openssh(text).map_err(|error| HostKeyError::Key(self.path().into(), error))
     }
 
     /// The file, and which key is in it, as a line for people.
@@ -105,36 +79,13 @@ impl HostKeyFile {
     }
 }
 
-/// Makes the file whole, or not at all. One that is there stays.
-fn make(path: &Path, host: &HostName) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory)?;
-    let draft = path.with_extension(format!("new-{}", std::process::id()));
-    // What a process of the same number has left.
-    remove(&draft)?;
-    let written = write(&draft, SigningKey::generate().to_openssh(host.as_str()).as_bytes());
-    let linked = written.and_then(|()| match fs::hard_link(&draft, path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        linked => linked,
-    });
-    remove(&draft)?;
-    linked?;
-    File::open(directory)?.sync_all()
-}
-
-fn write(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    file.sync_all()
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    fs::remove_file(path).or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt, process::Command};
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+        process::Command,
+    };
 
     use super::*;
 
@@ -150,7 +101,7 @@ mod tests {
         assert!(!file.path().exists(), "a look makes nothing");
         let key = file.open(&host()).unwrap();
         assert_eq!(file.open(&host()).unwrap().line(), key.line());
-        make(file.path(), &host()).unwrap();
+        private_file::make(file.path(), b"another").unwrap();
         assert_eq!(file.open(&host()).unwrap().line(), key.line(), "one that is there stays");
         assert_eq!(fs::metadata(file.path()).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path().join("state")).unwrap().count(), 1);
@@ -193,7 +144,7 @@ mod tests {
         file.open(&host()).unwrap();
         let whole = fs::read(&path).unwrap();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
-        assert!(matches!(file.open(&host()), Err(HostKeyError::Open(_, 0o640))));
+        assert!(matches!(file.open(&host()), Err(HostKeyError::File(PrivateFileError::Open(_, _, 0o640)))));
         fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         for broken in [&whole[..whole.len() / 2], b"", &vec![b'x'; 20_000]] {
             fs::write(&path, broken).unwrap();
@@ -202,7 +153,7 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(matches!(file.open(&host()), Err(HostKeyError::NoFile(_))));
+        assert!(matches!(file.open(&host()), Err(HostKeyError::File(PrivateFileError::NoFile(..)))));
         let below_a_file = dir.path().join("file/host_key");
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(HostKeyFile::Own(below_a_file).open(&host()).is_err());

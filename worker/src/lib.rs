@@ -37,16 +37,18 @@ pub mod log;
 pub mod metrics;
 mod pending;
 pub mod policy;
+pub mod private_file;
 pub mod program;
 mod publisher;
 mod reader;
 mod schedule;
+pub mod sealing_key;
 mod spelling;
 pub mod trust;
 
 use config::Config;
 use identity::Identity;
-use protocol::trust::signing::SigningKey;
+pub use identity::{HostKeys, KeysError};
 use tokio_util::sync::CancellationToken;
 use trust::{Changes, TrustFiles};
 
@@ -55,10 +57,10 @@ pub struct Worker;
 
 impl Worker {
     /// Works until `shutdown` is cancelled: stops reading, lets what runs finish within the grace
-    /// period, publishes what is finished, then returns. Redis being away is no reason to return. `key` is the one of
-    /// [`Config::host_key`].
-    pub async fn run(config: Config, key: SigningKey, shutdown: CancellationToken) {
-        let identity = Identity::new(config.host.clone(), config.namespace.clone(), key);
+    /// period, publishes what is finished, then returns. Redis being away is no reason to return. `keys`: see
+    /// [`Config::open_keys`].
+    pub async fn run(config: Config, keys: HostKeys, shutdown: CancellationToken) {
+        let identity = Identity::new(config.host.clone(), config.namespace.clone(), keys);
         let files = TrustFiles::open(config.trust.clone(), config.kept(""));
         let trusted = files.trusted();
         let (changes, requests) = Changes::new();

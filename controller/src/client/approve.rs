@@ -1,6 +1,8 @@
 //! The two-person rule: a signed job is kept and not sent, others add their signatures over the same bytes, and whoever
 //! completes the number sends it.
 
+use std::collections::HashMap;
+
 use protocol::{
     approval::{Approval, Approvals},
     job::JobRecord,
@@ -51,16 +53,20 @@ impl Fleet {
     /// Signs a job of which `needed` must sign, and keeps it. Nothing is sent.
     ///
     /// # Errors
-    /// It has secret arguments, or is too large.
-    pub async fn propose(&mut self, request: Request, needed: usize, signer: &Signer) -> Result<Job, Error> {
-        self.ensure_clock().await?;
-        let mut job = Job::new(request, self.namespace.clone(), self.now())?;
-        if !job.manifest().secrets.is_empty() {
-            return Err(Error::Proposal(job.id(), ProposalError::Secrets));
-        }
-        job.sign(signer).await?;
+    /// It is too large, or its secrets cannot be sealed to its hosts.
+    pub async fn propose(
+        &mut self,
+        request: Request,
+        needed: usize,
+        signer: &Signer,
+        report: impl FnMut(Event),
+    ) -> Result<Job, Error> {
+        let mut job = self.signed_job(request, signer, report).await?;
         job.record.proposed = Some(needed);
-        let transactions = [job.record.write(self.keys()), job.record.write_index(self.keys())];
+        let mut transactions = vec![job.record.write(self.keys()), job.record.write_index(self.keys())];
+        if !job.sealed_keys.is_empty() {
+            transactions.push(job.record.write_sealed_keys(self.keys(), &job.sealed_keys));
+        }
         self.transact(&transactions).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(job)
     }
@@ -108,7 +114,7 @@ impl Fleet {
 
         let id = job.id();
         let record = JobRecord::from_fields(fields(hash), id).map_err(|error| Error::DamagedJob(id, error))?;
-        let mut job = Job::of_record(record);
+        let mut job = Job::of_record(record, job.sealed_keys.clone());
         let over = || Error::Proposal(id, ProposalError::Over);
         let proposal = job.proposal(self.now()).ok_or_else(over)?;
         if proposal.signed < proposal.needed {
@@ -141,7 +147,7 @@ impl Fleet {
         let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
         let ask = |keys: &Keys, id: &JobId| [Cmd::hgetall(keys.job(*id))];
         let read = |id: &JobId, (hash,): (RawHash,), _: Option<_>| {
-            Job::of_record(JobRecord::from_fields(fields(hash), *id).ok()?).proposal(now)
+            Job::of_record(JobRecord::from_fields(fields(hash), *id).ok()?, HashMap::new()).proposal(now)
         };
         let proposals = self.query_each(&ids, ask, read).await?;
         for (job, proposal) in jobs.iter_mut().zip(proposals) {

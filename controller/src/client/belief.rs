@@ -39,7 +39,8 @@ impl Fleet {
         read: impl Fn(Report, &Subject<'_>) -> Result<T, OutcomeError>,
     ) -> Vec<Result<T, Damage>> {
         let namespace = self.namespace.as_ref();
-        let verdicts = self.witness.judge(namespace, &testimonies);
+        let said: Vec<_> = testimonies.iter().map(Testimony::said).collect();
+        let verdicts = self.witness.judge(namespace, &said);
         let believed = testimonies.into_iter().zip(verdicts).map(|(testimony, verdict)| {
             verdict?;
             let Testimony { host, job, manifest, report } = testimony;

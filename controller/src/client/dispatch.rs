@@ -54,12 +54,28 @@ impl Fleet {
         &mut self,
         request: Request,
         signer: &Signer,
+        mut report: impl FnMut(Event),
+    ) -> Result<Job, Error> {
+        let job = self.signed_job(request, signer, &mut report).await?;
+        self.send_out(job, report).await
+    }
+
+    /// Makes a job of the request, with its secrets sealed to its hosts, and signs it.
+    pub(super) async fn signed_job(
+        &mut self,
+        request: Request,
+        signer: &Signer,
         report: impl FnMut(Event),
     ) -> Result<Job, Error> {
         self.ensure_clock().await?;
-        let mut job = Job::new(request, self.namespace.clone(), self.now())?;
+        let mut sealing = Ok(Vec::new());
+        if !request.secrets.is_empty() {
+            sealing = self.sealing_keys(&request.targets.hosts().collect::<Vec<_>>()).await;
+            self.take_notices().into_iter().for_each(report);
+        }
+        let mut job = Job::new(request, &sealing?, self.namespace.clone(), self.now())?;
         job.sign(signer).await?;
-        self.send_out(job, report).await
+        Ok(job)
     }
 
     /// Sends a signed job to all of its hosts.
@@ -103,11 +119,17 @@ async fn send(fleet: &mut Fleet, job: &Job, hosts: &[HostName], sent: &mut Sent)
     let mut commands = job.targets().proofs().filter(|(host, _)| wanted.contains(host));
     let mut transactions = vec![job.record.write(&keys), job.record.write_index(&keys)];
     loop {
+        let commands: Vec<_> = commands.by_ref().take(CHUNK).collect();
+        let sealed: Vec<_> =
+            commands.iter().filter_map(|(host, _)| Some((*host, job.sealed_keys.get(*host)?))).collect();
+        if !sealed.is_empty() {
+            transactions.push(job.record.write_sealed_keys(&keys, sealed));
+        }
         let of_job = transactions.len();
-        let mut asked = Vec::with_capacity(CHUNK);
-        for (host, proof) in commands.by_ref().take(CHUNK) {
+        let mut asked = Vec::with_capacity(commands.len());
+        for (host, proof) in commands {
             let mut command = redis::pipe();
-            command.add_command(job.record.write_command(&keys, host, proof, &job.secrets, now));
+            command.add_command(job.record.write_command(&keys, host, proof, job.sealed_keys.get(host), now));
             // Of a host that is gone for good, nothing stays for ever.
             command.cmd("EXPIRE").arg(keys.commands(host)).arg(limits::HOST_RETENTION.as_secs());
             transactions.push(command);
@@ -219,7 +241,8 @@ impl<'a> Redispatch<'a> {
         let (before, behind) = queued.split_at(first);
         let mut from_first = behind.iter().chain(before).copied();
         let approvals = self.job.approvals().entry_field().map_or(0, |(_, bytes)| bytes.len());
-        let entry = self.job.record.signed.bytes.len() + self.job.secrets.size() + limits::PROOF_BYTES + approvals;
+        let beside = limits::SEALED_KEY_BYTES + limits::PROOF_BYTES + approvals;
+        let entry = self.job.record.signed.bytes.len() + beside;
         let count = (LOOK_BYTES / entry).clamp(1, CHUNK);
         let page: HashSet<&HostName> = from_first.by_ref().take(count).collect();
         self.next = from_first.next().cloned();

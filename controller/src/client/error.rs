@@ -5,11 +5,12 @@ use protocol::{
     diagnosis::{Mistake, diagnose},
     job::{JobHeadline, RecordError},
     name::{HostName, JobId, NameError},
+    secret::SecretError,
     time::Millis,
 };
 use redis::{ErrorKind, RedisError, RetryMethod};
 
-use super::{arguments::ArgumentsError, proposal::ProposalError, signer::SignerError};
+use super::{arguments::ArgumentsError, proposal::ProposalError, signer::SignerError, witness::Unsealable};
 
 /// Why a call on a fleet failed. The text of each error is complete without its source.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,17 @@ pub enum Error {
     /// Nothing was sent, as the key did not sign it.
     #[error("nothing was sent: {0}")]
     Signer(#[from] SignerError),
+    /// The secret arguments of a job cannot be sent.
+    #[error("nothing was sent: {0}")]
+    Secrets(SecretError),
+    /// Nothing was sent, as its secrets cannot be sealed to a host.
+    #[error("nothing was sent, as its secrets cannot be sealed to {host}: {reason}")]
+    Unsealable {
+        /// The host.
+        host: HostName,
+        /// Why.
+        reason: Unsealable,
+    },
     /// Something else stands where one of Redfleet's keys belongs.
     #[error(transparent)]
     WrongType(#[from] WrongType),

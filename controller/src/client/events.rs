@@ -58,9 +58,9 @@ pub enum Event {
         /// Those that are offline: they obey when they return.
         offline: Vec<HostName>,
     },
-    /// Hosts whose keys were not known have signed results: their keys are recorded, and trusted from now on.
+    /// Hosts whose keys were not known have signed results, or their sealing keys: their keys are recorded, and trusted from now on.
     NewHostKeys(Vec<NewKey>),
-    /// A result is signed by another key than that of its host: somebody may be forging results. Each host is reported
+    /// A result, or a sealing key, is signed by another key than that of its host: somebody may be forging it. Each host is reported
     /// once.
     HostKeyChanged(ChangedKey),
     /// The job is gone from Redis.
@@ -75,8 +75,8 @@ pub enum Event {
         /// To how many hosts.
         count: usize,
     },
-    /// Lost commands cannot be sent again, as the job was read back from Redis and its secret arguments are not kept
-    /// there. Reported once.
+    /// Lost commands cannot be sent again, as Redis has lost the keys of their secrets, too, and the job was read back
+    /// from it. Reported once.
     CannotRedispatch,
     /// A dispatch failed in a way that may pass, and is tried again under the same job id. Reported once.
     Retrying(Error),

@@ -519,7 +519,7 @@ mod tests {
             operator: "ann@desk".into(),
             trace: None,
         };
-        Job::new(request, None, 1_790_000_000_000).unwrap()
+        Job::new(request, &[], None, 1_790_000_000_000).unwrap()
     }
 
     #[test]

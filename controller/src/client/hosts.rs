@@ -183,6 +183,7 @@ impl Fleet {
         let mut facts = values(hashes.next().unwrap_or_default(), is_figure);
         let labels = values(hashes.next().unwrap_or_default(), |_| false);
         facts.remove("actions");
+        facts.remove("sealing_key");
         facts.sort_keys();
         let groups = MetricGroup::ALL.iter().zip(hashes).filter(|(_, figures)| !figures.is_empty());
         let metrics =

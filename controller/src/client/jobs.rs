@@ -14,7 +14,8 @@ use protocol::{
     limits,
     name::{HostName, JobId, NameError, Namespace},
     outcome::State,
-    secret::Secrets,
+    sealing::{SealedKey, SealingKey},
+    secret::{JobKey, Sealed, digest},
     signed::Signed,
     targets::Targets,
     time::Millis,
@@ -59,8 +60,8 @@ pub struct Request {
 pub struct Job {
     /// The manifest and the hosts.
     pub(super) record: JobRecord,
-    /// The sealed secret arguments; none where the job was read back from Redis.
-    pub(super) secrets: Secrets,
+    /// The key of its secrets, sealed to each host.
+    pub(super) sealed_keys: HashMap<HostName, SealedKey>,
     /// The stream entry of each host that this process is known to have sent the command to.
     pub(super) entries: HashMap<HostName, String>,
     /// The inboxes that could not take the command.
@@ -68,22 +69,30 @@ pub struct Job {
 }
 
 impl Job {
-    /// A new job, issued at `now`. Its signature is still to come.
+    /// A new job, issued at `now`. Its signature is still to come. `sealing`: the sealing keys of its hosts, if it has
+    /// secrets.
     ///
     /// # Errors
     /// The job is larger than the wire allows.
-    pub(super) fn new(request: Request, namespace: Option<Namespace>, now: Millis) -> Result<Self, Error> {
+    pub(super) fn new(
+        request: Request,
+        sealing: &[SealingKey],
+        namespace: Option<Namespace>,
+        now: Millis,
+    ) -> Result<Self, Error> {
         if request.targets.is_empty() {
             return Err(Error::NoTargets);
         }
-        let secrets = Secrets::seal(&request.secrets);
         let salt = JobId::salt();
+        let job = JobId::derive(&request.operator, now, &salt);
+        let key = JobKey::generate();
+        let sealed = (!request.secrets.is_empty()).then(|| Sealed::seal(job, request.secrets, &key)).transpose();
         let manifest = Manifest {
-            job: JobId::derive(&request.operator, now, &salt),
+            job,
             salt,
             action: request.action,
             arguments: request.arguments,
-            secrets: secrets.digests(),
+            sealed: sealed.map_err(Error::Secrets)?,
             operator: request.operator,
             issued_at_ms: now,
             start_by_ms: now.saturating_add(millis(request.start_by)),
@@ -98,13 +107,14 @@ impl Job {
         for (what, size, limit) in [
             ("hosts", record.targets.len(), limits::TARGETS),
             ("bytes with all arguments", record.signed.bytes.len(), limits::MANIFEST_BYTES),
-            ("bytes of secret arguments", secrets.size(), limits::SECRETS_BYTES),
         ] {
             if size > limit {
                 return Err(Error::TooLarge { what, size, limit });
             }
         }
-        Ok(Self { record, secrets, entries: HashMap::new(), damaged: HashMap::new() })
+        let manifest = digest(&record.signed.bytes);
+        let sealed_keys = sealing.iter().map(|host| (host.host.clone(), host.seal(&key, &manifest))).collect();
+        Ok(Self::of_record(record, sealed_keys))
     }
 
     /// Signs the manifest.
@@ -114,8 +124,8 @@ impl Job {
     }
 
     /// A job that was read back from Redis.
-    pub(super) fn of_record(record: JobRecord) -> Self {
-        Self { record, secrets: Secrets::default(), entries: HashMap::new(), damaged: HashMap::new() }
+    pub(super) fn of_record(record: JobRecord, sealed_keys: HashMap<HostName, SealedKey>) -> Self {
+        Self { record, sealed_keys, entries: HashMap::new(), damaged: HashMap::new() }
     }
 
     /// Its id.
@@ -143,10 +153,9 @@ impl Job {
         !self.damaged.contains_key(host)
     }
 
-    /// Whether all contents of a command are known. The secret arguments of a job that was read back from Redis are
-    /// not.
+    /// Whether all contents of its commands are known: Redis may have lost the keys of its secrets.
     pub fn is_complete(&self) -> bool {
-        self.manifest().secrets.is_empty() || !self.secrets.is_empty()
+        self.manifest().sealed.is_none() || self.targets().hosts().all(|host| self.sealed_keys.contains_key(host))
     }
 }
 
@@ -271,7 +280,9 @@ impl Fleet {
             return Err(Error::UnknownJob(id.to_string()));
         }
         let record = JobRecord::from_fields(fields(hash), id).map_err(|error| Error::DamagedJob(id, error))?;
-        Ok(Job::of_record(record))
+        let has_secrets = record.manifest.sealed.is_some();
+        let sealed_keys = if has_secrets { self.sealed_keys(id).await? } else { HashMap::new() };
+        Ok(Job::of_record(record, sealed_keys))
     }
 
     /// The id that begins like this.
@@ -406,7 +417,7 @@ fn states(job: &JobHeadline, published: &[Option<String>], now: Millis) -> BTree
 
 #[cfg(test)]
 mod tests {
-    use protocol::action::Argument;
+    use protocol::{action::Argument, sealing::UnsealingKey, secret::SecretError};
     use serde_json::Map;
 
     use super::*;
@@ -432,21 +443,23 @@ mod tests {
 
     #[test]
     fn a_job_larger_than_the_wire_allows_is_refused() {
-        let refused = |request| Job::new(request, None, 0).unwrap_err();
+        let refused = |request| Job::new(request, &[], None, 0).unwrap_err();
         let request = || Request { ..request() };
         let large = Request { arguments: text(limits::MANIFEST_BYTES), ..request() };
         assert!(matches!(refused(large), Error::TooLarge { limit: limits::MANIFEST_BYTES, .. }));
         let large = Request { secrets: text(limits::SECRETS_BYTES), ..request() };
-        assert!(matches!(refused(large), Error::TooLarge { limit: limits::SECRETS_BYTES, .. }));
+        assert!(matches!(refused(large), Error::Secrets(SecretError::Oversize(_))));
         assert!(matches!(refused(Request { targets: Targets::new([]), ..request() }), Error::NoTargets));
     }
 
     #[test]
-    fn a_job_that_was_read_back_has_no_secrets() {
-        let job = Job::new(Request { secrets: text(7), ..request() }, None, 0).unwrap();
-        assert!(job.is_complete());
-        assert!(!Job::of_record(job.record).is_complete());
-        assert!(Job::of_record(Job::new(request(), None, 0).unwrap().record).is_complete());
+    fn a_job_with_secrets_is_complete_with_the_key_of_each_host() {
+        let sealing = ["web1", "web2"].map(|host| UnsealingKey::generate().public(None, host.parse().unwrap()));
+        let new = |request, sealing: &[_]| Job::new(request, sealing, None, 0).unwrap();
+        let secret = || Request { secrets: text(7), ..request() };
+        assert!(new(secret(), &sealing).is_complete());
+        assert!(!new(secret(), &sealing[1..]).is_complete());
+        assert!(new(request(), &[]).is_complete());
     }
 
     #[test]

@@ -48,8 +48,10 @@
 //!
 //! Workers know a job by its id, so to send it twice is harmless. `dispatch` does so when a reply is lost,
 //! and a follower does so when Redis has lost the job or a command (flushed, restarted without persistence,
-//! failed over). The exception is a job with secret arguments that was read back from Redis: Redis does not
-//! have their values, so it cannot be sent again ([`Event::CannotRedispatch`]).
+//! failed over).
+//!
+//! Secret arguments are encrypted in the manifest, under a key of the job's own that is sealed to each host. So Redis has
+//! no secret in clear, and none is needed to send a job again.
 //!
 //! Where hosts ask for the signatures of several, [`Fleet::propose`] keeps the signed job, and [`Fleet::approve`] adds
 //! signatures; whoever completes the number sends it. A follower never sends what is only proposed.
@@ -99,6 +101,7 @@ mod known_hosts;
 mod outputs;
 mod proposal;
 pub mod redis_info;
+mod sealing;
 mod signer;
 mod verdict;
 mod witness;
@@ -119,5 +122,5 @@ pub use self::{
     known_hosts::{KnownHosts, KnownHostsError, known_name},
     proposal::{Proposal, ProposalError},
     signer::{Signer, SignerError},
-    witness::{ChangedKey, NewKey, Unverified},
+    witness::{ChangedKey, NewKey, Unsealable, Unverified},
 };

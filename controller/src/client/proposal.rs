@@ -29,9 +29,6 @@ impl fmt::Display for Proposal {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProposalError {
-    /// Redis would have to keep them.
-    #[error("a proposal is kept, and secret arguments are not: they cannot be proposed")]
-    Secrets,
     /// It is no proposal, or none any more.
     #[error("it waits for no approval: it was sent, or withdrawn")]
     Over,
@@ -65,9 +62,6 @@ pub(super) fn check(record: &JobRecord, principal: &str, signature: Option<&Sign
     requester.verify(sshsig::JOB, &record.signed.bytes).map_err(ProposalError::Unsigned)?;
     if !manifest.has_its_own_id() {
         return Err(ProposalError::Id);
-    }
-    if !manifest.secrets.is_empty() {
-        return Err(ProposalError::Secrets);
     }
     // What is shown is what was decoded: bytes that say more would be signed unseen.
     if Signed::unsigned(manifest).bytes != record.signed.bytes {

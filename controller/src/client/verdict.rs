@@ -106,7 +106,7 @@ mod tests {
             job: JobId::new(),
             action: "ping".into(),
             arguments: Arguments::new(),
-            secrets: std::collections::BTreeMap::new(),
+            sealed: None,
             operator: "ann@desk".into(),
             issued_at_ms: ISSUED,
             start_by_ms: START_BY,

@@ -61,6 +61,21 @@ pub enum Unverified {
     },
 }
 
+/// Why secrets cannot be sealed to a host.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unsealable {
+    /// The host has not published a sealing key.
+    #[error("it publishes no sealing key: its worker is an older one, or has not reported yet")]
+    Missing,
+    /// The key that it seems to publish is not known to be its own.
+    #[error("its sealing key cannot be trusted: {0}")]
+    Unverified(#[from] Unverified),
+    /// The key is one of another host or fleet, or none.
+    #[error("what it publishes as its sealing key is another host's, or malformed")]
+    Foreign,
+}
+
 /// A result as it was read, and the command that it should be about.
 #[derive(Debug)]
 pub(super) struct Testimony<'a> {
@@ -71,6 +86,14 @@ pub(super) struct Testimony<'a> {
     pub(super) report: Report,
 }
 
+/// A document that a host is said to have signed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said<'a> {
+    pub(super) host: &'a HostName,
+    pub(super) document: &'a [u8],
+    pub(super) signature: &'a [u8],
+}
+
 /// What an operator should know about keys.
 #[derive(Debug)]
 pub(super) enum Notice {
@@ -78,7 +101,7 @@ pub(super) enum Notice {
     Changed(ChangedKey),
 }
 
-/// Verifies results, and remembers what an operator should know about keys.
+/// Verifies what hosts state, and remembers what an operator should know about keys.
 #[derive(Debug, Default)]
 pub(super) struct Witness {
     pub(super) known: KnownHosts,
@@ -88,28 +111,24 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    /// Whether each result is signed by the key of its host, in order. Hosts that have none become known.
-    pub(super) fn judge(
-        &mut self,
-        namespace: Option<&Namespace>,
-        all: &[Testimony<'_>],
-    ) -> Vec<Result<(), Unverified>> {
+    /// Whether each document is signed by the key of its host, in order. Hosts that have none become known.
+    pub(super) fn judge(&mut self, namespace: Option<&Namespace>, all: &[Said<'_>]) -> Vec<Result<(), Unverified>> {
         if UNSIGNED {
             return all.iter().map(|_| Ok(())).collect();
         }
-        let names: Vec<_> = all.iter().map(|testimony| known_name(namespace, testimony.host)).collect();
+        let names: Vec<_> = all.iter().map(|said| known_name(namespace, said.host)).collect();
         let refused = self.meet(all, &names);
 
         let mut verdicts = Vec::with_capacity(all.len());
         let (mut claims, mut places) = (Vec::new(), Vec::new());
-        for (place, (testimony, name)) in all.iter().zip(&names).enumerate() {
-            let known = match find(&self.known, name, testimony) {
+        for (place, (said, name)) in all.iter().zip(&names).enumerate() {
+            let known = match find(&self.known, name, said) {
                 Ok(Some(key)) => Ok(key),
-                Ok(None) => Err(stranger(testimony, refused.as_deref())),
+                Ok(None) => Err(stranger(said, refused.as_deref())),
                 Err(error) => Err(error),
             };
             verdicts.push(known.map(|key| {
-                claims.push(testimony.claim(key));
+                claims.push(said.claim(key));
                 places.push(place);
             }));
         }
@@ -127,12 +146,12 @@ impl Witness {
     }
 
     /// Records the keys of hosts of which none is known and which have signed with it. Returns why that is impossible.
-    fn meet(&mut self, all: &[Testimony<'_>], names: &[String]) -> Option<String> {
+    fn meet(&mut self, all: &[Said<'_>], names: &[String]) -> Option<String> {
         let strangers = all.iter().zip(names).filter(|(_, name)| self.known.keys(name).is_empty());
-        let signed = strangers.filter_map(|(testimony, name)| {
-            let key = Key::from_bytes(batch::claimed_key(&testimony.report.signed.signature).ok()?).ok()?;
-            let is_true = batch::verify(HOST, &[testimony.claim(&key)]).iter().all(Result::is_ok);
-            is_true.then(|| (testimony.host, (name.clone(), key)))
+        let signed = strangers.filter_map(|(said, name)| {
+            let key = Key::from_bytes(batch::claimed_key(said.signature).ok()?).ok()?;
+            let is_true = batch::verify(HOST, &[said.claim(&key)]).iter().all(Result::is_ok);
+            is_true.then(|| (said.host, (name.clone(), key)))
         });
         let (hosts, keys): (Vec<_>, Vec<_>) = signed.unzip();
         if keys.is_empty() {
@@ -157,20 +176,26 @@ impl Witness {
 }
 
 impl Testimony<'_> {
-    fn claim<'a>(&'a self, key: &'a Key) -> Claim<'a> {
-        Claim { key, document: &self.report.signed.bytes, signature: &self.report.signed.signature }
+    pub(super) fn said(&self) -> Said<'_> {
+        Said { host: self.host, document: &self.report.signed.bytes, signature: &self.report.signed.signature }
+    }
+}
+
+impl<'a> Said<'a> {
+    const fn claim(&self, key: &'a Key) -> Claim<'a> {
+        Claim { key, document: self.document, signature: self.signature }
     }
 }
 
 /// The key of the host that has signed, as it claims; none where the host has no key.
-fn find<'a>(known: &'a KnownHosts, name: &str, testimony: &Testimony<'_>) -> Result<Option<&'a Key>, Unverified> {
-    let blob = batch::claimed_key(&testimony.report.signed.signature)?;
+fn find<'a>(known: &'a KnownHosts, name: &str, said: &Said<'_>) -> Result<Option<&'a Key>, Unverified> {
+    let blob = batch::claimed_key(said.signature)?;
     let keys = known.keys(name);
     let fingerprints = || keys.iter().map(Key::fingerprint).collect::<Vec<_>>().join(" or ");
     match keys.iter().find(|key| key.blob() == blob) {
         None if keys.is_empty() => Ok(None),
         None => Err(Unverified::Key(ChangedKey {
-            host: testimony.host.clone(),
+            host: said.host.clone(),
             shown: key::fingerprint(blob),
             known: fingerprints(),
             file: known.path().map(Into::into),
@@ -180,9 +205,8 @@ fn find<'a>(known: &'a KnownHosts, name: &str, testimony: &Testimony<'_>) -> Res
 }
 
 /// Why a host without a key has not become known. `refused`: no key could be recorded.
-fn stranger(testimony: &Testimony<'_>, refused: Option<&str>) -> Unverified {
-    let signature = &testimony.report.signed.signature;
-    match (refused, batch::claimed_key(signature)) {
+fn stranger(said: &Said<'_>, refused: Option<&str>) -> Unverified {
+    match (refused, batch::claimed_key(said.signature)) {
         (_, Err(error)) => error.into(),
         (Some(reason), Ok(blob)) => Unverified::Unknown { shown: key::fingerprint(blob), reason: reason.to_owned() },
         (None, Ok(_)) => SignatureError::Altered.into(),

@@ -236,7 +236,7 @@ fn overview(job: &Job, now: Millis) -> Table {
     for (name, argument) in &manifest.arguments {
         pairs.pair(&format!("  {name}"), argument.to_string());
     }
-    for name in manifest.secrets.keys() {
+    for name in manifest.secret_names() {
         pairs.pair(&format!("  {name}"), "***");
     }
     pairs.pair("operator", &manifest.operator);

@@ -51,7 +51,8 @@ pub async fn propose(
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
     let signer = keys::open(settings).await?;
-    let job = fleet.propose(request, needed.max(2), &signer).await?;
+    let report = |event| events::note_dispatch(&event, printer);
+    let job = fleet.propose(request, needed.max(2), &signer, report).await?;
     let short = job.id().short();
     let written = watch::print_id(&job, printer);
     printer.report_loss(written, || format!("the job is proposed: ctl job show {short}"));
@@ -125,6 +126,9 @@ fn shown(job: &Job, proposal: Proposal, now: Millis) -> Table {
     pairs.pair("action", style::exact(&manifest.action));
     for (name, words) in arguments(&manifest.arguments) {
         pairs.pair(&format!("  {}", style::exact(&name)), words);
+    }
+    for name in manifest.secret_names() {
+        pairs.pair(&format!("  {}", style::exact(name)), "*** (a secret: only who asks for it knows what it is)");
     }
     pairs.pair("timeout", moments::span(Duration::from_millis(manifest.timeout_ms)));
     let names: Vec<_> = job.targets().hosts().map(ToString::to_string).collect();

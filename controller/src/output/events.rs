@@ -10,8 +10,9 @@ const NAMED: usize = 5;
 
 /// Prints what an operator should know while a job is sent.
 pub fn note_dispatch(event: &Event, printer: &Printer) {
-    if let Event::Retrying(error) = event {
-        printer.note(&format!("{error}; trying again under the same id …"));
+    match event {
+        Event::Retrying(error) => printer.note(&format!("{error}; trying again under the same id …")),
+        _ => host_keys(event, printer),
     }
 }
 
@@ -32,7 +33,9 @@ pub fn note(event: &Event, job: &Job, now: Millis, printer: &Printer) {
             printer.warn(&format!("Redis has lost the command of {}", hosts(*count)));
         }
         Event::Redispatched { .. } => printer.note("dispatched again under the same id"),
-        Event::CannotRedispatch => printer.warn("its secrets are lost, so it cannot be dispatched again: run it again"),
+        Event::CannotRedispatch => {
+            printer.warn("Redis has lost the keys of its secrets, so it cannot be dispatched again: run it again");
+        }
         Event::Disconnected(error) => printer.note(&format!("{error}; trying again …")),
         Event::Reconnected => printer.note("Redis is back"),
         _ => {}

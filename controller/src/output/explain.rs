@@ -118,7 +118,6 @@ fn hint_of_proposal(job: JobId, error: &ProposalError) -> Option<String> {
     Some(match error {
         ProposalError::Over => format!("how it stands: ctl job show {}", job.short()),
         ProposalError::Late => "propose it anew: ctl run --propose --start-by DURATION …".into(),
-        ProposalError::Secrets => "put them into a file on the host".into(),
         ProposalError::Own(_) => format!("withdraw it: ctl job cancel {}", job.short()),
         ProposalError::SameKey => "somebody else, with a key of their own, must approve it".into(),
         _ => return None,

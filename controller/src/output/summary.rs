@@ -194,7 +194,7 @@ mod tests {
             job: JobId::new(),
             action: "ping".into(),
             arguments: Arguments::new(),
-            secrets: BTreeMap::new(),
+            sealed: None,
             operator: "ann@desk".into(),
             issued_at_ms: 1000,
             start_by_ms: 2000,

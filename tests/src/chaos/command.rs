@@ -1,6 +1,6 @@
 //! The commands of a round: what they execute, how they are sent, and how they may end.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use fastrand::Rng;
 use protocol::{
@@ -90,7 +90,7 @@ impl Command {
             salt,
             action: work.action().into(),
             arguments: work.arguments(job, lock.as_deref(), evidence),
-            secrets: BTreeMap::new(),
+            sealed: None,
             operator: OPERATOR.into(),
             issued_at_ms,
             start_by_ms,

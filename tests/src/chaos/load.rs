@@ -11,7 +11,6 @@ use std::{
 };
 
 use fastrand::Rng;
-use protocol::secret::Secrets;
 use redis::{Connection, Pipeline, RedisResult};
 
 use super::{
@@ -204,7 +203,7 @@ pub(super) fn dispatch(fleet: &Fleet, command: &Command) -> Pipeline {
         }
     }
     for (host, proof) in record.targets.proofs() {
-        pipeline.add_command(record.write_command(keys, host, proof, &Secrets::default(), now()));
+        pipeline.add_command(record.write_command(keys, host, proof, None, now()));
     }
     pipeline
 }

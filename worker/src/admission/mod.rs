@@ -16,7 +16,8 @@ use protocol::{
     control::CancelOrder,
     limits,
     outcome::{Outcome, State},
-    secret::{self, Digest, SecretError, Secrets},
+    sealing::{SealedKey, UnsealingKey},
+    secret::{self, Digest, JobKey, SecretError},
     signed::{Fields, Signed},
     time::{Millis, show_duration, show_moment},
     trust::sshsig::{self, Signature},
@@ -51,17 +52,18 @@ pub(crate) struct Opened {
     pub(crate) digest: Digest,
     /// Who asks for it.
     pub(crate) asker: Arc<Asker>,
-    secrets: Result<Secrets, SecretError>,
+    /// The key of its secrets.
+    key: Result<SealedKey, SecretError>,
     /// Whether its operator is known and has signed it, and who else has.
     signed: Result<Counted, Untrusted>,
-    /// The size of its manifest and secrets: about the memory that it takes.
+    /// The size of its manifest: about the memory that it takes.
     pub(crate) bytes: usize,
 }
 
 /// Reads an entry: size, version, target, signature.
 pub(crate) fn open(mut fields: Fields, identity: &Identity, trusted: &Trusted) -> Result<Opened, EntryError> {
     let envelope = Envelope::<Manifest>::take(&mut fields)?;
-    let secrets = Secrets::take(&mut fields);
+    let key = SealedKey::take(&mut fields);
     let approvals = Approvals::take(&mut fields)?;
     let manifest = match envelope.open(&identity.host) {
         Err(EntryError::NotForThisHost) if fault::planted(Bug::NoTarget) => envelope.signed.open()?,
@@ -84,8 +86,8 @@ pub(crate) fn open(mut fields: Fields, identity: &Identity, trusted: &Trusted) -
     });
 
     let digest = secret::digest(&envelope.signed.bytes);
-    let bytes = envelope.signed.bytes.len() + secrets.as_ref().map_or(0, Secrets::size);
-    Ok(Opened { manifest, digest, asker: Arc::new(asker), secrets, signed, bytes })
+    let bytes = envelope.signed.bytes.len();
+    Ok(Opened { manifest, digest, asker: Arc::new(asker), key, signed, bytes })
 }
 
 /// Why nobody who is known answers for a document.
@@ -159,6 +161,8 @@ pub(crate) fn judge_order(
 pub(crate) struct Known<'a> {
     pub(crate) catalogue: &'a Catalogue,
     pub(crate) policy: &'a Policy,
+    /// Opens what is sealed to this host.
+    pub(crate) unsealing: &'a UnsealingKey,
     pub(crate) pending: &'a Pending,
     /// The command's published state, if one was looked up and found.
     pub(crate) published: Option<State>,
@@ -275,7 +279,7 @@ pub(crate) fn admit(entry: &str, opened: Result<Opened, EntryError>, known: &Kno
     if known.pending.has(entry) {
         return Admission::Dropped(Dropped::Pending);
     }
-    let Opened { manifest, secrets, signed, .. } = match opened {
+    let Opened { manifest, digest, key, signed, .. } = match opened {
         Ok(opened) => opened,
         Err(error) => return Admission::Dropped(error.into()),
     };
@@ -288,15 +292,16 @@ pub(crate) fn admit(entry: &str, opened: Result<Opened, EntryError>, known: &Kno
         }
     }
     let judged = signed.map_err(|untrusted| Rejection::from(untrusted).into());
-    match judged.and_then(|approved| check(&manifest, secrets, &approved, known)) {
+    match judged.and_then(|approved| check(&manifest, || known.unsealing.open(&key?, &digest), &approved, known)) {
         Ok(admitted) => Admission::Admitted(manifest, admitted),
         Err(refusal) => Admission::Refused(manifest, refusal),
     }
 }
 
+/// `key`: opens the key of the secrets, where there are any.
 fn check(
     manifest: &Manifest,
-    secrets: Result<Secrets, SecretError>,
+    key: impl FnOnce() -> Result<JobKey, SecretError>,
     approved: &Counted,
     known: &Known<'_>,
 ) -> Result<Admitted, Refusal> {
@@ -308,11 +313,13 @@ fn check(
 
     let mut arguments: Arguments = manifest.arguments.clone();
     let is_secret = |name: &String| spec.parameter(name).is_some_and(|parameter| parameter.secret);
-    let (mut clear, mut sealed) = (arguments.keys(), manifest.secrets.keys());
+    let (mut clear, mut sealed) = (arguments.keys(), manifest.secret_names());
     if let Some(name) = clear.find(|name| is_secret(name)).or_else(|| sealed.find(|name| !is_secret(name))) {
         return Err(Rejection::Secrecy(excerpt(name, log::NAME)).into());
     }
-    arguments.extend(secrets.and_then(|secrets| secrets.open(&manifest.secrets)).map_err(Rejection::from)?);
+    if let Some(sealed) = &manifest.sealed {
+        arguments.extend(key().and_then(|key| sealed.open(manifest.job, &key)).map_err(Rejection::from)?);
+    }
     let principals: Vec<_> = [&manifest.operator].into_iter().chain(&approved.by).map(String::as_str).collect();
     let decision = known.policy.decide(&principals, spec, &arguments);
     if !decision.is_granted() && !fault::planted(Bug::NoPolicy) {

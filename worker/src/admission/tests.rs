@@ -1,12 +1,16 @@
-use std::collections::BTreeMap;
-
 use protocol::{
-    action::Argument, approval::Approval, name::JobId, signed::Document, targets::Targets, trust::signing::SigningKey,
+    action::Argument,
+    approval::Approval,
+    name::{JobId, Namespace},
+    secret::Sealed,
+    signed::Document,
+    targets::Targets,
+    trust::signing::SigningKey,
 };
 use ssh_key::{PrivateKey, private::Ed25519Keypair};
 
 use super::*;
-use crate::{actions::specs, policy};
+use crate::{HostKeys, actions::specs, policy};
 
 const NOW: Millis = 1_790_000_000_000;
 
@@ -17,7 +21,7 @@ fn manifest(action: &str) -> Manifest {
         salt,
         action: action.into(),
         arguments: if action == "exec" { Arguments::from([("argv".into(), argv)]) } else { Arguments::new() },
-        secrets: BTreeMap::new(),
+        sealed: None,
         operator: "ann@desk".into(),
         issued_at_ms: NOW,
         start_by_ms: NOW + 1000,
@@ -46,20 +50,26 @@ fn sign<T: Document>(document: &T, seed: u8) -> Signed<T> {
     signed.with_signature(signature)
 }
 
-fn fields(manifest: &Manifest, secrets: &Secrets) -> Fields {
-    fields_of(sign(manifest, 7), secrets)
+fn fields(manifest: &Manifest, key: Option<&SealedKey>) -> Fields {
+    fields_of(sign(manifest, 7), key)
 }
 
-fn fields_of(signed: Signed<Manifest>, secrets: &Secrets) -> Fields {
+fn fields_of(signed: Signed<Manifest>, key: Option<&SealedKey>) -> Fields {
     let targets = Targets::new(["web1".parse().unwrap()]);
     let (_, proof) = targets.proofs().next().unwrap();
     let envelope = Envelope { signed, proof };
-    let fields = envelope.fields().into_iter().chain(secrets.field());
+    let fields = envelope.fields().into_iter().chain(key.map(SealedKey::field));
     fields.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn identity(namespace: Option<Namespace>) -> Arc<Identity> {
+    let keys = HostKeys { signing: SigningKey::generate(), unsealing: UnsealingKey::generate() };
+    Identity::new("web1".parse().unwrap(), namespace, keys)
 }
 
 /// What the worker knows about a command. Each test changes it as needed.
 struct Setting {
+    unsealing: UnsealingKey,
     catalogue: Catalogue,
     pending: Pending,
     published: Option<State>,
@@ -75,26 +85,23 @@ impl Setting {
 
     fn allowing(policy: Policy) -> Self {
         let catalogue = Catalogue::new(&policy);
-        Self { policy, catalogue, pending: Pending::default(), published: None, cancelled: false, now: NOW }
+        let unsealing = UnsealingKey::generate();
+        Self { unsealing, policy, catalogue, pending: Pending::default(), published: None, cancelled: false, now: NOW }
     }
 
     fn admit_fields(&self, fields: Fields) -> Admission {
-        let Self { catalogue, policy, pending, published, cancelled, now } = self;
+        let Self { unsealing, catalogue, policy, pending, published, cancelled, now } = self;
         let (published, cancelled, now, taken_ms) = (*published, *cancelled, *now, *now);
-        let known = Known { catalogue, policy, pending, published, cancelled, now, taken_ms };
-        admit(
-            "1-1",
-            open(fields, &Identity::new("web1".parse().unwrap(), None, SigningKey::generate()), &trusted()),
-            &known,
-        )
+        let known = Known { catalogue, policy, unsealing, pending, published, cancelled, now, taken_ms };
+        admit("1-1", open(fields, &identity(None), &trusted()), &known)
     }
 
     fn admit(&self, manifest: &Manifest) -> Admission {
-        self.admit_fields(fields(manifest, &Secrets::default()))
+        self.admit_fields(fields(manifest, None))
     }
 
     fn refusal(&self, manifest: &Manifest) -> Refusal {
-        self.refusal_of(fields(manifest, &Secrets::default()))
+        self.refusal_of(fields(manifest, None))
     }
 
     fn refusal_of(&self, fields: Fields) -> Refusal {
@@ -132,12 +139,11 @@ fn each_check_has_its_verdict() {
 
 #[test]
 fn earlier_checks_come_first() {
-    let secret = Secrets::default();
     let mut setting = Setting { now: NOW + 5000, published: Some(State::Failed), ..Setting::new() };
     setting.pending.add_dropped("2-2".into(), None);
     // The entry has several faults at once, which are mended one after another.
     let mut wrong =
-        fields(&Manifest { targets: Targets::new(["db1".parse().unwrap()]).root(), ..manifest("dance") }, &secret);
+        fields(&Manifest { targets: Targets::new(["db1".parse().unwrap()]).root(), ..manifest("dance") }, None);
     wrong.insert("version".into(), b"9".to_vec());
     wrong.insert("signature".into(), vec![0; limits::SIGNATURE_BYTES + 1]);
     let dropped = |fields: &Fields| match setting.admit_fields(fields.clone()) {
@@ -150,11 +156,11 @@ fn earlier_checks_come_first() {
     wrong.insert("version".into(), b"1".to_vec());
     assert_eq!(dropped(&wrong), Some("not_for_this_host"));
     let dance = manifest("dance");
-    assert_eq!(dropped(&fields(&dance, &secret)), None, "it has an outcome already");
+    assert_eq!(dropped(&fields(&dance, None)), None, "it has an outcome already");
     let mut setting = Setting { published: None, ..setting };
     setting.pending.add("3-3".into(), dance.job);
     assert!(matches!(setting.admit(&dance), Admission::Dropped(Dropped::Duplicate(_))));
-    let unsigned = fields_of(Signed::unsigned(&manifest("dance")), &secret);
+    let unsigned = fields_of(Signed::unsigned(&manifest("dance")), None);
     assert_eq!(setting.refusal_of(unsigned), rejected("it is not signed"));
     assert_eq!(setting.refusal(&manifest("dance")), rejected("unknown action 'dance'"));
     assert_eq!(setting.refusal(&manifest("ping")).state, State::Expired);
@@ -163,8 +169,7 @@ fn earlier_checks_come_first() {
 #[test]
 fn only_what_its_operator_signed_is_admitted() {
     let (setting, ping) = (Setting::new(), manifest("ping"));
-    let none = Secrets::default();
-    let reason = |signed: Signed<Manifest>| setting.refusal_of(fields_of(signed, &none)).reason;
+    let reason = |signed: Signed<Manifest>| setting.refusal_of(fields_of(signed, None)).reason;
     // Bob's key does not speak for ann, and a stranger's for nobody.
     for seed in [8, 9] {
         assert!(reason(sign(&ping, seed)).contains("is not trusted as 'ann@desk'"));
@@ -197,7 +202,7 @@ fn order(operator: &str, seed: u8) -> Envelope<CancelOrder> {
 #[test]
 fn a_job_is_cancelled_by_its_operator_or_by_those_who_may() {
     let judge = |order: &Envelope<CancelOrder>, policy: &str, now| {
-        let identity = Identity::new("web1".parse().unwrap(), None, SigningKey::generate());
+        let identity = identity(None);
         judge_order(order, &identity, &trusted(), &policy::tests::policy(policy), now).map(|(order, asker)| {
             assert_eq!(asker.principal.as_deref(), Some(&*order.operator));
             order.operator
@@ -215,11 +220,10 @@ fn a_job_is_cancelled_by_its_operator_or_by_those_who_may() {
 #[test]
 fn a_command_of_another_fleet_is_dropped() {
     let prod = Manifest { namespace: Some("prod".parse().unwrap()), ..manifest("ping") };
-    let fields = fields(&prod, &Secrets::default());
+    let fields = fields(&prod, None);
     let open = |namespace: Option<&str>| {
         let namespace = namespace.map(|name| name.parse().unwrap());
-        open(fields.clone(), &Identity::new("web1".parse().unwrap(), namespace, SigningKey::generate()), &trusted())
-            .map(|_| ())
+        open(fields.clone(), &identity(namespace), &trusted()).map(|_| ())
     };
     assert!(open(Some("prod")).is_ok());
     for other in [None, Some("test")] {
@@ -243,34 +247,50 @@ fn deadlines_and_cancels_are_for_the_journal_where_it_may_have_run() {
     }
 }
 
+impl Setting {
+    /// Adds secrets to a manifest. Returns their key, too, sealed to this host.
+    fn seal(&self, manifest: Manifest, secrets: Arguments) -> (Manifest, SealedKey) {
+        let key = JobKey::generate();
+        let sealed = Sealed::seal(manifest.job, secrets, &key).unwrap();
+        let manifest = Manifest { sealed: Some(sealed), ..manifest };
+        let host = self.unsealing.public(None, "web1".parse().unwrap());
+        let key = host.seal(&key, &secret::digest(&Signed::unsigned(&manifest).bytes));
+        (manifest, key)
+    }
+}
+
 #[test]
-fn secrets_must_be_the_ones_that_were_asked_for() {
+fn secrets_must_be_the_ones_that_were_signed_for_this_host() {
     let setting = Setting::new();
-    let value = Arguments::from([("secret".into(), Argument::Map([("TOKEN".into(), "hunter2".into())].into()))]);
-    let sealed = Secrets::seal(&value);
-    let asked = Manifest { secrets: sealed.digests(), ..manifest("exec") };
-    assert!(matches!(setting.admit_fields(fields(&asked, &sealed)), Admission::Admitted(..)));
-    let refused = |fields: Fields| match setting.admit_fields(fields) {
-        Admission::Refused(_, refusal) => refusal.reason,
-        _ => panic!("not refused"),
-    };
-    for reason in [
-        refused(fields(&asked, &Secrets::default())),
-        refused(fields(&asked, &Secrets::seal(&value))),
-        refused(fields(&Manifest { arguments: value.clone(), ..manifest("exec") }, &Secrets::default())),
+    let token = || Argument::Map([("TOKEN".into(), "hunter2".into())].into());
+    let sealed = |name: &str, value: Argument| setting.seal(manifest("exec"), Arguments::from([(name.into(), value)]));
+    let (asked, key) = sealed("secret", token());
+    assert!(matches!(setting.admit_fields(fields(&asked, Some(&key))), Admission::Admitted(..)));
+    let (_, anothers) = sealed("secret", token());
+    let elsewhere = Setting::new().seal(manifest("exec"), Arguments::new()).1;
+    let other = Manifest { sealed: asked.sealed.clone(), ..manifest("exec") };
+    let clear = Manifest { arguments: Arguments::from([("secret".into(), token())]), ..manifest("exec") };
+    for (fields, expected) in [
+        (fields(&asked, None), "the key of its secret arguments is missing"),
+        (fields(&asked, Some(&anothers)), "belongs to another command"),
+        (fields(&asked, Some(&elsewhere)), "is not sealed to this host's sealing key"),
+        (fields(&other, Some(&key)), "belongs to another command"),
+        (fields(&clear, None), "must travel as a secret"),
     ] {
-        assert!(reason.contains("secret") && !reason.contains("hunter2"), "{reason}");
+        let refusal = setting.refusal_of(fields);
+        assert_eq!(refusal.state, State::Rejected);
+        assert!(refusal.reason.contains(expected) && !refusal.reason.contains("hunter2"), "{}", refusal.reason);
     }
     // Only parameters that the action declares secret may come as secrets: other values are not kept out of errors,
     // and a secret must not replace an argument that the job's record shows.
     for name in ["user", "argv", "none"] {
-        let sealed = Secrets::seal(&Arguments::from([(name.into(), Argument::Text("hunter2".into()))]));
-        let reason = refused(fields(&Manifest { secrets: sealed.digests(), ..manifest("exec") }, &sealed));
+        let (asked, key) = sealed(name, Argument::Text("hunter2".into()));
+        let reason = setting.refusal_of(fields(&asked, Some(&key))).reason;
         assert!(reason.contains("no other value may") && !reason.contains("hunter2"), "{reason}");
     }
     // A value of the wrong kind is not quoted.
-    let wrong = Secrets::seal(&Arguments::from([("secret".into(), Argument::Text("hunter2".into()))]));
-    let reason = refused(fields(&Manifest { secrets: wrong.digests(), ..manifest("exec") }, &wrong));
+    let (asked, key) = sealed("secret", Argument::Text("hunter2".into()));
+    let reason = setting.refusal_of(fields(&asked, Some(&key))).reason;
     assert!(reason.contains("secret must be values by name") && !reason.contains("hunter2"), "{reason}");
 }
 
@@ -306,7 +326,7 @@ fn approved(manifest: &Manifest, approvals: &[(&str, u8, bool)]) -> Fields {
         Approval { principal: principal.into(), signature }
     };
     let field = Approvals(approvals.iter().map(approve).collect()).entry_field();
-    let mut fields = fields_of(signed, &Secrets::default());
+    let mut fields = fields_of(signed, None);
     fields.extend(field.map(|(name, value)| (name.to_owned(), value)));
     fields
 }
@@ -338,7 +358,7 @@ fn approvals_are_verified_and_counted_once_by_name_and_key() {
 fn malformed_approvals_are_dropped_with_their_entry() {
     let setting = Setting::new();
     let with = |bytes: Vec<u8>| {
-        let mut fields = fields(&manifest("ping"), &Secrets::default());
+        let mut fields = fields(&manifest("ping"), None);
         fields.insert("approvals".into(), bytes);
         match setting.admit_fields(fields) {
             Admission::Dropped(dropped) => dropped.reason(),

@@ -285,7 +285,7 @@ impl Shown {
             let value = if declared(name) { self.value(argument) } else { HIDDEN.into() };
             self.insert(&mut shown, name, value);
         }
-        for name in manifest.secrets.keys() {
+        for name in manifest.secret_names() {
             self.insert(&mut shown, name, HIDDEN.into());
         }
         shown

@@ -357,6 +357,7 @@ impl Dispatcher {
         let known = Known {
             catalogue: &self.catalogue,
             policy: &self.config.policy,
+            unsealing: &self.identity.unsealing,
             pending: &self.pending,
             published,
             cancelled: job.is_some_and(|job| self.cancelled.contains_key(&job)),

@@ -90,6 +90,7 @@ impl Dispatcher {
         let mut facts: Vec<(String, String)> = facts.into_iter().map(|(name, value)| (name, plain(&value))).collect();
         facts.push(("version".into(), VERSION.into()));
         facts.push(("host_key".into(), self.identity.key.line()));
+        facts.push(("sealing_key".into(), self.identity.sealing_fact()));
         let specs: Vec<_> = self.catalogue.specs().collect();
         facts.push(("actions".into(), serde_json::to_string(&specs).expect("plain data always encodes")));
         let labels = self.config.labels.clone().into_iter().collect();
