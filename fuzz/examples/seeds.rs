@@ -146,6 +146,7 @@ fn documents() -> Result<()> {
         refuses: Some("no journal".to_owned()),
         trust: Some("trust: line 3: it has no key".to_owned()),
         dropped: vec![("malformed".to_owned(), 3)],
+        ..Status::default()
     };
     let lines: Vec<_> = status.fields().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     write("status", "busy", lines.join("\n").as_bytes())?;
