@@ -181,11 +181,12 @@ fn attack_signing_with_a_revoked_key() {
     scene.survives();
 }
 
-/// Each byte of what is sent is altered, one at a time.
+/// Each byte of what is sent is altered, one at a time. It is a `ping`: where the check is switched off, altered programs
+/// would run here.
 #[test]
 fn attack_altering_one_byte() {
     let mut scene = Scene::new();
-    let manifest = scene.job();
+    let manifest = Manifest { operator: OPERATOR.into(), ..scene.raw.manifest(&["web1"], "ping") };
     let good = scene.ann.sign(&manifest);
     for (field, count) in [("manifest", good.bytes.len()), ("signature", good.signature.len())] {
         for at in 0..count {
@@ -195,6 +196,11 @@ fn attack_altering_one_byte() {
             altered[at] ^= 1 << (at % 8);
             scene.send_entry(&with(&entry(&to_web1(good, &["web1"])), field, altered));
         }
+    }
+    scene.raw.wait_settled("web1");
+    for key in scene.raw.query::<Vec<String>>(&["KEYS", "job:*:hosts"]) {
+        let states: Vec<String> = scene.raw.query(&["HVALS", &key]);
+        assert_eq!(states, ["rejected"], "{key}");
     }
     scene.survives();
 }
