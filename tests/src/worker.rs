@@ -71,7 +71,7 @@ impl WorkerOptions {
         self
     }
 
-    /// Gives the host a key outside of the state directory.
+    /// Keeps the host's keys outside of the state directory.
     #[must_use]
     pub fn key_apart(mut self) -> Self {
         let path = self.directory().join("host_key");
@@ -79,7 +79,10 @@ impl WorkerOptions {
         let file = options.write(true).create_new(true).mode(0o600).open(&path);
         let text = SigningKey::generate().to_openssh(&self.host);
         file.and_then(|mut file| file.write_all(text.as_bytes())).expect("a key");
-        self.config.insert_str(0, &format!("host_key = {:?}\n", path.display().to_string()));
+        let sealing = self.directory().join("sealing_key");
+        for (name, path) in [("host_key", path), ("sealing_key", sealing)] {
+            self.config.insert_str(0, &format!("{name} = {:?}\n", path.display().to_string()));
+        }
         self
     }
 

@@ -109,6 +109,7 @@ struct File {
     revoked: Option<PathBuf>,
     audit: Option<PathBuf>,
     host_key: Option<PathBuf>,
+    sealing_key: Option<PathBuf>,
     slots: Option<usize>,
     reserved: Option<usize>,
     #[serde(deserialize_with = "duration")]
@@ -163,6 +164,8 @@ pub struct Config {
     pub audit: PathBuf,
     /// The key that signs what this host states.
     pub host_key: HostKeyFile,
+    /// The key to which secrets are sealed; it is made where there is none.
+    pub sealing_key: PathBuf,
     /// Commands that may run at once.
     pub slots: usize,
     /// How many of the slots are for repeatable actions only, so that a busy host still replies.
@@ -263,6 +266,7 @@ impl Config {
             trust: trust::Paths { signers, revoked },
             audit: file.audit.unwrap_or_else(|| state_dir.join("audit.jsonl")),
             host_key: file.host_key.map_or_else(own_key, HostKeyFile::Named),
+            sealing_key: file.sealing_key.unwrap_or_else(|| state_dir.join("sealing_key")),
             state_dir,
             slots,
             reserved,
@@ -300,7 +304,7 @@ impl Config {
     /// # Errors
     /// One of them cannot be used, or not be made.
     pub fn open_keys(&self) -> Result<HostKeys, KeysError> {
-        HostKeys::open(&self.host, &self.host_key, &self.state_dir.join("sealing_key"))
+        HostKeys::open(&self.host, &self.host_key, &self.sealing_key)
     }
 
     /// The settings as lines for people, without secrets.
@@ -319,6 +323,7 @@ impl Config {
             ("revoked", self.trust.revoked.display().to_string()),
             ("audit", self.audit.display().to_string()),
             ("host_key", self.host_key.describe()?),
+            ("sealing_key", self.sealing_key.display().to_string()),
             ("slots", self.slots.to_string()),
             ("reserved", self.reserved.to_string()),
             ("sample_interval", time::show_duration(self.sample_interval)),
@@ -374,7 +379,7 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
 }
 
 /// All keys of the settings file.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "redis",
     "redis_password_file",
     "host",
@@ -384,6 +389,7 @@ const KEYS: [&str; 20] = [
     "revoked",
     "audit",
     "host_key",
+    "sealing_key",
     "slots",
     "reserved",
     "sample_interval",
