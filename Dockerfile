@@ -19,7 +19,7 @@ FROM ${BASE_IMAGE} AS base
 RUN groupadd --gid 10001 redfleet \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/redfleet \
         --shell /usr/sbin/nologin redfleet \
-    && install -d -o 10001 -g 10001 /var/lib/redfleet /trust \
+    && install -d -o 10001 -g 10001 /var/lib/redfleet /trust /known \
     && install -d -o 10001 -g 10001 -m 700 /key
 WORKDIR /var/lib/redfleet
 USER 10001:10001
