@@ -15,7 +15,7 @@ use protocol::{
 use redis::{Connection, RedisError, Value};
 use tests::{Ctl, Raw, Redis, Worker};
 
-/// What Redis says of a command that a user may not run, whatever its keys are.
+/// What Redis replies to a command that a user may not run, whatever its keys are.
 const NOT_RUN: &str = "has no permissions to run";
 
 fn host(name: &str) -> HostName {

@@ -211,7 +211,7 @@ fn however_much_is_printed_it_can_be_followed_to_the_end() {
         assert!(output.stderr.contains(note), "{}", output.stderr);
     }
 
-    // Who comes late gets the beginning and the newest, and is told what lies between.
+    // Who comes late gets the beginning and the newest; `ctl` reports what lies between.
     let key = redis.cli(["KEYS", "job:*:output:web1"]);
     let mut raw = Raw::on(&redis);
     let most = 2 * limits::LIVE_BYTES as u64;

@@ -1,4 +1,4 @@
-//! Hosts that are offline: `ctl run` does not wait for them, unless it is told to.
+//! Hosts that are offline: `ctl run` waits for them only with `--wait`.
 
 use protocol::limits;
 use tests::{Ctl, Gate, Raw, Redis, Worker, eventually};

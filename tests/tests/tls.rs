@@ -1,4 +1,4 @@
-//! TLS to a real Redis: a private CA, certificates of clients, and what is said where something does not fit.
+//! TLS to a real Redis: a private CA, certificates of clients, and what the error reports where something does not fit.
 
 use std::path::Path;
 

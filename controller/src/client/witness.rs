@@ -86,7 +86,7 @@ pub(super) struct Testimony<'a> {
     pub(super) report: Report,
 }
 
-/// A document that a host is said to have signed.
+/// A document that names a host as its signer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Said<'a> {
     pub(super) host: &'a HostName,

@@ -35,7 +35,7 @@ const INTERRUPTED: u8 = 128 + 2;
 /// The parameter that takes standard input.
 const STDIN: &str = "stdin";
 
-/// How long standard input may be silent before an operator is told that it is read.
+/// How long standard input may be silent before `ctl` notes that it reads it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the program `words` on one host.

@@ -1,4 +1,4 @@
-//! SSH certificates (OpenSSH, PROTOCOL.certkeys): a key, and what an authority says of it.
+//! SSH certificates (OpenSSH, PROTOCOL.certkeys): a key, and what an authority certifies about it.
 //!
 //! They are read here and not by the `ssh-key` library, which cannot read one without an end, as `ssh-keygen -s`
 //! makes them by default.

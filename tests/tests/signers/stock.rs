@@ -17,7 +17,7 @@ pub(crate) const ANN: &str = "ann@desk";
 /// What is signed.
 pub(crate) const DOCUMENT: &[u8] = b"document";
 
-/// When it is judged, in Unix seconds; and as `ssh-keygen` is told.
+/// When it is judged, in Unix seconds; and as `ssh-keygen` takes it.
 pub(crate) const NOW: u64 = 1_800_000_000;
 const NOW_STATED: &str = "-Overify-time=20270115080000Z";
 
