@@ -15,6 +15,7 @@ use protocol::{
     targets::Targets,
     trust::sshsig,
 };
+use ssh_key::certificate::{Builder, CertType};
 use tests::{
     Evidence, Network, Raw, Redis, Signatory, Worker, WorkerOptions, eventually,
     hostile::{Entry, entry, with, without},
@@ -178,6 +179,55 @@ fn attack_signing_with_a_revoked_key() {
     let signed = scene.mallory.sign(&bobs);
     scene.send(signed);
     assert!(scene.refused(&bobs).contains("is revoked"));
+    scene.survives();
+}
+
+/// Certificates of a trusted authority that do not fit, and good ones of another.
+#[test]
+fn attack_signing_under_a_certificate_that_does_not_fit() {
+    let (authority, stranger) = (Signatory::new(20), Signatory::new(21));
+    let lines = [Signatory::new(10).line(OPERATOR, ""), authority.line("bob", "cert-authority")];
+    let mut scene = Scene::trusting(&lines.concat());
+    let for_bob = |builder: &mut Builder| {
+        builder.valid_principal("bob").expect("a name");
+    };
+    let owner = Signatory::new(66);
+    let certificates = [
+        (stranger.certify(&owner, for_bob), "is not trusted"),
+        (authority.certify(&owner, |builder| drop(builder.valid_principal("carol"))), "not for 'bob'"),
+        (authority.certify(&owner, |builder| drop(builder.all_principals_valid())), "names no principals"),
+        (
+            authority.certify(&owner, |builder| {
+                for_bob(builder);
+                builder.cert_type(CertType::Host).expect("a type");
+            }),
+            "no certificate for users",
+        ),
+        (
+            authority.certify(&owner, |builder| {
+                for_bob(builder);
+                builder.critical_option("force-command", "true").expect("an option");
+            }),
+            "critical option 'force-command'",
+        ),
+    ];
+    for (certificate, reason) in certificates {
+        let bobs = renewed(Manifest { operator: "bob".into(), ..scene.job() });
+        let signed = scene.mallory.sign_under(&certificate, &bobs);
+        scene.send(signed);
+        let refused = scene.refused(&bobs);
+        assert!(refused.contains(reason), "{refused}");
+    }
+    // One that fits is for bob alone.
+    let good = authority.certify(&owner, for_bob);
+    let manifest = scene.job();
+    let signed = scene.mallory.sign_under(&good, &manifest);
+    scene.send(signed);
+    assert!(scene.refused(&manifest).contains("is not trusted as 'ann'"));
+    let bobs = renewed(Manifest { operator: "bob".into(), ..scene.raw.manifest(&["web1"], "ping") });
+    let signed = scene.mallory.sign_under(&good, &bobs);
+    scene.send(signed);
+    assert_eq!(scene.raw.outcome("web1", &bobs).state, State::Succeeded);
     scene.survives();
 }
 
@@ -382,6 +432,23 @@ fn attack_a_manifest_that_decodes_two_ways() {
     let behind_head = at + arguments.len() + 1;
     inner.splice(behind_head..behind_head, again);
     for bytes in [twice, inner] {
+        let signature = scene.ann.sign_bytes(sshsig::JOB, &bytes);
+        scene.send(Signed::of_bytes(bytes, signature));
+    }
+    scene.raw.wait_dropped("web1", "malformed", 2);
+    scene.survives();
+}
+
+/// A field that no release knows would be ignored, but this one is as deep as would exhaust the stack of many a decoder.
+#[test]
+fn attack_nesting_deeply() {
+    let mut scene = Scene::new();
+    let ping = Manifest { operator: OPERATOR.into(), ..scene.raw.manifest(&["web1"], "ping") };
+    for depth in [30, 900] {
+        let mut bytes = Signed::unsigned(&renewed(ping.clone())).bytes;
+        assert!(bytes[0] < 0x8f, "a map with room for one more");
+        bytes[0] += 1;
+        bytes.extend([tests::hostile::text("later"), tests::hostile::nested(depth)].concat());
         let signature = scene.ann.sign_bytes(sshsig::JOB, &bytes);
         scene.send(Signed::of_bytes(bytes, signature));
     }

@@ -19,7 +19,7 @@ use protocol::{
     },
 };
 use redis::Connection;
-use tests::{Ctl, Output, Raw, Redis, Worker, eventually, fleet_with_ctl};
+use tests::{Ctl, Gate, Output, Raw, Redis, Worker, eventually, fleet_with_ctl};
 
 /// Somebody who can write to Redis whatever they like.
 struct Attacker {
@@ -226,6 +226,46 @@ fn a_result_of_another_host_or_job_or_purpose_is_not_believed() {
     signed.insert("signature".into(), signature);
     attacker.put(&job, "web1", "succeeded", &signed);
     disbelieved(&ctl, &job, "made for another purpose");
+}
+
+/// Whoever can write to Redis can write events of any job. They report that something has happened; what is shown as
+/// true is what the host has signed.
+#[test]
+fn attack_injecting_into_the_events_of_another_job() {
+    let (redis, _worker, ctl) = fleet_with_ctl("");
+    let mut gate = Gate::new(&redis, "gate");
+    let run = ctl.spawn(["run", "--host", "web1", "exec", "--", "sh", "-c", &format!("{}; exit 3", gate.script())]);
+    gate.reached();
+    let job = redis.cli(["ZRANGE", "jobs", "0", "-1"]).trim().to_owned();
+    let events = format!("job:{{{job}}}:events");
+    let mut pipe = redis::pipe();
+    for (host, field, value) in [
+        ("web1", "state", "succeeded"),
+        ("web1", "state", "cancelled"),
+        ("web1", "state", "nonsense"),
+        ("web9", "state", "succeeded"),
+        ("\u{1b}[2J", "state", "failed"),
+        ("web1", "waits_for", "\u{1b}[2Jforged"),
+        ("web1", "progress", "\u{1b}[2Jforged"),
+    ] {
+        pipe.xadd(&events, "*", &[("host", host), (field, value)]);
+    }
+    pipe.xadd(&events, "*", &[("garbage", [0xff_u8; 9].as_slice())]);
+    let calls = || {
+        let all = redis.cli(["INFO", "commandstats"]);
+        let (_, calls) = all.split_once("cmdstat_hgetall:calls=").expect("ctl has read hashes");
+        calls.split(',').next().expect("a number").parse::<u64>().expect("a number")
+    };
+    let before = calls();
+    pipe.query::<()>(&mut redis.blocking()).expect("the attacker may do that");
+    // The results of the ends that the events name are looked for, and are not there.
+    eventually("ctl to look", || (calls() >= before + 2).then_some(()));
+    gate.open();
+    let output = run.wait().expect(2);
+    assert!(output.stderr.contains("web1: failed") && output.stderr.contains("exit code 3"), "{output}");
+    let all = output.to_string();
+    assert!(!all.contains("succeeded") && !all.contains("cancelled") && !all.contains("web9"), "{all}");
+    assert!(!all.contains('\u{1b}'), "{all}");
 }
 
 #[test]

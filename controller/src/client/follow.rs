@@ -328,12 +328,14 @@ impl<'a> Follower<'a> {
         for (id, values) in events {
             let at = id.split('-').next().and_then(|moment| moment.parse().ok());
             let event = event::Event::from_fields(&fields(values));
-            if let Some(event::Event { host, kind, .. }) = event.filter(|event| self.hosts.contains_key(&event.host)) {
+            if let Some(event::Event { host, kind, decision }) =
+                event.filter(|event| self.hosts.contains_key(&event.host))
+            {
                 match kind {
                     EventKind::State(state) => self.observe(host, state, None, at, &mut ended),
                     EventKind::Waits(what) => self.observe(host, State::Delivered, Some(what), at, &mut ended),
                     EventKind::Progress(text) => self.events.push_back(Event::Progress { host, text }),
-                    EventKind::CancelOrdered => {}
+                    EventKind::CancelOrdered => self.events.extend(refusal(host, decision, at)),
                 }
             }
             self.cursor = id;
@@ -495,6 +497,12 @@ impl<'a> Follower<'a> {
         }
         Ok(())
     }
+}
+
+/// That the host does not obey an order to cancel, if that is what it decided.
+fn refusal(host: HostName, decision: Option<event::Decision>, at_ms: Option<Millis>) -> Option<Event> {
+    let event::Decision { operator, reason, .. } = decision.filter(|decision| !decision.accepted)?;
+    Some(Event::CancelRefused { host, operator, reason: reason.unwrap_or_default(), at_ms })
 }
 
 #[cfg(test)]

@@ -33,9 +33,16 @@ impl Dispatcher {
             Ok(None) => {}
             Err(error) => {
                 self.disobeyed(&entry.id, &error);
-                if self.drops(error.reason()) {
+                let is_first = self.drops(error.reason());
+                if is_first {
                     let error = excerpt(&with_sources(&error), log::SENTENCE);
                     tracing::warn!(entry = entry.id, "dropped a control entry: {error}");
+                }
+                // Whoever is trusted is told why. Of the orders of others there may be a flood.
+                if let Disobeyed::Refused { order, asker, reason } = error
+                    && (is_first || asker.principal.is_some())
+                {
+                    self.write(Write::CancelRefused { job: order.job, asker, reason });
                 }
             }
         }
