@@ -51,11 +51,11 @@ impl Signatory {
         signed.with_signature(signature.to_bytes())
     }
 
-    /// Certifies somebody's key as an authority, for users and from 2020 to 2120, if `change` does not say otherwise.
-    pub fn certify(&self, owner: &Self, change: impl FnOnce(&mut Builder)) -> Certificate {
+    /// Certifies somebody's key as an authority, from 2020 to 2120.
+    pub fn certify(&self, owner: &Self, kind: CertType, change: impl FnOnce(&mut Builder)) -> Certificate {
         let (since, until) = (1_577_836_800, 4_733_510_400);
         let mut builder = Builder::new([7; 16], owner.0.public_key().key_data().clone(), since, until).expect("a time");
-        builder.cert_type(CertType::User).expect("a type");
+        builder.cert_type(kind).expect("a type");
         change(&mut builder);
         let certificate = builder.sign(&self.0).expect("a certificate");
         Certificate::from_bytes(&certificate.to_bytes().expect("its bytes")).expect("a certificate")

@@ -192,24 +192,19 @@ fn attack_signing_under_a_certificate_that_does_not_fit() {
         builder.valid_principal("bob").expect("a name");
     };
     let owner = Signatory::new(66);
+    let user = CertType::User;
+    let for_carol = |builder: &mut Builder| drop(builder.valid_principal("carol"));
+    let for_everybody = |builder: &mut Builder| drop(builder.all_principals_valid());
+    let with_option = |builder: &mut Builder| {
+        for_bob(builder);
+        builder.critical_option("force-command", "true").expect("an option");
+    };
     let certificates = [
-        (stranger.certify(&owner, for_bob), "is not trusted"),
-        (authority.certify(&owner, |builder| drop(builder.valid_principal("carol"))), "not for 'bob'"),
-        (authority.certify(&owner, |builder| drop(builder.all_principals_valid())), "names no principals"),
-        (
-            authority.certify(&owner, |builder| {
-                for_bob(builder);
-                builder.cert_type(CertType::Host).expect("a type");
-            }),
-            "no certificate for users",
-        ),
-        (
-            authority.certify(&owner, |builder| {
-                for_bob(builder);
-                builder.critical_option("force-command", "true").expect("an option");
-            }),
-            "critical option 'force-command'",
-        ),
+        (stranger.certify(&owner, user, for_bob), "is not trusted"),
+        (authority.certify(&owner, user, for_carol), "not for 'bob'"),
+        (authority.certify(&owner, user, for_everybody), "names no principals"),
+        (authority.certify(&owner, CertType::Host, for_bob), "no certificate for users"),
+        (authority.certify(&owner, user, with_option), "critical option 'force-command'"),
     ];
     for (certificate, reason) in certificates {
         let bobs = renewed(Manifest { operator: "bob".into(), ..scene.job() });
@@ -219,7 +214,7 @@ fn attack_signing_under_a_certificate_that_does_not_fit() {
         assert!(refused.contains(reason), "{refused}");
     }
     // One that fits is for bob alone.
-    let good = authority.certify(&owner, for_bob);
+    let good = authority.certify(&owner, user, for_bob);
     let manifest = scene.job();
     let signed = scene.mallory.sign_under(&good, &manifest);
     scene.send(signed);

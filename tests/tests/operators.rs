@@ -117,7 +117,10 @@ fn an_order_to_cancel_that_a_host_refuses_is_reported_with_the_reason() {
     }
     assert_eq!(ann.host_states(&job)[0].1, "running");
     let cancelled = ann.run(["job", "cancel", &job]).expect(0);
-    assert!(cancelled.stderr.contains("web1: cancelled") && !cancelled.stderr.contains("does not cancel"), "{cancelled}");
+    assert!(
+        cancelled.stderr.contains("web1: cancelled") && !cancelled.stderr.contains("does not cancel"),
+        "{cancelled}"
+    );
 }
 
 #[test]

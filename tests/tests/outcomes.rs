@@ -61,7 +61,7 @@ impl Attacker {
         };
         let host: HostName = host.parse().expect("a name");
         let job: JobId = job.parse().expect("an id");
-        let about = Subject { namespace: None, job, host: &host, manifest: Some(digest(&manifest)) };
+        let about = Subject { namespace: None, job, host: &host, manifest: Some(digest(&manifest)), unverified: None };
         let fields = statement::fields(&outcome, &about, &self.key);
         fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }

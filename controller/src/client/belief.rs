@@ -6,7 +6,6 @@ use protocol::{
     keys::Keys,
     name::{HostName, JobId},
     outcome::State,
-    secret::{Digest, digest},
     signed::Fields,
     statement::{OutcomeError, Report, Subject},
 };
@@ -17,7 +16,7 @@ use super::{
     events::{Damage, Event},
     fleet::{Fleet, RawHash, text_fields},
     jobs::RecentJob,
-    witness::{Notice, Testimony},
+    witness::{Names, Notice, Testimony},
 };
 
 /// The fields of a result that its state is in.
@@ -26,7 +25,7 @@ const FIELDS: [&str; 2] = ["statement", "signature"];
 /// That a command has ended, as Redis says.
 struct Claim {
     job: JobId,
-    manifest: Digest,
+    names: Names,
     host: HostName,
     claimed: State,
 }
@@ -43,8 +42,9 @@ impl Fleet {
         let verdicts = self.witness.judge(namespace, &said);
         let believed = testimonies.into_iter().zip(verdicts).map(|(testimony, verdict)| {
             verdict?;
-            let Testimony { host, job, manifest, report } = testimony;
-            Ok(read(report, &Subject { namespace, job, host, manifest: Some(manifest) })?)
+            let Testimony { host, job, names: Names { manifest, unverified }, report } = testimony;
+            let (manifest, unverified) = (Some(manifest), Some(unverified));
+            Ok(read(report, &Subject { namespace, job, host, manifest, unverified })?)
         });
         believed.collect()
     }
@@ -59,8 +59,8 @@ impl Fleet {
         };
         let reports = self.query_each(&claims, ask, read).await?;
         let signed = claims.iter().zip(reports).filter_map(|(claim, report)| {
-            let Claim { job, host, manifest, .. } = claim;
-            Some((claim, Testimony { host, job: *job, manifest: *manifest, report: report? }))
+            let Claim { job, host, names, .. } = claim;
+            Some((claim, Testimony { host, job: *job, names: *names, report: report? }))
         });
         let (signed, testimonies): (Vec<_>, Vec<_>) = signed.unzip();
         let believed = self.believe(testimonies, |report, about| report.state(about));
@@ -83,13 +83,15 @@ impl Fleet {
     async fn claimed_ends(&mut self, jobs: &[RecentJob]) -> Result<Vec<Claim>, Error> {
         let ended: Vec<_> = jobs.iter().filter(|job| job.states.keys().any(|state| state.is_terminal())).collect();
         let ask = |keys: &Keys, job: &&RecentJob| {
-            [Cmd::hget(keys.job(job.id), "manifest"), Cmd::hgetall(keys.job_hosts(job.id))]
+            [Cmd::hmget(keys.job(job.id), &["manifest", "signature"]), Cmd::hgetall(keys.job_hosts(job.id))]
         };
-        let read = |job: &&RecentJob, (manifest, states): (Option<Vec<u8>>, RawHash), _| {
-            let (job, manifest) = (job.id, digest(&manifest.unwrap_or_default()));
+        type Reply = ((Option<Vec<u8>>, Option<Vec<u8>>), RawHash);
+        let read = |job: &&RecentJob, ((manifest, signature), states): Reply, _| {
+            let (manifest, signature) = (manifest.unwrap_or_default(), signature.unwrap_or_default());
+            let (job, names) = (job.id, Names::of(&manifest, &signature));
             let claim = |(host, state): (String, String)| {
                 let claimed = state.parse().ok().filter(|state: &State| state.is_terminal())?;
-                Some(Claim { job, manifest, host: host.parse().ok()?, claimed })
+                Some(Claim { job, names, host: host.parse().ok()?, claimed })
             };
             text_fields(states).into_iter().filter_map(claim).collect::<Vec<_>>()
         };

@@ -17,7 +17,6 @@ use protocol::{
     limits,
     name::HostName,
     outcome::State,
-    secret::{Digest, digest},
     statement::Report,
     status::Status,
     time::{Millis, read_moment},
@@ -32,15 +31,15 @@ use super::{
     jobs::Job,
     outputs::{Outputs, by_key, has_everything},
     verdict::{self, Awaited},
-    witness::Testimony,
+    witness::{Names, Testimony},
 };
 
 /// Follows one job. It keeps its place over lost connections and dropped futures.
 #[derive(Debug)]
 pub struct Follower<'a> {
     job: &'a Job,
-    /// The digest of the job's manifest.
-    manifest: Digest,
+    /// What the hosts' statements may name the command by.
+    names: Names,
     hosts: BTreeMap<HostName, Awaited>,
     /// How many hosts are not done.
     waiting: usize,
@@ -83,7 +82,7 @@ impl<'a> Follower<'a> {
         }
         Self {
             job,
-            manifest: digest(&job.record.signed.bytes),
+            names: Names::of(&job.record.signed.bytes, &job.record.signed.signature),
             waiting: hosts.len() - finished.len(),
             hosts,
             cursor: "0".into(),
@@ -392,7 +391,7 @@ impl<'a> Follower<'a> {
                 Err(damage) => outcomes.push((host, Err(damage))),
             }
         }
-        let testimony = |(host, report)| Testimony { host, job, manifest: self.manifest, report };
+        let testimony = |(host, report)| Testimony { host, job, names: self.names, report };
         let (hosts, reports): (Vec<_>, Vec<_>) = reports.into_iter().unzip();
         let testimonies = hosts.iter().zip(reports).map(testimony).collect();
         let believed = fleet.believe(testimonies, Report::open);

@@ -6,8 +6,8 @@ use std::{collections::HashSet, path::PathBuf};
 
 use protocol::{
     name::{HostName, JobId, Namespace},
-    secret::Digest,
-    statement::Report,
+    secret::{Digest, digest},
+    statement::{self, Report},
     trust::{
         UNSIGNED,
         batch::{self, Claim},
@@ -81,9 +81,23 @@ pub enum Unsealable {
 pub(super) struct Testimony<'a> {
     pub(super) host: &'a HostName,
     pub(super) job: JobId,
+    pub(super) names: Names,
+    pub(super) report: Report,
+}
+
+/// What a host's statements may name a command by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names {
     /// The digest of the manifest's bytes.
     pub(super) manifest: Digest,
-    pub(super) report: Report,
+    /// See [`statement::unverified`].
+    pub(super) unverified: Digest,
+}
+
+impl Names {
+    pub(super) fn of(manifest: &[u8], signature: &[u8]) -> Self {
+        Self { manifest: digest(manifest), unverified: statement::unverified(manifest, signature) }
+    }
 }
 
 /// A document that names a host as its signer.

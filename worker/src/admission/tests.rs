@@ -106,7 +106,7 @@ impl Setting {
 
     fn refusal_of(&self, fields: Fields) -> Refusal {
         match self.admit_fields(fields) {
-            Admission::Refused(_, refusal) => refusal,
+            Admission::Refused { refusal, .. } => refusal,
             Admission::Admitted(..) => panic!("admitted"),
             Admission::Dropped(dropped) => panic!("dropped: {dropped}"),
         }

@@ -187,7 +187,7 @@ fn signed(
     manifest: Option<Digest>,
     outcome: &Outcome,
 ) -> Vec<(&'static str, Vec<u8>)> {
-    statement::fields(outcome, &Subject { namespace: namespace.as_ref(), job, host, manifest }, key)
+    statement::fields(outcome, &Subject { namespace: namespace.as_ref(), job, host, manifest, unverified: None }, key)
 }
 
 /// A change of a command's state.
