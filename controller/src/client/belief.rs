@@ -85,10 +85,9 @@ impl Fleet {
         let ask = |keys: &Keys, job: &&RecentJob| {
             [Cmd::hmget(keys.job(job.id), &["manifest", "signature"]), Cmd::hgetall(keys.job_hosts(job.id))]
         };
-        type Reply = ((Option<Vec<u8>>, Option<Vec<u8>>), RawHash);
-        let read = |job: &&RecentJob, ((manifest, signature), states): Reply, _| {
-            let (manifest, signature) = (manifest.unwrap_or_default(), signature.unwrap_or_default());
-            let (job, names) = (job.id, Names::of(&manifest, &signature));
+        let read = |job: &&RecentJob, (fields, states): (Vec<Option<Vec<u8>>>, RawHash), _| {
+            let field = |at: usize| fields.get(at).and_then(Option::as_deref).unwrap_or_default();
+            let (job, names) = (job.id, Names::of(field(0), field(1)));
             let claim = |(host, state): (String, String)| {
                 let claimed = state.parse().ok().filter(|state: &State| state.is_terminal())?;
                 Some(Claim { job, names, host: host.parse().ok()?, claimed })
