@@ -3,6 +3,7 @@
 
 use protocol::{
     command::{Envelope, Manifest},
+    control::{CancelOrder, Control},
     outcome::State,
     signed::Signed,
     targets::Targets,
@@ -153,4 +154,30 @@ fn attack_ending_a_job_on_another_host_by_its_state() {
         assert_eq!(scene.evidence.count(), 1, "{state}");
         assert_eq!(scene.raw.state("web1", &job), Some(State::Succeeded));
     }
+}
+
+/// Whoever is trusted can give orders about jobs of their own, and make up any number of these.
+#[test]
+fn attack_filling_the_memory_of_orders_to_cancel() {
+    let (mut scene, options) = Scene::new();
+    let worker = options.config("[[policy]]\nwho = ['ann']\nactions = ['exec']").start();
+    worker.wait_online();
+    let targets = Targets::new(["web1".parse().expect("a name")]);
+    let mut order = |operator: &str, signatory: &Signatory| {
+        let job = scene.job(operator, "true");
+        let order = CancelOrder::new(&job, &signatory.sign(&job), targets.root(), operator.into(), job.issued_at_ms);
+        let (_, proof) = targets.proofs().next().expect("one host");
+        let control = Control::Cancel(Envelope { signed: signatory.sign(&order), proof });
+        scene.raw.add_control("web1", &control.fields());
+        job
+    };
+    let [ann, bob] = [10, 11].map(Signatory::new);
+    for _ in 0..3 {
+        order("bob", &bob);
+    }
+    let cancelled = order("ann", &ann);
+    scene.raw.wait_dropped("web1", "cancel_forgotten", 3);
+    let signed = scene.ann.sign(&cancelled);
+    scene.send(signed);
+    scene.reason(&cancelled, State::Cancelled);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use protocol::{
+    action::Repeat,
     command::EntryError,
     control::{CancelOrder, Control},
     outcome::{Outcome, State},
@@ -49,6 +50,14 @@ impl Dispatcher {
         self.write(Write::AcknowledgeControl(entry));
     }
 
+    /// Whether the operator may run something that an order to cancel can keep from running, or may cancel any job. The
+    /// orders of others are not remembered: they could name jobs that nobody has sent, until there is no more room.
+    fn may_change_the_host(&self, operator: &str) -> bool {
+        let policy = &self.config.policy;
+        let mut once = self.catalogue.specs().filter(|spec| spec.repeat == Repeat::Once);
+        policy.may_cancel(operator) || once.any(|spec| policy.may_ask(operator, spec))
+    }
+
     /// Ends the job's command, or makes sure that it never starts. A command that has not been read is published as
     /// cancelled, too. The order is acknowledged once it is on disk. Until then it stays pending in Redis and is read
     /// again from time to time and at every start.
@@ -58,6 +67,7 @@ impl Dispatcher {
         let unread = !self.more_prior && !self.pending.has_job(job);
         let waiting = self.schedule.take(|waiting| waiting.delivery.job == job);
         let room = self.cancelled.len() < CANCELLED_MOST || self.cancelled.contains_key(&job);
+        let room = room && self.may_change_the_host(&order.operator);
         let running = self.running.contains_key(&job);
         // The journal gets the request before whatever begins later.
         let recorded = (running || room).then(|| self.journal.cancel(job, now));
