@@ -103,7 +103,7 @@ fn attack_same_key_under_two_names() {
 #[test]
 fn attack_requester_twice() {
     let mut scene = Scene::needing(2);
-    scene.refuses(&[("ann", SPARE)], "ann: who has signed already counts once");
+    scene.refuses(&[("ann", SPARE)], "ann: this principal has already signed");
     scene.refuses(&[("ann", ANN), ("ann", SPARE), ("ann", ANN)], "it has 1");
     scene.survives();
 }

@@ -121,6 +121,23 @@ fn a_forged_result_is_never_shown_as_true_and_the_other_key_is_an_alarm() {
     assert!(output.stderr.contains(&attacker.key.fingerprint()), "{output}");
 }
 
+/// Whoever writes to Redis claims that a command has ended, so that nobody ends it.
+#[test]
+fn a_forged_end_keeps_no_command_from_being_cancelled() {
+    let (redis, worker, ctl) = fleet_with_ctl("");
+    let mut attacker = Attacker::of(&redis);
+    failed(&ctl);
+    let mut gate = Gate::new(&redis, "gate");
+    let job = ctl.dispatch("web1", &gate.script());
+    gate.reached();
+    let forged = attacker.forged(&job, "web1", "forged\n");
+    attacker.put(&job, "web1", "succeeded", &forged);
+    let output = ctl.run(["job", "cancel", &job]).expect(2);
+    assert!(output.stderr.contains("web1: the order to cancel was sent, but whether it was obeyed"), "{output}");
+    assert!(output.stderr.contains("unverified: it is signed by the key"), "{output}");
+    worker.wait_log("cancelled");
+}
+
 #[test]
 fn a_forged_result_that_comes_before_the_true_one_is_not_believed_either() {
     let (redis, worker, ctl) = fleet_with_ctl("");
@@ -327,10 +344,36 @@ fn a_host_is_known_from_its_first_result_on_until_it_is_forgotten() {
     ctl.run(ping).expect(0);
     assert!(ctl.run(["host", "show", "web1"]).expect(0).stdout.contains(&own.fingerprint()));
 
-    ctl.run(["host", "key", "web1", "--forget"]).expect(0);
+    let pinned = ctl.run(["host", "key", "web1", &format!("--pin={}", own.line()), "-o", "json"]).expect(0).json();
+    assert_eq!(pinned["pinned"]["fingerprint"], own.fingerprint());
+    let forgotten = ctl.run(["host", "key", "web1", "--forget", "-o", "json"]).expect(0).json();
+    assert_eq!(forgotten["forgotten"][0]["fingerprint"], own.fingerprint());
     ctl.run(["host", "key", "web1", "--forget"]).expect(1);
     let again = ctl.run(ping).expect(0);
     assert!(again.stderr.contains(&own.fingerprint()), "{again}");
+}
+
+/// Whoever writes to Redis has any host say anything: a look at the list of jobs must not make their keys known.
+#[test]
+fn a_list_makes_no_key_known() {
+    let (redis, _worker, ctl) = fleet_with_ctl("");
+    let mut attacker = Attacker::of(&redis);
+    let job = failed(&ctl);
+    let known = ctl.home().join(".config/redfleet/known_hosts");
+    let before = fs::read_to_string(&known).expect("known hosts");
+    for host in ["db1", "web1"] {
+        let forged = attacker.forged(&job, host, "forged\n");
+        attacker.put(&job, host, "succeeded", &forged);
+    }
+    let listed = ctl.run(["job", "list", "-o", "json"]).expect(0);
+    assert!(listed.stderr.contains("THE HOST KEY OF web1 HAS CHANGED!"), "{listed}");
+    assert_eq!(listed.json()[0]["states"]["unverified"], 1, "{listed}");
+    assert_eq!(fs::read_to_string(&known).expect("known hosts"), before);
+    // Who knows nobody sees what hosts have signed, and still knows nobody.
+    let stranger = Ctl::on(&redis);
+    let listed = stranger.run(["job", "list", "-o", "json"]).expect(0);
+    assert_eq!(listed.json()[0]["states"], serde_json::json!({ "succeeded": 2 }), "{listed}");
+    assert!(!stranger.home().join(".config/redfleet/known_hosts").exists() && listed.stderr.is_empty(), "{listed}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::{
     events::{Damage, Event},
     fleet::{Fleet, RawHash, text_fields},
     jobs::RecentJob,
-    witness::{Names, Notice, Testimony},
+    witness::{Names, Notice, Strangers, Testimony},
 };
 
 /// The fields of a result that its state is in.
@@ -35,11 +35,12 @@ impl Fleet {
     pub(super) fn believe<T>(
         &mut self,
         testimonies: Vec<Testimony<'_>>,
+        strangers: Strangers,
         read: impl Fn(Report, &Subject<'_>) -> Result<T, OutcomeError>,
     ) -> Vec<Result<T, Damage>> {
         let namespace = self.namespace.as_ref();
         let said: Vec<_> = testimonies.iter().map(Testimony::said).collect();
-        let verdicts = self.witness.judge(namespace, &said);
+        let verdicts = self.witness.judge(namespace, &said, strangers);
         let believed = testimonies.into_iter().zip(verdicts).map(|(testimony, verdict)| {
             verdict?;
             let Testimony { host, job, names: Names { manifest, unverified }, report } = testimony;
@@ -49,7 +50,8 @@ impl Fleet {
         believed.collect()
     }
 
-    /// Replaces the ends that Redis names by those that the hosts have signed.
+    /// Replaces the ends that Redis names by those that the hosts have signed. Whoever can write to Redis decides which
+    /// hosts these are: their keys are not recorded.
     pub(super) async fn verify_states(&mut self, jobs: &mut [RecentJob]) -> Result<(), Error> {
         let claims = self.claimed_ends(jobs).await?;
         let ask = |keys: &Keys, claim: &Claim| [Cmd::hmget(keys.job_result(claim.job, &claim.host), &FIELDS)];
@@ -63,7 +65,7 @@ impl Fleet {
             Some((claim, Testimony { host, job: *job, names: *names, report: report? }))
         });
         let (signed, testimonies): (Vec<_>, Vec<_>) = signed.unzip();
-        let believed = self.believe(testimonies, |report, about| report.state(about));
+        let believed = self.believe(testimonies, Strangers::Overlook, |report, about| report.state(about));
         let ends =
             signed.into_iter().zip(believed).filter_map(|(claim, state)| Some(((claim.job, &claim.host), state.ok()?)));
         let ends: HashMap<_, _> = ends.collect();

@@ -31,7 +31,7 @@ use super::{
     jobs::Job,
     outputs::{Outputs, by_key, has_everything},
     verdict::{self, Awaited},
-    witness::{Names, Testimony},
+    witness::{Names, Strangers, Testimony},
 };
 
 /// Follows one job. It keeps its place over lost connections and dropped futures.
@@ -394,7 +394,7 @@ impl<'a> Follower<'a> {
         let testimony = |(host, report)| Testimony { host, job, names: self.names, report };
         let (hosts, reports): (Vec<_>, Vec<_>) = reports.into_iter().unzip();
         let testimonies = hosts.iter().zip(reports).map(testimony).collect();
-        let believed = fleet.believe(testimonies, Report::open);
+        let believed = fleet.believe(testimonies, Strangers::Meet, Report::open);
         outcomes.extend(hosts.into_iter().zip(believed));
         self.events.extend(fleet.take_notices());
         for (host, outcome) in outcomes {

@@ -115,6 +115,12 @@ pub async fn cancel(
     let mut exit = Exit::Success;
     for result in online.iter().filter_map(|host| follower.result(host)) {
         match result.state {
+            // A result that nobody can believe stays in Redis even if the host has obeyed.
+            State::Unverified => {
+                exit = Exit::Failed;
+                let order = "the order to cancel was sent, but whether it was obeyed cannot be known";
+                printer.trouble(&format!("{}: {order}: {}", result.host, standing(result)));
+            }
             State::Cancelled => printer.note(&format!("{}: {}", result.host, standing(result))),
             state if state.is_terminal() => {
                 exit = Exit::Failed;

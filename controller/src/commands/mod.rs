@@ -12,6 +12,7 @@ mod job;
 mod key;
 mod last;
 mod proposal;
+mod register;
 mod run;
 mod secrets;
 mod trust;
