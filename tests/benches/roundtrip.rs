@@ -283,7 +283,9 @@ impl Fleet {
             let verdicts = batch::verify(sshsig::HOST, &[Claim { key, document: bytes, signature }]);
             assert!(verdicts.iter().all(Result::is_ok), "{verdicts:?}");
         }
-        let about = Subject { namespace: None, job: manifest.job, host: &host, manifest: Some(digest(&sent)) };
+        let manifest_digest = Some(digest(&sent));
+        let about =
+            Subject { namespace: None, job: manifest.job, host: &host, manifest: manifest_digest, unverified: None };
         let outcome = report.open(&about).expect("an outcome of this ping");
         let took = begun.elapsed();
         assert_eq!(outcome.state, State::Succeeded);
