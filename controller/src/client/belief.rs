@@ -85,11 +85,13 @@ impl Fleet {
     async fn claimed_ends(&mut self, jobs: &[RecentJob]) -> Result<Vec<Claim>, Error> {
         let ended: Vec<_> = jobs.iter().filter(|job| job.states.keys().any(|state| state.is_terminal())).collect();
         let ask = |keys: &Keys, job: &&RecentJob| {
-            [Cmd::hmget(keys.job(job.id), &["manifest", "signature"]), Cmd::hgetall(keys.job_hosts(job.id))]
+            let record = |field| Cmd::hget(keys.job(job.id), field);
+            [record("manifest"), record("signature"), Cmd::hgetall(keys.job_hosts(job.id))]
         };
-        let read = |job: &&RecentJob, (fields, states): (Vec<Option<Vec<u8>>>, RawHash), _| {
-            let field = |at: usize| fields.get(at).and_then(Option::as_deref).unwrap_or_default();
-            let (job, names) = (job.id, Names::of(field(0), field(1)));
+        type Field = Option<Vec<u8>>;
+        let read = |job: &&RecentJob, (manifest, signature, states): (Field, Field, RawHash), _| {
+            let (manifest, signature) = (manifest.unwrap_or_default(), signature.unwrap_or_default());
+            let (job, names) = (job.id, Names::of(&manifest, &signature));
             let claim = |(host, state): (String, String)| {
                 let claimed = state.parse().ok().filter(|state: &State| state.is_terminal())?;
                 Some(Claim { job, names, host: host.parse().ok()?, claimed })
