@@ -22,6 +22,9 @@ use super::{
 /// The fields of a result that its state is in.
 const FIELDS: [&str; 2] = ["statement", "signature"];
 
+/// A field of a hash, if it is there.
+type RawField = Option<Vec<u8>>;
+
 /// That a command has ended, as Redis says.
 struct Claim {
     job: JobId,
@@ -88,8 +91,7 @@ impl Fleet {
             let record = |field| Cmd::hget(keys.job(job.id), field);
             [record("manifest"), record("signature"), Cmd::hgetall(keys.job_hosts(job.id))]
         };
-        type Field = Option<Vec<u8>>;
-        let read = |job: &&RecentJob, (manifest, signature, states): (Field, Field, RawHash), _| {
+        let read = |job: &&RecentJob, (manifest, signature, states): (RawField, RawField, RawHash), _| {
             let (manifest, signature) = (manifest.unwrap_or_default(), signature.unwrap_or_default());
             let (job, names) = (job.id, Names::of(&manifest, &signature));
             let claim = |(host, state): (String, String)| {

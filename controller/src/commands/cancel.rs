@@ -126,17 +126,14 @@ pub async fn cancel(
                 exit = Exit::Failed;
                 printer.trouble(&format!("{}: ended before it could be cancelled: {}", result.host, standing(result)));
             }
-            _ => match refused.get(&result.host) {
-                Some(reason) => {
-                    exit = Exit::Failed;
-                    printer.trouble(&format!("{}: does not cancel it: {reason}", result.host));
-                }
-                None => {
-                    // A failure outweighs a missing reply, as everywhere.
-                    exit = if exit == Exit::Failed { exit } else { Exit::Incomplete };
-                    printer.trouble(&format!("{}: has not replied yet", result.host));
-                }
-            },
+            _ => {
+                let refusal = refused.get(&result.host);
+                // A failure outweighs a missing reply, as everywhere.
+                exit = if exit == Exit::Failed || refusal.is_some() { Exit::Failed } else { Exit::Incomplete };
+                let standing =
+                    refusal.map_or("has not replied yet".into(), |reason| format!("does not cancel it: {reason}"));
+                printer.trouble(&format!("{}: {standing}", result.host));
+            }
         }
     }
     Ok(exit)

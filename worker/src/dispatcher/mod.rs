@@ -385,7 +385,7 @@ impl Dispatcher {
                 self.refused(&delivery, &manifest, &digest, &refusal, prior);
                 self.pending.add(delivery.entry.clone(), delivery.job);
                 if must_last {
-                    self.refuse_for_good(delivery, manifest, span, refusal, Prior::of(published, prior));
+                    self.refuse_for_good(delivery, manifest, &span, refusal, Prior::of(published, prior));
                 } else {
                     self.refuse(delivery, &span, refusal);
                 }
@@ -435,7 +435,7 @@ impl Dispatcher {
     }
 
     /// Ends a command that never starts, and records that. If the journal knows of a run, that run's outcome is the end.
-    fn refuse_for_good(&mut self, delivery: Delivery, manifest: Manifest, span: Span, refusal: Refusal, prior: Prior) {
+    fn refuse_for_good(&mut self, delivery: Delivery, manifest: Manifest, span: &Span, refusal: Refusal, prior: Prior) {
         span.in_scope(|| tracing::warn!("{}: {}", refusal.state, refusal.reason));
         self.pending.mark_journaled(&delivery.entry);
         let (journal, writes, clock) = (self.journal.clone(), self.writes.clone(), self.clock);
