@@ -262,7 +262,7 @@ async fn bring(
     match taken {
         Taken::Somewhere => {}
         Taken::Perhaps => {
-            printer.warn("no host has confirmed it, but some may have it, or may still take it: ctl key list --all")
+            printer.warn("no host has confirmed it, but some may have it, or may still take it: ctl key list --all");
         }
         Taken::Nowhere => printer.note(&format!("no host took it: {path} stays as it is")),
     }
