@@ -50,6 +50,8 @@ pub struct Follower<'a> {
     away: Option<Backoff>,
     redispatch: Redispatch<'a>,
     watches_output: bool,
+    /// What becomes of the keys of hosts of which none is known.
+    strangers: Strangers,
     outputs: Outputs,
     /// Whether hosts that are offline and have not begun are left.
     leaves_offline: bool,
@@ -90,6 +92,7 @@ impl<'a> Follower<'a> {
             away: None,
             redispatch: Redispatch::new(job),
             watches_output: false,
+            strangers: Strangers::Meet,
             outputs: Outputs::default(),
             leaves_offline: false,
             offline: 0,
@@ -150,6 +153,12 @@ impl<'a> Follower<'a> {
     /// Never redispatches, whatever Redis has lost: for a caller that wants the job to end.
     pub const fn never_redispatch(&mut self) {
         self.redispatch.forbid();
+    }
+
+    /// Records no keys of hosts, and sends nothing again: for a caller that only looks at the job.
+    pub const fn only_look(&mut self) {
+        self.never_redispatch();
+        self.strangers = Strangers::Overlook;
     }
 
     /// How many hosts are not awaited any more.
@@ -394,7 +403,7 @@ impl<'a> Follower<'a> {
         let testimony = |(host, report)| Testimony { host, job, names: self.names, report };
         let (hosts, reports): (Vec<_>, Vec<_>) = reports.into_iter().unzip();
         let testimonies = hosts.iter().zip(reports).map(testimony).collect();
-        let believed = fleet.believe(testimonies, Strangers::Meet, Report::open);
+        let believed = fleet.believe(testimonies, self.strangers, Report::open);
         outcomes.extend(hosts.into_iter().zip(believed));
         self.events.extend(fleet.take_notices());
         for (host, outcome) in outcomes {

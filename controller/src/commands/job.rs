@@ -84,7 +84,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
 /// Prints the output so far. It fails only where some of it was forged.
 async fn logs(job: &Job, mut follower: Follower<'_>, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<Exit> {
     follower.watch_output();
-    follower.never_redispatch();
+    follower.only_look();
     follower.look(fleet).await?;
 
     let mut tail = Tail::new(job.id(), follower.results().count(), printer);
@@ -179,7 +179,7 @@ fn object(job: &RecentJob) -> Value {
 
 async fn show(job: &Job, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
     let mut follower = Follower::of_old(job);
-    follower.never_redispatch();
+    follower.only_look();
     follower.look(fleet).await?;
     let now = fleet.now();
     while let Some(event) = follower.take() {

@@ -64,7 +64,9 @@ mod tests {
 
     fn printed(pieces: &[(u64, &str)]) -> Printed {
         let mut printed = Printed::default();
-        pieces.iter().for_each(|(offset, data)| printed.add(*offset, data.as_bytes()));
+        for (offset, data) in pieces {
+            printed.add(*offset, data.as_bytes());
+        }
         printed
     }
 
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn any_number_of_gaps_takes_no_more_memory() {
         let mut many = Printed::default();
-        for at in 0..PARTS as u64 + 1 {
+        for at in 0..=PARTS as u64 {
             many.add(2 * at, b"a");
         }
         assert_eq!(many.parts.len(), PARTS);

@@ -88,8 +88,8 @@ pub fn forged_output(job: JobId, host: &HostName, stream: Stream, printer: &Prin
     let what = format!("What was printed as its {} is not what {host} has signed.", stream.as_str());
     let why = "Somebody who can write to Redis may have written it: believe nothing of it.".to_owned();
     let own = format!("What the program has printed: ctl job wait {}", job.short());
-    for line in [rule.clone(), title, rule, what, why, own] {
-        printer.trouble(&line);
+    for line in [&rule, &title, &rule, &what, &why, &own] {
+        printer.trouble(line);
     }
 }
 
