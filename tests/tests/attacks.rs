@@ -464,3 +464,25 @@ fn attack_strange_signatures() {
     eventually("a refusal", || (scene.raw.state("web1", &manifest) == Some(State::Rejected)).then_some(()));
     scene.survives();
 }
+
+/// Each byte of the proof that the host is meant, which nobody signs, is altered, one at a time.
+#[test]
+fn attack_altering_one_byte_of_the_proof() {
+    let mut scene = Scene::new();
+    let hosts = ["db1", "web1", "web2"];
+    let manifest = Manifest { operator: OPERATOR.into(), ..scene.raw.manifest(&hosts, "ping") };
+    let proof = |entry: &Entry| entry.iter().find(|(name, _)| name == b"proof").expect("a proof").1.clone();
+    let mut sent = 0;
+    loop {
+        let entry = entry(&to_web1(scene.ann.sign(&renewed(manifest.clone())), &hosts));
+        let mut altered = proof(&entry);
+        let Some(byte) = altered.get_mut(sent) else { break };
+        *byte ^= 1 << (sent % 8);
+        scene.send_entry(&with(&entry, "proof", altered));
+        sent += 1;
+    }
+    scene.raw.wait_settled("web1");
+    assert!(sent > 64, "two hashes of the tree are in it");
+    assert_eq!(scene.raw.query::<Vec<String>>(&["KEYS", "job:*:hosts"]), [""; 0], "a command ran");
+    scene.survives();
+}
