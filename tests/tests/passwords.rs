@@ -51,7 +51,9 @@ fn a_file_holds_the_password() {
         options("web2").arguments(["--redis-password-file", file]).start(),
         options("web3").env(variable, file).start(),
     ];
-    ["web1", "web2", "web3"].iter().for_each(|host| wait_online(&redis, host));
+    for host in ["web1", "web2", "web3"] {
+        wait_online(&redis, host);
+    }
 
     let ctl = Ctl::alone();
     let refused = ctl.run(["--redis", &url, "host", "list"]).expect(1);
@@ -180,7 +182,9 @@ fn no_password_and_no_passphrase_is_kept_shown_or_logged_anywhere() {
         options.trust(&format!("* {public}"));
         options.start()
     });
-    ["web1", "web2"].iter().for_each(|host| wait_online(&redis, host));
+    for host in ["web1", "web2"] {
+        wait_online(&redis, host);
+    }
     let stranger = Worker::on(&redis).host("web3").redis(&url(&web1, WRONG)).config("[log]\nlevel = 'trace'").start();
 
     // The program shows its environment, which may have what the worker's own has.
