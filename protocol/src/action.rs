@@ -9,6 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{limits, time, unique::unique};
 
+/// The parameter of an action that can say what it would do; see [`Parameter::dry_run`].
+pub const DRY_RUN: &str = "dry_run";
+
+/// The field of a result's data that tells whether the action changed the host: `true` or `false`. Every action that may
+/// change something reports it.
+pub const CHANGED: &str = "changed";
+
+/// The field of the data of a dry run: what would be done, step by step; an empty list where nothing would.
+pub const WOULD: &str = "would";
+
 /// Arguments of a command, by parameter name.
 pub type Arguments = BTreeMap<String, Argument>;
 
@@ -210,6 +220,13 @@ impl Parameter {
     /// A parameter that may be left out.
     pub fn optional(name: &str, kind: Kind, summary: &str) -> Self {
         Self { name: name.into(), summary: summary.into(), kind, ..Self::default() }
+    }
+
+    /// Whether the action only says what it would do ([`WOULD`]) and changes nothing. `ctl run --dry-run` sets it. A
+    /// worker whose action does not have it refuses the command, so that a dry run never becomes a real one.
+    pub fn dry_run() -> Self {
+        let summary = "say what would be done, and change nothing";
+        Self { default: Some(Argument::Boolean(false)), ..Self::optional(DRY_RUN, Kind::Boolean, summary) }
     }
 
     /// How it is typed: `top=N`, `env.KEY=VALUE`, `-- ARGV…`.
