@@ -28,7 +28,7 @@ use crate::{
     journal::{BeginRequest, Journal, Prior},
     live::{FLUSH_AFTER, Joiner, Live, Report},
     log::{self, excerpt, with_sources},
-    metrics::{Figures, MetricGroup},
+    metrics::{Figures, Topic},
     program::{self, Owner},
     publisher::Write,
 };
@@ -77,7 +77,7 @@ pub(crate) struct Task {
 pub(crate) struct Finished {
     pub(crate) outcome: Box<Outcome>,
     /// Fresh figures.
-    pub(crate) metrics: Vec<(MetricGroup, Figures)>,
+    pub(crate) metrics: Vec<(Topic, Figures)>,
     /// Whether it was run now, rather than refused at its turn.
     pub(crate) ran: bool,
 }

@@ -79,6 +79,9 @@ fn values(parameter: &Parameter) -> Vec<(String, String)> {
         Kind::Choice { values } => values.iter().map(|value| format!("{name}={value}")).collect(),
         Kind::Boolean => vec![format!("{name}=true"), format!("{name}=false")],
         Kind::Map => vec![format!("{name}.")],
+        Kind::PathUnder { roots } => {
+            roots.iter().map(|root| format!("{name}={}/", root.trim_end_matches('/'))).collect()
+        }
         _ => vec![format!("{name}=")],
     };
     words.into_iter().map(|word| (word, parameter.summary.clone())).collect()

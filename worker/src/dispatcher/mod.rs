@@ -42,7 +42,7 @@ use crate::{
     identity::Identity,
     journal::{Journal, Prior},
     log::{self, Floods, excerpt, with_sources},
-    metrics::{Collector, Figures, MetricGroup},
+    metrics::{Collector, Figures, Topic},
     pending::Pending,
     publisher::{Notice, Publisher, Write},
     reader::{Batch, Command, LARGE_PAGE, Reader},
@@ -141,7 +141,7 @@ impl Dispatcher {
             Services { state_dir: config.state_dir.clone(), collector: Collector::default(), trust: changes };
         Self {
             services: Arc::new(services),
-            catalogue: Catalogue::new(&config.policy),
+            catalogue: Catalogue::new(&config.policy, &config.own),
             schedule: Schedule::new(config.slots, config.reserved),
             journal: Journal::open(config.kept("journal")),
             audit: Audit::open(config.audit.clone(), Arc::clone(&identity)),
@@ -508,7 +508,7 @@ impl Dispatcher {
     }
 
     /// Publishes the outcome of a command that has run. Its output waits for Redis here.
-    fn publish_end(&mut self, delivery: Delivery, outcome: Box<Outcome>, metrics: Vec<(MetricGroup, Figures)>) {
+    fn publish_end(&mut self, delivery: Delivery, outcome: Box<Outcome>, metrics: Vec<(Topic, Figures)>) {
         let live = |captured: &Captured| usize::try_from(captured.written_bytes).unwrap_or(usize::MAX);
         let live = live(&outcome.stdout).saturating_add(live(&outcome.stderr)).min(limits::LIVE_LAG_BYTES);
         let kept = outcome.stdout.kept.len() + outcome.stderr.kept.len();
