@@ -65,11 +65,7 @@ pub fn main() -> ExitCode {
         tracing::error!("this build verifies no signature, and obeys everybody: it is for benchmarks alone");
     }
     config.warnings.iter().chain(&config.unknown).for_each(|warning| tracing::warn!("{warning}"));
-    config
-        .own
-        .problems()
-        .iter()
-        .for_each(|problem| tracing::error!("an action of this host's own is broken: {problem}"));
+    config.own.log_problems();
     work(config, keys)
 }
 

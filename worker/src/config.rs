@@ -20,7 +20,7 @@ use protocol::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
-    actions::{self, DirectoryError, OwnActions},
+    actions::{self, ActionsDir, DirectoryError, OwnActions},
     explain::Command,
     host_key::{HostKeyError, HostKeyFile},
     identity::{HostKeys, KeysError},
@@ -181,8 +181,10 @@ pub struct Config {
     pub allow: Vec<String>,
     /// Who may run what.
     pub policy: Policy,
-    /// Where the host's own actions are, if it has any.
-    pub actions_dir: Option<PathBuf>,
+    /// The policy as it was written, to be judged anew when there are other actions.
+    rules: policy::Input,
+    /// Where the host's own actions are.
+    pub actions_dir: ActionsDir,
     /// The host's own actions.
     pub own: OwnActions,
     /// What is logged.
@@ -261,9 +263,10 @@ impl Config {
             return Err(ConfigError::Value("sample_interval must be at least 1s".into()));
         }
         let allow: Vec<String> = file.actions.allow.into_iter().chain(options.allow).collect();
-        let (actions_dir, own) = own_actions(options.config.as_deref(), file.actions_dir)?;
-        let input = policy::Input { origin, groups: file.groups, rules: file.policy, broken: own.broken().into() };
-        let (policy, _) = judged(&input, &allow, &own, &mut warnings, &mut unknown)?;
+        let actions_dir = ActionsDir::new(file.actions_dir, options.config.as_deref());
+        let own = actions_dir.load(&actions::specs())?;
+        let rules = policy::Input { origin, groups: file.groups, rules: file.policy, broken: own.broken().into() };
+        let (policy, _) = judged(&rules, &allow, &own, &mut warnings, &mut unknown)?;
         let signers = options.trust.or(file.trust).unwrap_or_else(default_trust);
         let revoked = options.revoked.or(file.revoked).unwrap_or_else(|| signers.with_file_name("revoked"));
         let state_dir = options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir);
@@ -284,6 +287,7 @@ impl Config {
             labels: file.labels,
             allow,
             policy,
+            rules,
             actions_dir,
             own,
             log_level: options.log.or(file.log.level).unwrap_or(tracing::Level::INFO),
@@ -298,12 +302,24 @@ impl Config {
         let (mut warnings, mut unknown) = (Vec::new(), Vec::new());
         let (file, origin) = read(options.config.as_deref(), &mut unknown)?;
         let allow: Vec<String> = file.actions.allow.into_iter().chain(options.allow).collect();
-        let (_, own) = own_actions(options.config.as_deref(), file.actions_dir)?;
+        let own = ActionsDir::new(file.actions_dir, options.config.as_deref()).load(&actions::specs())?;
         let input = policy::Input { origin, groups: file.groups, rules: file.policy, broken: own.broken().into() };
         let (policy, specs) = judged(&input, &allow, &own, &mut warnings, &mut unknown)?;
         warnings.extend(unknown);
         warnings.extend(own.problems().iter().map(ToString::to_string));
         Ok((policy, specs, warnings))
+    }
+
+    /// Reads the files of the host's own actions anew. The rules are those of the settings; what they let whom run may be
+    /// more or less now.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or a rule names an action that is not there any more.
+    pub fn reread_actions(&self) -> Result<(OwnActions, Policy), ConfigError> {
+        let own = self.actions_dir.load(&actions::specs())?;
+        let rules = policy::Input { broken: own.broken().into(), ..self.rules.clone() };
+        let (policy, _) = judged(&rules, &self.allow, &own, &mut Vec::new(), &mut Vec::new())?;
+        Ok((own, policy))
     }
 
     /// The path of a file that the worker keeps. A colon stands in no name, so no two fleets share one.
@@ -342,7 +358,7 @@ impl Config {
             ("sample_interval", time::show_duration(self.sample_interval)),
             ("grace", time::show_duration(self.grace)),
             ("labels", list(&labels)),
-            ("actions_dir", self.actions_dir.as_ref().map_or("none".into(), |path| path.display().to_string())),
+            ("actions_dir", self.actions_dir.to_string()),
             ("actions.allow", list(&self.allow)),
             ("log.level", self.log_level.to_string().to_lowercase()),
             ("log.format", format!("{:?}", self.log_format).to_lowercase()),
@@ -352,15 +368,6 @@ impl Config {
         let own = self.own.specs().map(|spec| format!("{:<16} {}: {}\n", "own action", spec.name, spec.summary));
         Ok(settings.into_iter().chain(policy).chain(own).collect())
     }
-}
-
-/// The host's own actions, from the directory of that name or, where none is named, from the one beside the settings
-/// file.
-fn own_actions(config: Option<&Path>, named: Option<PathBuf>) -> Result<(Option<PathBuf>, OwnActions), ConfigError> {
-    let beside = || config.map(|file| file.with_file_name("actions.d")).filter(|directory| directory.is_dir());
-    let Some(directory) = named.or_else(beside) else { return Ok(Default::default()) };
-    let own = OwnActions::load(&directory, &actions::specs())?;
-    Ok((Some(directory), own))
 }
 
 /// The policy that the settings amount to, and all actions that it is about.

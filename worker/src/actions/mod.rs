@@ -17,7 +17,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use self::own::OwnAction;
-pub use self::own::{DirectoryError, OwnActions, Problem};
+pub use self::own::{ActionsDir, DirectoryError, OwnActions, Problem};
 use crate::{
     live::Live,
     metrics::{Collector, Figures, MetricGroup, Topic},

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod decisions;
+mod own;
 mod recovery;
 mod reports;
 mod waiting;
@@ -30,7 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
-use self::{recovery::Recovery, reports::FACTS_EVERY, waiting::Waiting};
+use self::{own::Hangup, recovery::Recovery, reports::FACTS_EVERY, waiting::Waiting};
 use crate::{
     actions::{Catalogue, Services},
     admission::{self, Admission, Admitted, Dropped, Known, Refusal},
@@ -112,6 +113,9 @@ pub(crate) struct Dispatcher {
     /// Whether the clock is Redis'.
     knows_time: bool,
     recoveries: mpsc::UnboundedSender<Recovery>,
+    rereads: mpsc::UnboundedSender<own::Reread>,
+    /// Why the own actions could not be read anew.
+    not_reread: Option<String>,
     notices: mpsc::UnboundedSender<Notice>,
     dropped: BTreeMap<&'static str, u64>,
     floods: Floods<&'static str>,
@@ -163,6 +167,8 @@ impl Dispatcher {
             recovered: false,
             knows_time: false,
             recoveries: mpsc::unbounded_channel().0,
+            rereads: mpsc::unbounded_channel().0,
+            not_reread: None,
             notices: mpsc::unbounded_channel().0,
             dropped: Dropped::reasons().chain([FORGOTTEN]).map(|reason| (reason, 0)).collect(),
             floods: Floods::default(),
@@ -185,6 +191,9 @@ impl Dispatcher {
             Publisher::new(Arc::clone(&self.identity), self.config.redis.clone(), write_receiver, notice_sender);
         let (recovery_sender, mut recoveries) = mpsc::unbounded_channel();
         self.recoveries = recovery_sender;
+        let (reread_sender, mut rereads) = mpsc::unbounded_channel();
+        self.rereads = reread_sender;
+        let mut hangup = Hangup::listen();
         let publisher = tokio::spawn(publisher.run());
         tokio::select! {
             () = self.first_recovery(&mut recoveries) => {}
@@ -207,6 +216,8 @@ impl Dispatcher {
                 Some(_) = self.sampling.join_next() => {}
                 Some(notice) = notices.recv() => self.handle_notice(notice),
                 Some(Ok(found)) = recoveries.recv() => self.publish_found(found),
+                () = hangup.came() => self.reread_actions(),
+                Some(reread) = rereads.recv() => self.use_reread(reread),
                 () = &mut heartbeat => {
                     self.try_journal();
                     self.audit.tend();

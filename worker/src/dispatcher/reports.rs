@@ -41,7 +41,7 @@ impl Dispatcher {
             clock_ahead_ms: self.clock.local_ahead_ms(),
             refuses: self.refusal(),
             trust: trusted.problem,
-            actions: self.config.own.problem(),
+            actions: self.own_problem(),
             trust_version: trusted.trust.version(),
             trust_digest: trusted.digest,
             dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),

@@ -73,7 +73,7 @@ fn judge(hosts: &[Host], now: Millis) -> Vec<Finding> {
         "own actions",
         Level::Problem,
         "no file of an action is broken",
-        "these actions cannot be run; then restart the worker",
+        "mend the file, then send its worker a SIGHUP",
         |status| status.actions.clone(),
     );
     findings

@@ -78,7 +78,7 @@ impl OwnAction {
         let program = program::run(program, owner, keep, &stop, &live).await;
         let (mut output, error) = ended::report(program.map_err(ended::not_started(&name))?, &stop);
 
-        let read = if is_json { self.read(&mut output, rehearses) } else { self.tell(&mut output, rehearses) };
+        let read = if is_json { self.read(&mut output, rehearses) } else { Ok(self.tell(&mut output, rehearses)) };
         match (error, read) {
             (Some(error), _) => Err(Failure::new(error).with(output)),
             // Whoever ended it knows why there is no result.
@@ -140,9 +140,9 @@ impl OwnAction {
     }
 
     /// The result of a program that has no other one than its exit code.
-    fn tell(&self, output: &mut Output, rehearses: bool) -> Result<(), OwnError> {
+    fn tell(&self, output: &mut Output, rehearses: bool) {
         if !self.changes() {
-            return Ok(());
+            return;
         }
         let mut data = Figures::from_iter([(CHANGED.to_owned(), json!(!rehearses))]);
         if rehearses {
@@ -152,7 +152,6 @@ impl OwnAction {
             output.stdout = Captured::default();
         }
         output.data = Some(data);
-        Ok(())
     }
 
     /// Reads the result from standard output. What cannot be read stays there.

@@ -92,6 +92,27 @@ impl Definition {
     }
 }
 
+/// Refuses a parameter in a word that a shell would read as its script.
+fn no_shell(groups: &[Vec<Template>]) -> Result<(), String> {
+    let words: Vec<_> = groups.iter().flatten().collect();
+    let is_shell = |word: &Template| {
+        word.literal().and_then(|word| word.rsplit('/').next()).is_some_and(|name| SHELLS.contains(&name))
+    };
+    let takes_script = |word: &Template| {
+        word.literal().is_some_and(|word| word.starts_with('-') && !word.starts_with("--") && word.ends_with('c'))
+    };
+    let has_value = |word: &Template| word.places().any(|place| !place.decides);
+    let last = groups.last().map_or(0, Vec::len);
+    for at in words.len() - last..words.len() {
+        if at > 0 && has_value(words[at]) && takes_script(words[at - 1]) && words[..at].iter().any(|w| is_shell(w)) {
+            return Err("argv: a shell would read this parameter as part of its script: \
+                pass it behind the script, where the script has it as \"$1\""
+                .into());
+        }
+    }
+    Ok(())
+}
+
 /// Where a word with places stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -177,7 +198,7 @@ impl Judge<'_> {
             };
             let group = words.into_iter().map(|word| self.template("argv", word, Role::Word));
             groups.push(group.collect::<Result<Vec<_>, _>>().map_err(&place)?);
-            self.no_shell(&groups).map_err(place)?;
+            no_shell(&groups).map_err(place)?;
         }
         let program = groups.first().and_then(|group| if let [word] = &group[..] { word.literal() } else { None });
         match program {
@@ -188,28 +209,6 @@ impl Judge<'_> {
             }
             _ => Err(at(&self.draft.argv)("argv: its first item must be the program, without parameters".into())),
         }
-    }
-
-    /// Refuses a parameter in a word that a shell would read as its script.
-    fn no_shell(&self, groups: &[Vec<Template>]) -> Result<(), String> {
-        let words: Vec<_> = groups.iter().flatten().collect();
-        let is_shell = |word: &Template| {
-            word.literal().and_then(|word| word.rsplit('/').next()).is_some_and(|name| SHELLS.contains(&name))
-        };
-        let takes_script = |word: &Template| {
-            word.literal().is_some_and(|word| word.starts_with('-') && !word.starts_with("--") && word.ends_with('c'))
-        };
-        let has_value = |word: &Template| word.places().any(|place| !place.decides);
-        let last = groups.last().map_or(0, Vec::len);
-        for at in words.len() - last..words.len() {
-            if at > 0 && has_value(words[at]) && takes_script(words[at - 1]) && words[..at].iter().any(|w| is_shell(w))
-            {
-                return Err("argv: a shell would read this parameter as part of its script: \
-                    pass it behind the script, where the script has it as \"$1\""
-                    .into());
-            }
-        }
-        Ok(())
     }
 
     fn env(&mut self) -> Result<Vec<(String, Template)>, Fault> {

@@ -1,7 +1,7 @@
 //! The host's own actions: what the operator adds by files in a directory, one action each.
 //!
-//! A file names a program with its arguments, and typed parameters. It is judged as a whole when the worker starts: one
-//! that is broken is reported, and the others are used. An own action is described, checked, permitted, journaled and
+//! A file names a program with its arguments, and typed parameters. It is judged as a whole when the worker starts, and
+//! at SIGHUP: one that is broken is reported, and the others are used. An own action is described, checked, permitted, journaled and
 //! audited like any other one.
 
 mod action;
@@ -29,6 +29,47 @@ use crate::{
     guarded::is_guarded,
     log::{self, excerpt},
 };
+
+/// Where a host's own actions are defined.
+#[derive(Clone, Debug)]
+pub enum ActionsDir {
+    /// The settings name it: it must be there.
+    Named(PathBuf),
+    /// Beside the settings file, if it is there.
+    Beside(PathBuf),
+    /// There is no settings file.
+    None,
+}
+
+impl ActionsDir {
+    /// The directory that the settings name, or else the one beside their file.
+    pub fn new(named: Option<PathBuf>, settings: Option<&Path>) -> Self {
+        let beside = || settings.map_or(Self::None, |file| Self::Beside(file.with_file_name("actions.d")));
+        named.map_or_else(beside, Self::Named)
+    }
+
+    /// Reads the files. `built_in`: the actions that every worker has, whose names are taken.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn load(&self, built_in: &[ActionSpec]) -> Result<OwnActions, DirectoryError> {
+        match self {
+            Self::Named(directory) => OwnActions::load(directory, built_in),
+            Self::Beside(directory) if directory.is_dir() => OwnActions::load(directory, built_in),
+            _ => Ok(OwnActions::default()),
+        }
+    }
+}
+
+impl fmt::Display for ActionsDir {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(directory) => directory.display().fmt(out),
+            Self::Beside(directory) if directory.is_dir() => directory.display().fmt(out),
+            _ => out.write_str("none"),
+        }
+    }
+}
 
 /// The own actions of one host.
 #[derive(Clone, Debug, Default)]
@@ -60,11 +101,7 @@ impl fmt::Display for Problem {
 }
 
 impl OwnActions {
-    /// Reads the files of a directory. `built_in`: the actions that every worker has, whose names are taken.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub fn load(directory: &Path, built_in: &[ActionSpec]) -> Result<Self, DirectoryError> {
+    fn load(directory: &Path, built_in: &[ActionSpec]) -> Result<Self, DirectoryError> {
         let failed = |error| DirectoryError(directory.to_owned(), error);
         let is_safe = is_guarded(&fs::metadata(directory).map_err(failed)?);
         let entries = fs::read_dir(directory).map_err(failed)?;
@@ -119,6 +156,13 @@ impl OwnActions {
         Some(format!("{first}{more}"))
     }
 
+    /// Logs what is wrong with the files.
+    pub fn log_problems(&self) {
+        for problem in &self.problems {
+            tracing::error!("an action of this host's own is broken: {problem}");
+        }
+    }
+
     /// The actions.
     pub(super) fn actions(&self) -> impl Iterator<Item = &Arc<OwnAction>> {
         self.actions.iter()
@@ -139,8 +183,8 @@ fn defines(path: &Path) -> bool {
 fn read(path: &Path, name: &str, built_in: &[ActionSpec]) -> Result<Definition, (Option<usize>, String)> {
     let text = text(path).map_err(|reason| (None, reason))?;
     Definition::read(name, &text, built_in).map_err(|Fault { at, reason }| {
-        let before = text.as_bytes().get(..at).unwrap_or_default();
-        (Some(before.iter().filter(|byte| **byte == b'\n').count() + 1), reason)
+        let before = text.get(..at).unwrap_or_default();
+        (Some(before.matches('\n').count() + 1), reason)
     })
 }
 
