@@ -143,5 +143,8 @@ mod tests {
         let by = Kind::Choice { values: vec!["cpu".into(), "memory".into()] };
         let words: Vec<_> = values(&Parameter::optional("by", by, "")).into_iter().map(|(word, _)| word).collect();
         assert_eq!(words, ["by=cpu", "by=memory"]);
+        let under = Kind::PathUnder { roots: vec!["/var/log".into(), "/".into()] };
+        let words: Vec<_> = values(&Parameter::optional("file", under, "")).into_iter().map(|(word, _)| word).collect();
+        assert_eq!(words, ["file=/var/log/", "file=/"]);
     }
 }

@@ -205,16 +205,17 @@ fn attack_hostile_files_harm_neither_the_worker_nor_the_other_actions() {
     let good = "description = 'x'\nargv = ['echo', 'good']\nrepeat = 'repeatable'";
     let options = with_actions(&redis, "", &[("good", good)]);
     let directory = actions_dir(&options);
-    let long = "x".repeat(15_000);
+    let words = "x".repeat(15_000);
     let nested = format!("x = {}", "[".repeat(16_000));
-    let tables: String = (0..2000).map(|number| format!("[a{number}]\n")).collect();
-    let many: String = (0..200).map(|number| format!("[parameters.p{number}]\nkind = 'boolean'\n")).collect::<String>();
+    let tables: Vec<_> = (0..2000).map(|number| format!("[a{number}]\n")).collect();
+    let many: Vec<_> = (0..200).map(|number| format!("[parameters.p{number}]\nkind = 'boolean'\n")).collect();
+    let (tables, many) = (tables.concat(), many.concat());
     for (name, text) in [
         ("huge", "x".repeat(10_000_000).as_str()),
         ("nested", &nested),
         ("tables", &tables),
         ("many", &format!("description = 'x'\nargv = ['true']\nstdin = 'json'\n{many}")),
-        ("long", &format!("description = '{long}'\nargv = ['true']")),
+        ("long", &format!("description = '{words}'\nargv = ['true']")),
         ("escapes", "description = \"\\u001b[2J\\u001b]0;x\\u0007\"\nargv = ['true']"),
         ("key", "\"\\u001b[2J\" = 1"),
         (

@@ -93,7 +93,7 @@ fn a_log_is_rotated() {
     assert!(missing["stderr"].as_str().is_some_and(|said| said.contains("is no file")), "{missing}");
 }
 
-/// What HAProxy's admin socket does, as far as servers are concerned: one backend `shop` with the servers `web1` and
+/// What `HAProxy`'s admin socket does, as far as servers are concerned: one backend `shop` with the servers `web1` and
 /// `web2`, and their administrative states in bits.
 fn balancer(socket: &Path) -> Arc<Mutex<Vec<String>>> {
     let listener = UnixListener::bind(socket).expect("a socket");
@@ -115,7 +115,7 @@ fn balancer(socket: &Path) -> Arc<Mutex<Vec<String>>> {
                         format!("3 shop {} {name} 10.0.0.{id} 2 {flags} 1 1 5 1 0 0 0 0 0 0 - 80 - 0 0 - - 0\n", id + 1)
                     });
                     let head = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight\n";
-                    format!("{head}{}", rows.collect::<String>())
+                    format!("{head}{}", rows.collect::<Vec<_>>().concat())
                 }
                 ["show", "servers", "state", _] => "Can't find backend.\n".to_owned(),
                 ["set", "server", server, "state", state] => {
@@ -185,7 +185,7 @@ fn a_redis_is_dumped() {
     database.cli(["SET", "treasure", "kept"]);
     let sockets = database.socket().parent().expect("a directory").canonicalize().expect("a path");
     let roots = [("/var/backups", root.as_path()), ("/run", &sockets)];
-    let (_redis, _worker, ctl) = with("redis-dump", &roots);
+    let (redis, _worker, ctl) = with("redis-dump", &roots);
     let file = root.join("dump.rdb");
     let name = database.socket().file_name().expect("a name").to_str().expect("text").to_owned();
     let socket = format!("socket={}/{name}", sockets.display());
@@ -201,7 +201,7 @@ fn a_redis_is_dumped() {
     let _ = result(&ctl, &words, 2);
     let known = [&words[..], &["password=tin-opener"]].concat();
     result(&ctl, &known, 0);
-    let mut raw = Raw::on(&_redis);
+    let mut raw = Raw::on(&redis);
     assert_eq!(raw.query::<u64>(&["EXISTS", "treasure"]), 0, "it was the other server");
 }
 

@@ -27,7 +27,7 @@ impl Hangup {
             None => None,
         };
         if came.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -78,7 +78,12 @@ impl OwnAction {
         let program = program::run(program, owner, keep, &stop, &live).await;
         let (mut output, error) = ended::report(program.map_err(ended::not_started(&name))?, &stop);
 
-        let read = if is_json { self.read(&mut output, rehearses) } else { Ok(self.tell(&mut output, rehearses)) };
+        let read = if is_json {
+            self.read(&mut output, rehearses)
+        } else {
+            self.tell(&mut output, rehearses);
+            Ok(())
+        };
         match (error, read) {
             (Some(error), _) => Err(Failure::new(error).with(output)),
             // Whoever ended it knows why there is no result.

@@ -32,6 +32,9 @@ const NAME: usize = 64;
 /// Programs that read their arguments as a language of their own.
 const SHELLS: [&str; 8] = ["sh", "ash", "bash", "busybox", "dash", "ksh", "mksh", "zsh"];
 
+/// What the names of other interpreters begin with, which take a script as an argument.
+const LANGUAGES: [&str; 6] = ["lua", "node", "perl", "php", "python", "ruby"];
+
 /// An own action.
 #[derive(Clone, Debug)]
 pub(super) struct Definition {
@@ -92,25 +95,33 @@ impl Definition {
     }
 }
 
-/// Refuses a parameter in a word that a shell would read as its script.
-fn no_shell(groups: &[Vec<Template>]) -> Result<(), String> {
+/// Refuses a parameter in a word that a shell, or another interpreter, would read as its script.
+fn no_script(groups: &[Vec<Template>]) -> Result<(), String> {
     let words: Vec<_> = groups.iter().flatten().collect();
-    let is_shell = |word: &Template| {
-        word.literal().and_then(|word| word.rsplit('/').next()).is_some_and(|name| SHELLS.contains(&name))
-    };
-    let takes_script = |word: &Template| {
-        word.literal().is_some_and(|word| word.starts_with('-') && !word.starts_with("--") && word.ends_with('c'))
-    };
-    let has_value = |word: &Template| word.places().any(|place| !place.decides);
-    let last = groups.last().map_or(0, Vec::len);
-    for at in words.len() - last..words.len() {
-        if at > 0 && has_value(words[at]) && takes_script(words[at - 1]) && words[..at].iter().any(|w| is_shell(w)) {
-            return Err("argv: a shell would read this parameter as part of its script: \
-                pass it behind the script, where the script has it as \"$1\""
+    let added = groups.last().map_or(0, Vec::len);
+    for (at, word) in words.iter().enumerate().skip(words.len() - added) {
+        if word.places().any(|place| !place.decides) && is_script(&words[..at]) {
+            return Err("argv: this parameter would be read as part of a script: pass it behind the script, \
+                where a shell has it as \"$1\""
                 .into());
         }
     }
     Ok(())
+}
+
+/// Whether the word behind these is a script.
+fn is_script(before: &[&Template]) -> bool {
+    let Some(option) = before.last().and_then(|word| word.literal()) else { return false };
+    let is_option = |word: &Template| word.literal().is_some_and(|word| word.starts_with('-'));
+    if !option.starts_with('-') || option.starts_with("--") {
+        return false;
+    }
+    let name = |word: &Template| word.literal().and_then(|word| word.rsplit('/').next()).unwrap_or_default().to_owned();
+    // The options of a shell may have words of their own: bash -o pipefail -c SCRIPT.
+    let in_shell = option.ends_with('c') && before.iter().any(|word| SHELLS.contains(&name(word).as_str()));
+    let behind_options = before.iter().rev().find(|word| !is_option(word)).map(|word| name(word)).unwrap_or_default();
+    let language = LANGUAGES.iter().any(|language| behind_options.starts_with(language));
+    in_shell || (language && option.ends_with(['c', 'e', 'E', 'r']))
 }
 
 /// Where a word with places stands.
@@ -177,7 +188,9 @@ impl Judge<'_> {
                 if parameter.kind != Kind::Boolean || parameter.required {
                     return Err(place("it must be an optional boolean, as 'ctl run --dry-run' sets it".into()));
                 }
-                parameter = Parameter { summary: parameter.summary, ..dry_run("") };
+                let default = "say what would be done, and change nothing".to_owned();
+                let summary = Some(parameter.summary).filter(|summary| !summary.is_empty()).unwrap_or(default);
+                parameter = dry_run(&summary);
             }
             self.parameters.insert(name.clone(), parameter.clone());
             order.push(parameter);
@@ -198,7 +211,7 @@ impl Judge<'_> {
             };
             let group = words.into_iter().map(|word| self.template("argv", word, Role::Word));
             groups.push(group.collect::<Result<Vec<_>, _>>().map_err(&place)?);
-            no_shell(&groups).map_err(place)?;
+            no_script(&groups).map_err(place)?;
         }
         let program = groups.first().and_then(|group| if let [word] = &group[..] { word.literal() } else { None });
         match program {

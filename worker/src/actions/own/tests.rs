@@ -49,9 +49,8 @@ fn rotate() -> String {
 }
 
 fn defined(text: &str) -> Result<Definition, String> {
-    Definition::read("rotate", text, &specs()).map_err(|Fault { at, reason }| {
-        format!("line {}: {reason}", text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1)
-    })
+    Definition::read("rotate", text, &specs())
+        .map_err(|Fault { at, reason }| format!("line {}: {reason}", text[..at].matches('\n').count() + 1))
 }
 
 #[track_caller]
@@ -191,7 +190,7 @@ fn what_is_wrong_is_named_with_its_line() {
 }
 
 #[test]
-fn a_shell_never_reads_a_parameter_as_its_script() {
+fn no_interpreter_reads_a_parameter_as_its_script() {
     let file = |argv: &str| {
         format!("description = 'x'\nargv = {argv}\n[parameters.file]\nkind = 'path'\nunder = '/srv'\nrequired = true")
     };
@@ -201,11 +200,19 @@ fn a_shell_never_reads_a_parameter_as_its_script() {
         "['env', 'A=b', '/usr/bin/dash', '-c', '{file}']",
         "['sudo', 'sh', ['-c', 'ls {file}']]",
         "['busybox', 'sh', '-c', '{file}']",
+        "['bash', '-o', 'pipefail', '-c', '{file}']",
+        "['python3', '-I', '-c', 'open({file})']",
+        "['/usr/bin/perl', '-we', '{file}']",
     ] {
-        assert!(refused(&file(argv)).contains("as part of its script"), "{argv}");
+        assert!(refused(&file(argv)).contains("as part of a script"), "{argv}");
     }
-    for argv in ["['sh', '-c', 'rm -- \"$1\"', 'sh', '{file}']", "['head', '-c', '{file}']", "['tar', '-c', '{file}']"]
-    {
+    for argv in [
+        "['sh', '-c', 'rm -- \"$1\"', 'sh', '{file}']",
+        "['head', '-c', '{file}']",
+        "['tar', '-c', '{file}']",
+        "['python3', '/srv/tool.py', '-c', '{file}']",
+        "['perl', '--', '{file}']",
+    ] {
         assert!(defined(&file(argv)).is_ok(), "{argv}");
     }
 }
@@ -306,4 +313,20 @@ fn there_are_not_too_many() {
     }
     let (names, broken, problems) = loaded(&directory);
     assert_eq!((names.len(), broken.len(), problems.len()), (limits::ACTION_FILES, 3, 1), "{problems:?}");
+}
+
+#[test]
+fn the_examples_in_the_documents_are_understood() {
+    let mut examples = 0;
+    for document in ["README.md", "docs/ACTIONS.md"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
+        let text = fs::read_to_string(path).unwrap();
+        let blocks = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        for block in blocks.filter(|block| block.contains("\nargv = ")) {
+            let definition = Definition::read("example", block, &specs()).unwrap_or_else(|fault| panic!("{fault:?}"));
+            assert_eq!(definition.spec.parameters[0].name, "file", "{document}: in the order of the file");
+            examples += 1;
+        }
+    }
+    assert_eq!(examples, 2);
 }
