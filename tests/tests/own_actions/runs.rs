@@ -104,6 +104,8 @@ fn a_dry_run_runs_nothing_and_says_what_would_be_run() {
     let steps = [&would, "in the directory /", "with TOKEN in its environment"];
     assert_eq!(dry["data"], json!({ "changed": false, "would": steps }));
     assert_eq!(evidence.count(), 0);
+    let again = ctl.run(["run", "--host", "web1", "--dry-run", "touch", "word=x"]).expect(0);
+    assert!(again.stdout.contains("run [") && evidence.count() == 0, "{again}");
     assert_eq!(result(&ctl, &["touch", "word=x"], 0)["data"], json!({ "changed": true }));
     assert_eq!(evidence.count(), 1);
     // A program that knows how to rehearse is asked.

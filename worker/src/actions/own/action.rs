@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol::{
-    action::{ActionSpec, Argument, Arguments, Kind, Repeat},
+    action::{ActionSpec, Argument, Arguments, CHANGED, DRY_RUN, Kind, Repeat, WOULD},
     limits,
     outcome::Captured,
 };
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     super::{Context, Failure, Output, ended, exec},
     confined::{self, PathError},
-    definition::{DRY_RUN, Definition},
+    definition::Definition,
     draft::Reading,
 };
 use crate::{
@@ -21,9 +21,6 @@ use crate::{
     metrics::{Figures, Topic, stamped},
     program::{self, Program},
 };
-
-/// What an action reports about whether it changed anything.
-const CHANGED: &str = "changed";
 
 /// Lines that a rehearsing program may print.
 const WOULD_LINES: usize = 1000;
@@ -137,7 +134,7 @@ impl OwnAction {
             would.push(format!("with {} in its environment", names.join(", ")));
         }
         would.extend(stdin.map(|_| "with its parameters as JSON on standard input".to_owned()));
-        Figures::from_iter([(CHANGED.to_owned(), json!(false)), ("would".to_owned(), json!(would))])
+        Figures::from_iter([(CHANGED.to_owned(), json!(false)), (WOULD.to_owned(), json!(would))])
     }
 
     fn changes(&self) -> bool {
@@ -153,7 +150,7 @@ impl OwnAction {
         if rehearses {
             let text = String::from_utf8_lossy(&output.stdout.kept).into_owned();
             let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).take(WOULD_LINES).collect();
-            data.insert("would".to_owned(), json!(lines));
+            data.insert(WOULD.to_owned(), json!(lines));
             output.stdout = Captured::default();
         }
         output.data = Some(data);

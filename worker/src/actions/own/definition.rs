@@ -6,7 +6,7 @@ use std::{
 };
 
 use protocol::{
-    action::{ActionSpec, Argument, Kind, Parameter, Repeat},
+    action::{ActionSpec, DRY_RUN, Kind, Parameter, Repeat},
     clock::millis,
     limits,
     time::{read_duration, show_duration},
@@ -19,9 +19,6 @@ use super::{
     template::Template,
 };
 use crate::{policy::CANCEL, spelling::did_you_mean};
-
-/// The parameter that asks for a rehearsal.
-pub(super) const DRY_RUN: &str = "dry_run";
 
 /// Parameters of an action at most.
 const PARAMETERS: usize = 32;
@@ -157,7 +154,7 @@ impl Judge<'_> {
         let repeat = draft.repeat.unwrap_or(Repeat::Once);
         let rehearses = self.parameters.contains_key(DRY_RUN);
         if repeat == Repeat::Once && !rehearses {
-            order.push(dry_run("say what would be run, and run nothing"));
+            order.push(Parameter::dry_run());
         }
         let metrics = self.metrics()?;
         let timeout_ms = self.timeout()?;
@@ -188,9 +185,9 @@ impl Judge<'_> {
                 if parameter.kind != Kind::Boolean || parameter.required {
                     return Err(place("it must be an optional boolean, as 'ctl run --dry-run' sets it".into()));
                 }
-                let default = "say what would be done, and change nothing".to_owned();
-                let summary = Some(parameter.summary).filter(|summary| !summary.is_empty()).unwrap_or(default);
-                parameter = dry_run(&summary);
+                let ours = Parameter::dry_run();
+                let summary = Some(parameter.summary).filter(|summary| !summary.is_empty()).unwrap_or(ours.summary);
+                parameter = Parameter { summary, ..Parameter::dry_run() };
             }
             self.parameters.insert(name.clone(), parameter.clone());
             order.push(parameter);
@@ -330,8 +327,4 @@ impl Judge<'_> {
         let path = parameters::directory(cwd.get_ref()).map_err(|error| at(cwd)(format!("cwd: {error}")))?;
         Ok(Some(Path::new(&path).to_owned()))
     }
-}
-
-fn dry_run(summary: &str) -> Parameter {
-    Parameter { default: Some(Argument::Boolean(false)), ..Parameter::optional(DRY_RUN, Kind::Boolean, summary) }
 }
