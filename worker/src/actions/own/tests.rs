@@ -1,5 +1,6 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use proptest::prelude::*;
 use protocol::action::{Argument, Arguments, Kind};
 use tempfile::TempDir;
 
@@ -329,4 +330,26 @@ fn the_examples_in_the_documents_are_understood() {
         }
     }
     assert_eq!(examples, 2);
+}
+
+proptest! {
+    #[test]
+    fn strange_files_do_no_harm(at in 0..ROTATE.len(), cut in 0..40_usize, text in "[\\PC\\x00\n\"'{}\\[\\]=.?a-z0-9]{0,12}") {
+        let mut bytes = rotate().into_bytes();
+        bytes.splice(at..(at + cut).min(bytes.len()), text.bytes());
+        let text = String::from_utf8_lossy(&bytes);
+        // Whatever is understood can be described, and what is not has a place in the text.
+        match Definition::read("rotate", &text, &specs()) {
+            Ok(definition) => prop_assert!(serde_json::to_string(&definition.spec).is_ok()),
+            Err(fault) => prop_assert!(fault.at <= text.len() && !fault.reason.is_empty(), "{fault:?}"),
+        }
+    }
+
+    #[test]
+    fn strange_words_do_no_harm(text in "[{}?a-z\\PC]{0,20}") {
+        if let Ok(template) = super::template::Template::new(&text) {
+            prop_assert_eq!(template.literal().is_some(), template.places().count() == 0);
+            prop_assert_eq!(template.fill(&Arguments::new()).is_some(), template.places().count() == 0);
+        }
+    }
 }
