@@ -276,7 +276,7 @@ pub fn policy(input: &[u8]) {
     let text = String::from_utf8_lossy(text).into_owned();
     let Ok(settings) = toml::from_str::<Settings>(&text) else { return };
     let origin = Origin { name: "worker.toml".to_owned(), text };
-    let rules = Input { origin, groups: settings.groups, rules: settings.policy };
+    let rules = Input { origin, groups: settings.groups, rules: settings.policy, broken: Vec::new() };
     let specs = &*SPECS;
     let Ok(policy) = Policy::new(&rules, &[], specs) else { return };
     let words = String::from_utf8_lossy(words).split(' ').map(str::to_owned).collect();

@@ -227,7 +227,8 @@ fn of_reader(keys: &Keys) -> Vec<Grant> {
 /// What both a controller and a reader look at.
 fn looks(keys: &Keys) -> [Grant; 3] {
     let own = [keys.facts(&Any), keys.labels(&Any), keys.status(&Any)];
-    let hosts = own.into_iter().chain(MetricGroup::ALL.map(|group| keys.metrics(&Any, group)));
+    let metrics = MetricGroup::ALL.map(|group| keys.metrics(&Any, group));
+    let hosts = own.into_iter().chain(metrics).chain([keys.custom(&Any, Any)]);
     let see_hosts = "see hosts, their facts and figures";
     [
         Grant { access: Access::Read, keys: hosts.collect(), commands: &["hgetall", "hget", "hmget"], why: see_hosts },

@@ -3,11 +3,25 @@
 //! Workers publish their catalogue of [`ActionSpec`]s in their facts; `ctl` checks and completes
 //! arguments against it before anything is sent, and the worker checks them again.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Component, Path},
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{limits, time, unique::unique};
+use crate::{limits, pattern::Pattern, time, unique::unique};
+
+/// The parameter of an action that can say what it would do; see [`Parameter::dry_run`].
+pub const DRY_RUN: &str = "dry_run";
+
+/// The field of a result's data that tells whether the action changed the host: `true` or `false`. Every action that may
+/// change something reports it.
+pub const CHANGED: &str = "changed";
+
+/// The field of the data of a dry run: what would be done, step by step; an empty list where nothing would.
+pub const WOULD: &str = "would";
 
 /// Arguments of a command, by parameter name.
 pub type Arguments = BTreeMap<String, Argument>;
@@ -59,6 +73,12 @@ pub struct ActionSpec {
     /// How many must have signed a command, by the rule of the host that asks for the fewest.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub approvals: usize,
+    /// Whether it is the host's own: a file in its `actions.d` defines it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub own: bool,
+    /// Whether its figures are kept in a hash of its own: see [`crate::keys::Keys::custom`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub metrics: bool,
 }
 
 const fn one() -> usize {
@@ -68,6 +88,11 @@ const fn one() -> usize {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_one(approvals: &usize) -> bool {
     *approvals == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 const fn yes() -> bool {
@@ -127,6 +152,16 @@ pub enum Kind {
     Duration,
     /// An absolute path, carried as text.
     Path,
+    /// A text that one of some patterns matches. It is neither empty nor a lone dot, unless one of them says so.
+    Pattern {
+        /// See [`crate::pattern::Pattern`].
+        patterns: Vec<String>,
+    },
+    /// An absolute path that is one of some directories or lies below it, carried as text. It has no `..`.
+    PathUnder {
+        /// The directories.
+        roots: Vec<String>,
+    },
     /// Several texts.
     List,
     /// Texts by name, typed as `NAME.KEY=VALUE`.
@@ -167,6 +202,8 @@ impl ActionSpec {
             timeout_ms: default_timeout_ms(),
             allowed: true,
             approvals: 1,
+            own: false,
+            metrics: false,
         }
     }
 
@@ -212,6 +249,13 @@ impl Parameter {
         Self { name: name.into(), summary: summary.into(), kind, ..Self::default() }
     }
 
+    /// Whether the action only says what it would do ([`WOULD`]) and changes nothing. `ctl run --dry-run` sets it. A
+    /// worker whose action does not have it refuses the command, so that a dry run never becomes a real one.
+    pub fn dry_run() -> Self {
+        let summary = "say what would be done, and change nothing";
+        Self { default: Some(Argument::Boolean(false)), ..Self::optional(DRY_RUN, Kind::Boolean, summary) }
+    }
+
     /// How it is typed: `top=N`, `env.KEY=VALUE`, `-- ARGV…`.
     pub fn usage(&self) -> String {
         let name = &self.name;
@@ -224,8 +268,9 @@ impl Parameter {
             Kind::Choice { values } => format!("{name}={}", values.join("|")),
             Kind::Duration => format!("{name}=DURATION"),
             Kind::Path => format!("{name}=/PATH"),
+            Kind::PathUnder { roots } => format!("{name}={}/…", roots.first().map_or("", String::as_str)),
             Kind::Map => format!("{name}.KEY=VALUE"),
-            Kind::Text | Kind::List | Kind::Unknown => format!("{name}=TEXT"),
+            Kind::Text | Kind::Pattern { .. } | Kind::List | Kind::Unknown => format!("{name}=TEXT"),
         }
     }
 
@@ -240,6 +285,8 @@ impl Parameter {
             (Kind::Choice { values }, Argument::Text(text)) => values.contains(text),
             (Kind::Duration, Argument::Text(text)) => time::read_duration(text).is_ok(),
             (Kind::Path, Argument::Text(text)) => text.starts_with('/'),
+            (Kind::Pattern { patterns }, Argument::Text(text)) => is_matched(text, patterns),
+            (Kind::PathUnder { roots }, Argument::Text(text)) => roots.iter().any(|root| is_under(text, root)),
             _ => false,
         };
         // A required list that is empty counts as missing.
@@ -267,6 +314,28 @@ impl Parameter {
     }
 }
 
+/// Whether one of the patterns matches the text. A wildcard also takes nothing, and a dot: in the place of a name in a
+/// path, both would mean the directory itself.
+fn is_matched(text: &str, patterns: &[String]) -> bool {
+    let patterns = patterns.iter().filter_map(|pattern| Pattern::new(pattern).ok());
+    let vague = matches!(text, "" | ".");
+    patterns.filter(|pattern| !vague || !pattern.is_wild()).any(|pattern| pattern.matches(text))
+}
+
+/// Whether the path lies in this directory as it is spelled. Links may still lead out of it.
+fn is_under(text: &str, root: &str) -> bool {
+    let path = Path::new(text);
+    text.starts_with('/')
+        && !text.chars().any(char::is_control)
+        && path.starts_with(root)
+        && !path.components().any(|part| part == Component::ParentDir)
+}
+
+/// Some words as a sentence has them.
+fn or(words: &[String]) -> String {
+    words.join(" or ")
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -276,6 +345,8 @@ impl fmt::Display for Kind {
             Self::Choice { values } => write!(out, "one of {}", values.join(", ")),
             Self::Duration => out.write_str("a duration such as 30s or 5m"),
             Self::Path => out.write_str("an absolute path"),
+            Self::Pattern { patterns } => write!(out, "text like {}", or(patterns)),
+            Self::PathUnder { roots } => write!(out, "a path below {}, without '..'", or(roots)),
             Self::List => out.write_str("one or more words"),
             Self::Map => out.write_str("values by name"),
             Self::Unknown => out.write_str("of a kind this version does not know"),
@@ -343,7 +414,47 @@ mod tests {
 
     #[test]
     fn the_catalogue_survives_json() {
-        let text = serde_json::to_string(&spec()).unwrap();
-        assert_eq!(serde_json::from_str::<ActionSpec>(&text).unwrap(), spec());
+        let pattern = Kind::Pattern { patterns: vec!["web*".into()] };
+        let under = Kind::PathUnder { roots: vec!["/srv".into()] };
+        let mut own = spec();
+        own.parameters.extend([Parameter::optional("name", pattern, "a name"), Parameter::optional("path", under, "")]);
+        for spec in [spec(), ActionSpec { own: true, metrics: true, ..own }] {
+            let text = serde_json::to_string(&spec).unwrap();
+            assert_eq!(serde_json::from_str::<ActionSpec>(&text).unwrap(), spec);
+        }
+        // What older versions do not know is not sent to them without need.
+        assert!(!serde_json::to_string(&spec()).unwrap().contains("own"));
+    }
+
+    fn admits(kind: &Kind, text: &str) -> bool {
+        Parameter::optional("x", kind.clone(), "").read("look", text).is_ok()
+    }
+
+    #[test]
+    fn a_pattern_takes_what_it_spells_and_no_surprise() {
+        let patterns =
+            |patterns: &[&str]| Kind::Pattern { patterns: patterns.iter().map(ToString::to_string).collect() };
+        let any = patterns(&["*"]);
+        for good in ["web1", "a.b", "x=1"] {
+            assert!(admits(&any, good), "{good}");
+        }
+        for bad in ["", ".", "..", "a..b", "-x", "a b", "a/b", "$(id)", "a;b", "a\nb", "a\0b", "\u{202e}"] {
+            assert!(!admits(&any, bad), "{bad:?}");
+        }
+        let two = patterns(&["web?", "-v"]);
+        assert!(admits(&two, "web1") && admits(&two, "-v") && !admits(&two, "db1") && !admits(&two, "-w"));
+        assert!(!admits(&patterns(&["a**"]), "a"), "what is no pattern matches nothing");
+    }
+
+    #[test]
+    fn a_path_stays_below_its_root() {
+        let under = Kind::PathUnder { roots: vec!["/var/log".into(), "/srv/app/".into()] };
+        for good in ["/var/log", "/var/log/x", "/var/log/a b/x.log", "/srv/app/x", "/var/log//x", "/var/log/..x"] {
+            assert!(admits(&under, good), "{good}");
+        }
+        for bad in ["", "/", "var/log/x", "/var/logs", "/var/log/../x", "/var/log/x/..", "/var/log/a\n", "/etc/passwd"]
+        {
+            assert!(!admits(&under, bad), "{bad:?}");
+        }
     }
 }

@@ -100,7 +100,13 @@ impl Keys {
         self.server(host, group.name())
     }
 
-    /// All keys of a host.
+    /// Hash: the figures of an action of the host's own ([`crate::action::ActionSpec::metrics`]). Expires like other
+    /// figures.
+    pub fn custom(&self, host: &impl HostPart, action: impl fmt::Display) -> String {
+        self.server(host, &format!("custom:{action}"))
+    }
+
+    /// All keys of a host, but those of its own actions.
     pub fn of_host(&self, host: &impl HostPart) -> Vec<String> {
         let own = [self.commands(host), self.control(host), self.facts(host), self.labels(host), self.status(host)];
         own.into_iter().chain(MetricGroup::ALL.map(|group| self.metrics(host, group))).collect()
@@ -203,6 +209,7 @@ mod tests {
         let keys = Keys::new(None);
         assert_eq!(keys.commands(&host), "server:{web1}:commands");
         assert_eq!(keys.metrics(&host, MetricGroup::Cpu), "server:{web1}:cpu");
+        assert_eq!(keys.custom(&host, "backup"), "server:{web1}:custom:backup");
         assert_eq!(keys.job_result(job, &host), "job:{019a0000-0000-7000-8000-000000000000}:result:web1");
         let keys = Keys::new(Some(&"prod".parse().unwrap()));
         assert_eq!(keys.servers(), "prod:servers");
@@ -213,6 +220,7 @@ mod tests {
             keys.labels(&host),
             keys.status(&host),
             keys.metrics(&host, MetricGroup::Cpu),
+            keys.custom(&host, "backup"),
             keys.servers(),
             keys.job(job),
             keys.job_hosts(job),

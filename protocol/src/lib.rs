@@ -22,6 +22,7 @@ pub mod limits;
 pub mod metrics;
 pub mod name;
 pub mod outcome;
+pub mod pattern;
 pub mod scripts;
 pub mod sealing;
 pub mod secret;

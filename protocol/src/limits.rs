@@ -59,6 +59,10 @@ limits! {
     TRUST_BYTES: usize = 256 * 1024;
     /// Bytes of a revocation list.
     REVOKED_BYTES: usize = 1024 * 1024;
+    /// Bytes of a file that defines an action of the host's own.
+    ACTION_FILE_BYTES: usize = 16 * 1024;
+    /// Such files of one host; those beyond it, by name, are not read.
+    ACTION_FILES: usize = 128;
     /// Bytes of a command's target proof.
     PROOF_BYTES: usize = 2 * 1024;
     /// Hosts that one job may name.

@@ -35,6 +35,8 @@ pub struct Status {
     pub refuses: Option<String>,
     /// What is wrong with the host's trust files; `None` where nothing is.
     pub trust: Option<String>,
+    /// What is wrong with the files of the host's own actions; `None` where nothing is.
+    pub actions: Option<String>,
     /// The version of the trust file that is in force.
     pub trust_version: u64,
     /// The digest of both trust files that are in force ([`crate::trust::digest`]); empty where none ever was.
@@ -66,6 +68,7 @@ impl Status {
             ("clock_ahead_ms", self.clock_ahead_ms.to_string()),
             ("refuses", self.refuses.clone().unwrap_or_default()),
             ("trust", self.trust.clone().unwrap_or_default()),
+            ("actions", self.actions.clone().unwrap_or_default()),
             ("trust_version", self.trust_version.to_string()),
             ("trust_digest", self.trust_digest.clone()),
             ("rejected", self.rejected.to_string()),
@@ -98,6 +101,7 @@ impl Status {
             clock_ahead_ms: text("clock_ahead_ms").parse().unwrap_or(0),
             refuses: Some(text("refuses").to_owned()).filter(|text| !text.is_empty()),
             trust: Some(text("trust").to_owned()).filter(|text| !text.is_empty()),
+            actions: Some(text("actions").to_owned()).filter(|text| !text.is_empty()),
             trust_version: number("trust_version"),
             trust_digest: text("trust_digest").into(),
             rejected: number("rejected"),
@@ -119,6 +123,7 @@ mod tests {
             clock_ahead_ms: -7,
             refuses: Some("no journal".into()),
             trust: Some("trust: it is gone".into()),
+            actions: Some("dump.toml, line 3: no".into()),
             trust_version: 7,
             trust_digest: "0123456789abcdef".into(),
             rejected: 3,

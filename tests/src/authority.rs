@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -49,6 +50,13 @@ impl Authority {
     pub fn issue_expired(&self, name: &str, hosts: &[&str]) -> Issued {
         let mut params = named(name, hosts);
         (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        self.sign(name, &params)
+    }
+
+    /// Issues a certificate that expires after so many days.
+    pub fn issue_for_days(&self, name: &str, hosts: &[&str], days: u64) -> Issued {
+        let mut params = named(name, hosts);
+        params.not_after = (SystemTime::now() + Duration::from_secs(days * 86_400)).into();
         self.sign(name, &params)
     }
 

@@ -1,10 +1,82 @@
-//! Stream entries that no honest controller writes.
+//! Words and stream entries that no honest controller writes.
 
 use protocol::{
+    action::Argument,
     command::{Envelope, Manifest},
     signed::Signed,
     targets::Proof,
 };
+
+use crate::Evidence;
+
+/// Words that a shell, an option parser, a path, a format or a terminal might take for more than they are. Those that
+/// could run something leave evidence.
+pub fn words(evidence: &Evidence) -> Vec<String> {
+    let run = evidence.script();
+    let mut words = vec![
+        format!("; {run}"),
+        format!("$({run})"),
+        format!("`{run}`"),
+        format!("x\n{run}\n"),
+        format!("x\r\n{run}"),
+        format!("' ; {run} ; '"),
+        format!("\" ; {run} ; \""),
+        format!("|| {run}"),
+        format!("& {run} &"),
+        format!("| sh -c '{run}'"),
+        format!("-c {run}"),
+    ];
+    let others = [
+        "-",
+        "--",
+        "-rf",
+        "--help",
+        "--version",
+        "../../../../etc/passwd",
+        "/../../etc",
+        "/dev/null/..",
+        "~root",
+        "$HOME",
+        "${IFS}",
+        "*",
+        "?",
+        "{}",
+        "{a,b}",
+        "%s%n%s",
+        "\\",
+        "\\x41",
+        "a:b",
+        "a}b{c",
+        "\u{1b}[2J\u{1b}]0;x\u{7}",
+        "\u{9b}2J",
+        "\u{202e}abc",
+        "\t",
+        " ",
+        "",
+        "\u{7f}",
+        "\u{feff}",
+        "\u{1f600}",
+        "+0",
+        "-1",
+        "0x0",
+        "nan",
+        "null",
+    ];
+    words.extend(others.map(str::to_owned));
+    words
+}
+
+/// The hostile word as an argument of this kind, and as one of each other kind.
+pub fn arguments_with(word: &str) -> Vec<Argument> {
+    let text = || word.to_owned();
+    vec![
+        Argument::Text(text()),
+        Argument::List(vec![text()]),
+        Argument::List(vec!["true".into(), text()]),
+        Argument::Map([(text(), "x".into())].into()),
+        Argument::Map([("X".into(), text())].into()),
+    ]
+}
 
 /// The fields of a stream entry.
 pub type Entry = Vec<(Vec<u8>, Vec<u8>)>;

@@ -11,78 +11,9 @@ use protocol::{
 };
 use tests::{
     Ctl, Evidence, OnTerminal, Raw, Redis, Worker, eventually, fleet,
-    hostile::{ENDLESS, map, nested},
+    hostile::{ENDLESS, arguments_with, map, nested, words},
     operator, renewed,
 };
-
-/// Words that a shell, an option parser, a path, a format or a terminal might take for more than they are. Those that
-/// could run something leave evidence.
-fn hostile(evidence: &Evidence) -> Vec<String> {
-    let run = evidence.script();
-    let mut words = vec![
-        format!("; {run}"),
-        format!("$({run})"),
-        format!("`{run}`"),
-        format!("x\n{run}\n"),
-        format!("x\r\n{run}"),
-        format!("' ; {run} ; '"),
-        format!("\" ; {run} ; \""),
-        format!("|| {run}"),
-        format!("& {run} &"),
-        format!("| sh -c '{run}'"),
-        format!("-c {run}"),
-    ];
-    let others = [
-        "-",
-        "--",
-        "-rf",
-        "--help",
-        "--version",
-        "../../../../etc/passwd",
-        "/../../etc",
-        "/dev/null/..",
-        "~root",
-        "$HOME",
-        "${IFS}",
-        "*",
-        "?",
-        "{}",
-        "{a,b}",
-        "%s%n%s",
-        "\\",
-        "\\x41",
-        "a:b",
-        "a}b{c",
-        "\u{1b}[2J\u{1b}]0;x\u{7}",
-        "\u{9b}2J",
-        "\u{202e}abc",
-        "\t",
-        " ",
-        "",
-        "\u{7f}",
-        "\u{feff}",
-        "\u{1f600}",
-        "+0",
-        "-1",
-        "0x0",
-        "nan",
-        "null",
-    ];
-    words.extend(others.map(str::to_owned));
-    words
-}
-
-/// The hostile word as an argument of this kind, and as one of each other kind.
-fn arguments_with(word: &str) -> Vec<Argument> {
-    let text = || word.to_owned();
-    vec![
-        Argument::Text(text()),
-        Argument::List(vec![text()]),
-        Argument::List(vec!["true".into(), text()]),
-        Argument::Map([(text(), "x".into())].into()),
-        Argument::Map([("X".into(), text())].into()),
-    ]
-}
 
 /// Valid values for all that the action needs.
 fn needed(spec: &ActionSpec) -> Arguments {
@@ -107,7 +38,7 @@ fn no_argument_of_any_action_is_taken_for_more_than_it_is() {
     for spec in worker::actions::specs() {
         let known = spec.parameters.iter().map(|parameter| (parameter.name.clone(), parameter.secret));
         let known: Vec<_> = known.collect();
-        for word in hostile(&evidence) {
+        for word in words(&evidence) {
             // One that the action does not have, named by the word itself, is among them.
             for (name, secret) in known.iter().cloned().chain([(word.clone(), false)]) {
                 for argument in arguments_with(&word) {
@@ -144,7 +75,7 @@ fn no_argument_of_any_action_is_taken_for_more_than_it_is() {
 fn programs_get_hostile_words_exactly_as_they_are() {
     let (redis, _worker, mut raw) = fleet();
     let evidence = Evidence::new(&redis, "injected");
-    for word in hostile(&evidence) {
+    for word in words(&evidence) {
         let as_word = raw.exec(&["web1"], &["printf", "%s", &word]);
         let mut as_variable = raw.exec(&["web1"], &["sh", "-c", "printf %s \"$X\""]);
         as_variable.arguments.insert("env".into(), Argument::Map([("X".into(), word.clone())].into()));

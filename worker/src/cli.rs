@@ -49,7 +49,12 @@ pub fn main() -> ExitCode {
         let printed = io::stdout().write_all(described.as_bytes());
         config.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         config.unknown.iter().for_each(|unknown| eprintln!("error: {unknown}"));
-        return if config.unknown.is_empty() { written(printed) } else { USAGE.into() };
+        config.own.problems().iter().for_each(|problem| eprintln!("error: {problem}"));
+        return if config.unknown.is_empty() && config.own.problems().is_empty() {
+            written(printed)
+        } else {
+            USAGE.into()
+        };
     }
     let keys = match config.open_keys() {
         Ok(keys) => keys,
@@ -60,6 +65,7 @@ pub fn main() -> ExitCode {
         tracing::error!("this build verifies no signature, and obeys everybody: it is for benchmarks alone");
     }
     config.warnings.iter().chain(&config.unknown).for_each(|warning| tracing::warn!("{warning}"));
+    config.own.log_problems();
     work(config, keys)
 }
 
@@ -71,11 +77,11 @@ fn unusable(error: &dyn Error) -> ExitCode {
 
 /// Says what the policy decides.
 fn explain(options: Options, test: &Test) -> ExitCode {
-    let asked = Config::policy(options).map_err(|error| error.to_string()).and_then(|(policy, warnings)| {
+    let asked = Config::policy(options).map_err(|error| error.to_string()).and_then(|(policy, specs, warnings)| {
         for warning in warnings {
             eprintln!("warning: {warning}");
         }
-        test.ask(&policy)
+        test.ask(&policy, &specs)
     });
     match asked {
         Ok(answer) if answer.granted => written(io::stdout().write_all(answer.text.as_bytes())),

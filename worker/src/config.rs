@@ -10,7 +10,7 @@ use std::{
 
 use clap::Parser;
 use protocol::{
-    action::Repeat,
+    action::{ActionSpec, Repeat},
     connection::Address,
     environment,
     name::{HostName, Namespace},
@@ -20,7 +20,7 @@ use protocol::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
-    actions,
+    actions::{self, ActionsDir, DirectoryError, OwnActions},
     explain::Command,
     host_key::{HostKeyError, HostKeyFile},
     identity::{HostKeys, KeysError},
@@ -107,6 +107,7 @@ struct File {
     state_dir: Option<PathBuf>,
     trust: Option<PathBuf>,
     revoked: Option<PathBuf>,
+    actions_dir: Option<PathBuf>,
     audit: Option<PathBuf>,
     host_key: Option<PathBuf>,
     sealing_key: Option<PathBuf>,
@@ -180,6 +181,12 @@ pub struct Config {
     pub allow: Vec<String>,
     /// Who may run what.
     pub policy: Policy,
+    /// The policy as it was written, to be judged anew when there are other actions.
+    rules: policy::Input,
+    /// Where the host's own actions are.
+    pub actions_dir: ActionsDir,
+    /// The host's own actions.
+    pub own: OwnActions,
     /// What is logged.
     pub log_level: tracing::Level,
     /// How it is logged.
@@ -208,6 +215,9 @@ pub enum ConfigError {
     /// The files for TLS cannot be used.
     #[error("{0}")]
     Tls(#[from] TlsError),
+    /// The host's own actions cannot be looked for.
+    #[error("{0}")]
+    OwnActions(#[from] DirectoryError),
     /// The policy is not understood.
     #[error("policy: {0}")]
     Policy(#[from] PolicyError),
@@ -253,8 +263,10 @@ impl Config {
             return Err(ConfigError::Value("sample_interval must be at least 1s".into()));
         }
         let allow: Vec<String> = file.actions.allow.into_iter().chain(options.allow).collect();
-        let input = policy::Input { origin, groups: file.groups, rules: file.policy };
-        let policy = judged(&input, &allow, &mut warnings, &mut unknown)?;
+        let actions_dir = ActionsDir::new(file.actions_dir, options.config.as_deref());
+        let own = actions_dir.load(&actions::specs())?;
+        let rules = policy::Input { origin, groups: file.groups, rules: file.policy, broken: own.broken().into() };
+        let (policy, _) = judged(&rules, &allow, &own, &mut warnings, &mut unknown)?;
         let signers = options.trust.or(file.trust).unwrap_or_else(default_trust);
         let revoked = options.revoked.or(file.revoked).unwrap_or_else(|| signers.with_file_name("revoked"));
         let state_dir = options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir);
@@ -275,6 +287,9 @@ impl Config {
             labels: file.labels,
             allow,
             policy,
+            rules,
+            actions_dir,
+            own,
             log_level: options.log.or(file.log.level).unwrap_or(tracing::Level::INFO),
             log_format: options.log_format.or(file.log.format).unwrap_or_default(),
             warnings,
@@ -282,15 +297,29 @@ impl Config {
         })
     }
 
-    /// The policy alone, which needs no Redis, and what is unwise or not understood in the settings.
-    pub fn policy(options: Options) -> Result<(Policy, Vec<String>), ConfigError> {
+    /// The policy and the actions alone, which need no Redis, and what is unwise or not understood in the settings.
+    pub fn policy(options: Options) -> Result<(Policy, Vec<ActionSpec>, Vec<String>), ConfigError> {
         let (mut warnings, mut unknown) = (Vec::new(), Vec::new());
         let (file, origin) = read(options.config.as_deref(), &mut unknown)?;
         let allow: Vec<String> = file.actions.allow.into_iter().chain(options.allow).collect();
-        let input = policy::Input { origin, groups: file.groups, rules: file.policy };
-        let policy = judged(&input, &allow, &mut warnings, &mut unknown)?;
+        let own = ActionsDir::new(file.actions_dir, options.config.as_deref()).load(&actions::specs())?;
+        let input = policy::Input { origin, groups: file.groups, rules: file.policy, broken: own.broken().into() };
+        let (policy, specs) = judged(&input, &allow, &own, &mut warnings, &mut unknown)?;
         warnings.extend(unknown);
-        Ok((policy, warnings))
+        warnings.extend(own.problems().iter().map(ToString::to_string));
+        Ok((policy, specs, warnings))
+    }
+
+    /// Reads the files of the host's own actions anew. The rules are those of the settings; what they let whom run may be
+    /// more or less now.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or a rule names an action that is not there any more.
+    pub fn reread_actions(&self) -> Result<(OwnActions, Policy), ConfigError> {
+        let own = self.actions_dir.load(&actions::specs())?;
+        let rules = policy::Input { broken: own.broken().into(), ..self.rules.clone() };
+        let (policy, _) = judged(&rules, &self.allow, &own, &mut Vec::new(), &mut Vec::new())?;
+        Ok((own, policy))
     }
 
     /// The path of a file that the worker keeps. A colon stands in no name, so no two fleets share one.
@@ -329,34 +358,37 @@ impl Config {
             ("sample_interval", time::show_duration(self.sample_interval)),
             ("grace", time::show_duration(self.grace)),
             ("labels", list(&labels)),
+            ("actions_dir", self.actions_dir.to_string()),
             ("actions.allow", list(&self.allow)),
             ("log.level", self.log_level.to_string().to_lowercase()),
             ("log.format", format!("{:?}", self.log_format).to_lowercase()),
         ]
         .map(|(name, value)| format!("{name:<16} {value}\n"));
         let policy = self.policy.describe().into_iter().map(|rule| format!("{:<16} {rule}\n", "policy"));
-        Ok(settings.into_iter().chain(policy).collect())
+        let own = self.own.specs().map(|spec| format!("{:<16} {}: {}\n", "own action", spec.name, spec.summary));
+        Ok(settings.into_iter().chain(policy).chain(own).collect())
     }
 }
 
-/// The policy that the settings amount to.
+/// The policy that the settings amount to, and all actions that it is about.
 fn judged(
     input: &policy::Input,
     allow: &[String],
+    own: &OwnActions,
     warnings: &mut Vec<String>,
     unknown: &mut Vec<String>,
-) -> Result<Policy, ConfigError> {
-    let specs = actions::specs();
-    let once = specs.iter().filter(|spec| spec.repeat == Repeat::Once);
-    // Actions that only read are allowed already.
-    let locked: Vec<_> = once.map(|spec| spec.name.as_str()).chain([policy::CANCEL]).collect();
+) -> Result<(Policy, Vec<ActionSpec>), ConfigError> {
+    let specs: Vec<_> = actions::specs().into_iter().chain(own.specs().cloned()).collect();
+    // Redfleet's own actions that only read are allowed already.
+    let off = specs.iter().filter(|spec| spec.repeat == Repeat::Once || spec.own).map(|spec| &spec.name);
+    let locked: Vec<_> = off.chain(own.broken()).map(String::as_str).chain([policy::CANCEL]).collect();
     for name in allow.iter().filter(|name| !locked.contains(&name.as_str())) {
         let (meant, all) = (did_you_mean(name, &locked), locked.join(", "));
         unknown.push(format!("actions.allow names '{name}', but the actions that can be allowed are: {all}{meant}"));
     }
     let policy = Policy::new(input, allow, &specs)?;
     warnings.extend(policy.warnings(&specs));
-    Ok(policy)
+    Ok((policy, specs))
 }
 
 /// The address in the flag, or else in the environment.
@@ -379,7 +411,7 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
 }
 
 /// All keys of the settings file.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "redis",
     "redis_password_file",
     "host",
@@ -387,6 +419,7 @@ const KEYS: [&str; 21] = [
     "state_dir",
     "trust",
     "revoked",
+    "actions_dir",
     "audit",
     "host_key",
     "sealing_key",

@@ -29,7 +29,7 @@ use crate::{
     journal::{Begin, BeginRequest, Journal, Prior},
     live::{FLUSH_AFTER, Joiner, Live, Report},
     log::{self, excerpt, with_sources},
-    metrics::{Figures, MetricGroup},
+    metrics::{Figures, Topic},
     program::{self, Owner},
     publisher::Write,
 };
@@ -120,7 +120,7 @@ impl Ask<'_> {
 pub(crate) struct Finished {
     pub(crate) outcome: Box<Outcome>,
     /// Fresh figures.
-    pub(crate) metrics: Vec<(MetricGroup, Figures)>,
+    pub(crate) metrics: Vec<(Topic, Figures)>,
     /// Whether it was run now, rather than refused at its turn.
     pub(crate) ran: bool,
 }

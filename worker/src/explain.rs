@@ -4,7 +4,6 @@ use clap::{Args, Subcommand};
 use protocol::action::{ActionSpec, Argument, Arguments, Kind};
 
 use crate::{
-    actions,
     policy::{CANCEL, Decision, Policy},
     spelling::did_you_mean,
 };
@@ -54,15 +53,14 @@ pub struct Answer {
 }
 
 impl Test {
-    /// Asks the policy.
+    /// Asks the policy. `specs`: all actions of the host.
     ///
     /// # Errors
     /// There is no such action, or the arguments do not fit it.
-    pub fn ask(&self, policy: &Policy) -> Result<Answer, String> {
+    pub fn ask(&self, policy: &Policy, specs: &[ActionSpec]) -> Result<Answer, String> {
         if self.action == CANCEL {
             return Ok(self.ask_cancel(policy));
         }
-        let specs = actions::specs();
         let spec = specs.iter().find(|spec| spec.name == self.action).ok_or_else(|| {
             let names: Vec<_> = specs.iter().map(|spec| spec.name.as_str()).chain([CANCEL]).collect();
             let (shown, meant) = (self.action.escape_debug(), did_you_mean(&self.action, &names));

@@ -29,6 +29,7 @@ mod executor;
 pub mod explain;
 mod fault;
 mod file_id;
+mod guarded;
 pub mod host_key;
 mod identity;
 mod journal;

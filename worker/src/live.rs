@@ -65,6 +65,8 @@ impl Drop for Unsent {
 #[derive(Debug)]
 pub struct Live {
     reports: Option<mpsc::UnboundedSender<Report>>,
+    /// Whether standard output is sent, too.
+    stdout: bool,
     /// Bytes of output that wait.
     bytes: Arc<AtomicUsize>,
 }
@@ -72,18 +74,25 @@ pub struct Live {
 impl Live {
     pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Report>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self { reports: Some(sender), bytes: Arc::default() }, receiver)
+        (Self { reports: Some(sender), stdout: true, bytes: Arc::default() }, receiver)
     }
 
     /// Discards output and progress.
     pub fn none() -> Self {
-        Self { reports: None, bytes: Arc::default() }
+        Self { reports: None, stdout: true, bytes: Arc::default() }
+    }
+
+    /// Sends no more standard output: it is no text for people.
+    #[must_use]
+    pub fn without_stdout(self) -> Self {
+        Self { stdout: false, ..self }
     }
 
     /// Sends the bytes that were written to `stream` after `offset` other bytes.
     pub fn output(&self, stream: Stream, offset: u64, data: &[u8]) {
         let waiting = self.bytes.load(Ordering::Relaxed);
-        if self.reports.is_none() || data.is_empty() || waiting + data.len() > limits::LIVE_LAG_BYTES {
+        let muted = self.reports.is_none() || (stream == Stream::Stdout && !self.stdout);
+        if muted || data.is_empty() || waiting + data.len() > limits::LIVE_LAG_BYTES {
             return;
         }
         self.bytes.fetch_add(data.len(), Ordering::Relaxed);

@@ -79,6 +79,9 @@ fn values(parameter: &Parameter) -> Vec<(String, String)> {
         Kind::Choice { values } => values.iter().map(|value| format!("{name}={value}")).collect(),
         Kind::Boolean => vec![format!("{name}=true"), format!("{name}=false")],
         Kind::Map => vec![format!("{name}.")],
+        Kind::PathUnder { roots } => {
+            roots.iter().map(|root| format!("{name}={}/", root.trim_end_matches('/'))).collect()
+        }
         _ => vec![format!("{name}=")],
     };
     words.into_iter().map(|word| (word, parameter.summary.clone())).collect()
@@ -149,5 +152,8 @@ mod tests {
         let by = Kind::Choice { values: vec!["cpu".into(), "memory".into()] };
         let words: Vec<_> = values(&Parameter::optional("by", by, "")).into_iter().map(|(word, _)| word).collect();
         assert_eq!(words, ["by=cpu", "by=memory"]);
+        let under = Kind::PathUnder { roots: vec!["/var/log".into(), "/".into()] };
+        let words: Vec<_> = values(&Parameter::optional("file", under, "")).into_iter().map(|(word, _)| word).collect();
+        assert_eq!(words, ["file=/var/log/", "file=/"]);
     }
 }

@@ -108,6 +108,9 @@ pub struct Run {
     /// Words for the action as they are: the program and its arguments of `exec`
     #[arg(last = true, value_name = "WORD")]
     pub words: Vec<String>,
+    /// Say what would be done, and change nothing; refused where the action cannot say it
+    #[arg(long = "dry-run")]
+    pub rehearse: bool,
     /// How long it may run, such as 30s or 2h [default: what the action says: 1h for exec, mostly 1m]
     #[arg(short, long, value_name = "DURATION", value_parser = up_to(limits::TIMEOUT_MAX))]
     pub timeout: Option<Duration>,

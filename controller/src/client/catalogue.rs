@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use protocol::{
-    action::{ActionSpec, Arguments},
+    action::{ActionSpec, Arguments, DRY_RUN},
     name::HostName,
 };
 
@@ -95,6 +95,27 @@ pub fn understand(hosts: &[Host], action: &str, typed: &[String], words: &[Strin
     understood.ok_or(Error::NoTargets)
 }
 
+/// Turns the words that are typed for an action into those of its dry run.
+///
+/// # Errors
+/// Some host does not offer the action, or offers one that cannot say what it would do.
+pub fn as_dry_run(hosts: &[Host], action: &str, mut typed: Vec<String>) -> Result<Vec<String>, Error> {
+    check_offered(hosts, action)?;
+    let can = |host: &&Host| host.action(action).is_some_and(|spec| spec.parameter(DRY_RUN).is_some());
+    let cannot: Vec<_> = hosts.iter().filter(|host| !can(host)).map(|host| host.name.clone()).collect();
+    if !cannot.is_empty() {
+        let elsewhere = cannot.len() < hosts.len();
+        let able = offers(hosts).into_iter().filter(|offer| offer.action.parameter(DRY_RUN).is_some());
+        let able = able.map(|offer| offer.action.name).collect();
+        return Err(Error::NoDryRun { action: action.to_owned(), hosts: cannot, elsewhere, able });
+    }
+    let word = format!("{DRY_RUN}=true");
+    if !typed.contains(&word) {
+        typed.push(word);
+    }
+    Ok(typed)
+}
+
 /// Checks that every host offers the action, and allows it.
 fn check_offered(hosts: &[Host], action: &str) -> Result<(), Error> {
     let those = |meant: fn(&Host, &str) -> bool| {
@@ -177,6 +198,27 @@ mod tests {
         let error = refused(&[host("a", &some), host("b", &forbidden)], &[]);
         assert!(matches!(error, Error::NotAllowed { hosts, .. } if names(hosts.clone()) == "b"));
         assert!(matches!(refused(&[], &[]), Error::NoTargets));
+    }
+
+    #[test]
+    fn a_dry_run_is_refused_where_it_would_be_a_real_run() {
+        let (without, with) = (
+            catalogue(Kind::Text),
+            Arc::new(vec![ActionSpec {
+                parameters: vec![Parameter::dry_run()],
+                ..ActionSpec::repeatable("look", "looks")
+            }]),
+        );
+        let words = |hosts: &[Host], typed: &[&str]| {
+            as_dry_run(hosts, "look", typed.iter().map(|&word| word.to_owned()).collect())
+        };
+        assert_eq!(words(&[host("a", &with)], &[]).unwrap(), ["dry_run=true"]);
+        assert_eq!(words(&[host("a", &with)], &["dry_run=true"]).unwrap(), ["dry_run=true"]);
+        // Both words reach the action's description, which refuses what is given twice.
+        assert_eq!(words(&[host("a", &with)], &["dry_run=false"]).unwrap(), ["dry_run=false", "dry_run=true"]);
+        let error = words(&[host("a", &with), host("b", &without)], &[]).unwrap_err();
+        let Error::NoDryRun { action, hosts, elsewhere: true, able } = error else { panic!("{error}") };
+        assert_eq!((action.as_str(), hosts[0].as_str(), able), ("look", "b", vec!["look".to_owned()]));
     }
 
     #[test]

@@ -127,6 +127,18 @@ pub enum Error {
         /// These hosts.
         hosts: Vec<HostName>,
     },
+    /// Hosts know the action, but it cannot say what it would do: it would do it.
+    #[error("the action '{action}' has no dry run on {}", shorten(.hosts))]
+    NoDryRun {
+        /// The action.
+        action: String,
+        /// These hosts.
+        hosts: Vec<HostName>,
+        /// Whether it has one on other hosts of the selection.
+        elsewhere: bool,
+        /// The actions that have one on any host of the selection.
+        able: Vec<String>,
+    },
     /// The arguments do not fit the action.
     #[error("{}{source}", .host.as_ref().map(|host| format!("on {host}: ")).unwrap_or_default())]
     Arguments {

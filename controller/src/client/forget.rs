@@ -40,8 +40,8 @@ impl Fleet {
         if let Some(unknown) = hosts.iter().find(|host| !host.is_known()) {
             return Err(Error::UnknownHost { name: unknown.name.clone(), known: self.known().await? });
         }
-        if let Some(online) = hosts.into_iter().find(|host| host.is_online(now)) {
-            return Err(Error::HostOnline(online.name));
+        if let Some(online) = hosts.iter().find(|host| host.is_online(now)) {
+            return Err(Error::HostOnline(online.name.clone()));
         }
 
         let ask = |keys: &Keys, host: &HostName| {
@@ -54,9 +54,11 @@ impl Fleet {
             Forgotten { host: host.clone(), queued: queued.unwrap_or_default(), jobs }
         };
         let forgotten = self.query_each(names, ask, read).await?;
-        for name in names {
+        for (name, host) in names.iter().zip(&hosts) {
             let (mut keys, mut index) = (redis::pipe(), redis::pipe());
-            keys.del(self.keys().of_host(name));
+            let own = host.actions_with_figures();
+            let own = own.iter().map(|action| self.keys().custom(name, action));
+            keys.del(self.keys().of_host(name).into_iter().chain(own).collect::<Vec<_>>());
             index.zrem(self.keys().servers(), name.as_str());
             self.transact(&[keys, index]).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
         }

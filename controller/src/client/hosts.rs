@@ -50,7 +50,7 @@ pub struct HostDetails {
     pub facts: Map<String, Value>,
     /// Labels from the worker's configuration.
     pub labels: Map<String, Value>,
-    /// Current figures by metric group; a group that is not kept current is absent.
+    /// Current figures by metric group, and by own action (`custom:NAME`). What is not kept current is absent.
     pub metrics: Map<String, Value>,
 }
 
@@ -73,6 +73,12 @@ impl Host {
     /// Its description of an action.
     pub fn action(&self, name: &str) -> Option<&ActionSpec> {
         self.actions.iter().flat_map(|actions| actions.iter()).find(|action| action.name == name)
+    }
+
+    /// Its own actions whose figures are kept in Redis.
+    pub(super) fn actions_with_figures(&self) -> Vec<String> {
+        let actions = self.actions.iter().flat_map(|actions| actions.iter()).filter(|action| action.metrics);
+        actions.map(|action| action.name.clone()).collect()
     }
 
     /// The host's absence, for a command that was just sent to it; `None` if it is online at `now`.
@@ -168,12 +174,16 @@ impl Fleet {
     }
 
     /// What a host publishes about itself.
-    pub async fn host_details(&mut self, host: &HostName) -> Result<HostDetails, Error> {
+    pub async fn host_details(&mut self, host: &Host) -> Result<HostDetails, Error> {
+        let (host, own) = (&host.name, host.actions_with_figures());
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
         pipeline.hgetall(self.keys().facts(host)).hgetall(self.keys().labels(host));
         for group in MetricGroup::ALL {
             pipeline.hgetall(self.keys().metrics(host, group));
+        }
+        for action in &own {
+            pipeline.hgetall(self.keys().custom(host, action));
         }
         let replies: Vec<Result<OrderedHash, RedisError>> = self.query(&pipeline).await?;
         // A key of the wrong type is named by `ctl doctor`; the others are shown.
@@ -185,9 +195,10 @@ impl Fleet {
         facts.remove("actions");
         facts.remove("sealing_key");
         facts.sort_keys();
-        let groups = MetricGroup::ALL.iter().zip(hashes).filter(|(_, figures)| !figures.is_empty());
-        let metrics =
-            groups.map(|(group, figures)| (group.name().to_owned(), values(figures, |_| true).into())).collect();
+        let names = MetricGroup::ALL.map(|group| group.name().to_owned()).into_iter();
+        let names = names.chain(own.iter().map(|action| format!("custom:{action}")));
+        let groups = names.zip(hashes).filter(|(_, figures)| !figures.is_empty());
+        let metrics = groups.map(|(name, figures)| (name, values(figures, |_| true).into())).collect();
         Ok(HostDetails { facts, labels, metrics })
     }
 }

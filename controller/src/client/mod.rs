@@ -111,7 +111,7 @@ pub use self::{
     approve::Approved,
     arguments::ArgumentsError,
     cancel::Cancellation,
-    catalogue::{Offer, Understood, offers, understand},
+    catalogue::{Offer, Understood, as_dry_run, offers, understand},
     error::{Error, WrongType, shorten},
     events::{Absent, Damage, Event, HostResult},
     fleet::Fleet,

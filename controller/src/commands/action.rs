@@ -83,6 +83,9 @@ fn show(offers: &[Offer], name: &str, printer: &Printer) -> anyhow::Result<()> {
             Repeat::Once => "it is reported as interrupted: it never starts twice",
         },
     );
+    if action.own {
+        pairs.pair("defined by", "a file of the host's own (actions.d)");
+    }
     if action.approvals > 1 {
         pairs.pair("signatures", format!("{} needed: ctl run --propose … {}", action.approvals, action.name));
     }

@@ -101,7 +101,7 @@ async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
 async fn show(fleet: &mut Fleet, name: &str, namespace: Option<&Namespace>, printer: &Printer) -> anyhow::Result<()> {
     let hosts = fleet.select(&Selection::Patterns(vec![name.to_owned()])).await?;
     let [host] = &hosts[..] else { bail!("'{name}' matches {} hosts: name one", hosts.len()) };
-    let details = fleet.host_details(&host.name).await?;
+    let details = fleet.host_details(host).await?;
     let now = fleet.now();
     let keys = HostKeys::of(&host.name, namespace, fleet).await?;
     if printer.format() != Format::Table {
@@ -148,6 +148,9 @@ fn overview(host: &Host, now: Millis) -> Table {
     }
     if let Some(problem) = &status.trust {
         pairs.pair("trust", Cell::styled(problem, style::WARNING));
+    }
+    if let Some(problem) = &status.actions {
+        pairs.pair("own actions", Cell::styled(problem, style::WARNING));
     }
     for (reason, count) in status.dropped.iter().filter(|(_, count)| *count > 0) {
         pairs.pair("dropped", Cell::styled(&format!("{count} {}", summary::dropped(reason)), style::WARNING));

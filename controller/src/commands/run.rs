@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cli::{grammar::Run, keys, settings::Settings},
-    client::{Fleet, Host, Request, Selection, shorten, understand},
+    client::{Fleet, Host, Request, Selection, as_dry_run, shorten, understand},
     output::{Advice, Exit, Printer, events, explain::how_to_mend},
 };
 
@@ -20,7 +20,9 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
     if options.online {
         hosts = leave_out_offline(hosts, fleet.now(), printer)?;
     }
-    let understood = understand(&hosts, &options.action, &options.arguments, &options.words)?;
+    let typed =
+        if options.rehearse { as_dry_run(&hosts, &options.action, options.arguments)? } else { options.arguments };
+    let understood = understand(&hosts, &options.action, &typed, &options.words)?;
     if let [program] = &options.words[..]
         && let Some((first, _)) = program.split_once(' ')
         && !first.contains('/')

@@ -93,6 +93,9 @@ fn hints_of(error: &Error) -> Vec<String> {
             did_you_mean(action, known.iter().map(String::as_str), "list them: ctl action list".into())
         }
         Error::NotAllowed { action, .. } => how_to_allow(action),
+        Error::NoDryRun { elsewhere: true, .. } => "nothing was sent; name the other hosts alone".into(),
+        Error::NoDryRun { able, .. } if able.is_empty() => "nothing was sent".into(),
+        Error::NoDryRun { able, .. } => format!("nothing was sent; actions with a dry run: {}", able.join(", ")),
         Error::Arguments { action, source, .. } => match &**source {
             ArgumentsError::NoPair { text, trailing: Some(_) } => {
                 format!("put it after --: ctl run … {action} -- {text} …")

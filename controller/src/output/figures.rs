@@ -45,9 +45,11 @@ pub fn value(name: &str, value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
-        Value::Array(list) if list.iter().all(|item| !item.is_object() && !item.is_array()) => {
-            list.iter().map(|item| self::value("", item)).collect::<Vec<_>>().join(" ")
-        }
+        Value::Array(list) if list.iter().all(|item| !item.is_object() && !item.is_array()) => list
+            .iter()
+            .map(|item| self::value("", item))
+            .collect::<Vec<_>>()
+            .join(if has_phrases(list) { "; " } else { " " }),
         other => other.to_string(),
     }
 }
@@ -82,6 +84,11 @@ pub fn bytes(count: f64) -> String {
     if unit == "B" { format!("{count:.0} B") } else { format!("{count:.1} {unit}") }
 }
 
+/// Whether some of these are texts of several words.
+fn has_phrases(list: &[Value]) -> bool {
+    list.iter().any(|item| item.as_str().is_some_and(|text| text.contains(' ')))
+}
+
 /// Whether a value fits into one cell.
 pub fn is_scalar(value: &Value) -> bool {
     match value {
@@ -99,6 +106,12 @@ pub fn lines(data: &Map<String, Value>, width: Option<usize>) -> Vec<String> {
         match value {
             Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_object) => {
                 tables.push(of_objects(items).lines(width));
+            }
+            // A line for each.
+            Value::Array(phrases) if has_phrases(phrases) => {
+                for (number, phrase) in phrases.iter().enumerate() {
+                    pairs.pair(&if number == 0 { label(name) } else { String::new() }, self::value("", phrase));
+                }
             }
             Value::Object(group) => {
                 let title = style::paint(style::HEADING, &style::plain(name).to_uppercase());
@@ -165,6 +178,7 @@ mod tests {
             ("load_1", json!(0.07), "load 1: 0.07"),
             ("os", json!("Debian"), "os: Debian"),
             ("addresses", json!(["10.0.0.1", "::1"]), "addresses: 10.0.0.1 ::1"),
+            ("would", json!(["stop it", "start"]), "would: stop it; start"),
         ] {
             assert_eq!(format!("{}: {}", label(name), value(name, &figure)), shown);
         }
@@ -179,11 +193,11 @@ mod tests {
         let data = json!({
             "usage": 33.3, "usage:/": 33.3, "total_bytes:/": 1024, "usage:/x": 1,
             "processes": [{"pid": 1, "name": "init"}, {"pid": 2}],
-            "cpu": {"usage": 5},
+            "cpu": {"usage": 5}, "would": ["stop it", "start"],
         });
         let lines = lines(data.as_object().unwrap(), None);
         let lines: Vec<_> = lines.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
-        let expected = "usage  33.3 %||NAME  USAGE   TOTAL|/     33.3 %  1.0 KiB|/x    1.0 %||PID  NAME|1    init|2||CPU|usage  5.0 %";
+        let expected = "usage  33.3 %|would  stop it|       start||NAME  USAGE   TOTAL|/     33.3 %  1.0 KiB|/x    1.0 %||PID  NAME|1    init|2||CPU|usage  5.0 %";
         assert_eq!(lines.join("|"), expected);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::{outcome::Outcome, time::Millis};
+use protocol::{action::CHANGED, outcome::Outcome, time::Millis};
 use serde_json::{Map, Value};
 
 use super::{
@@ -86,7 +86,11 @@ impl<'a> Results<'a> {
         let is_deep = |data: &Map<String, Value>| data.values().any(|value| !figures::is_scalar(value));
         if is_single || results.iter().filter_map(|result| data(result)).any(is_deep) {
             for (result, data) in results.iter().filter_map(|result| Some((result, data(result)?))) {
-                let mut lines = figures::lines(data, Printer::width());
+                // Of a single host the summary says whether it was changed.
+                let hidden = |name: &str| is_single && name == CHANGED && data[name].is_boolean();
+                let shown = data.iter().filter(|(name, _)| !hidden(name));
+                let shown = shown.map(|(name, value)| (name.clone(), value.clone())).collect();
+                let mut lines = figures::lines(&shown, Printer::width());
                 if !is_single {
                     lines.insert(0, style::paint(style::HEADING, result.host.as_str()));
                     lines.push(String::new());

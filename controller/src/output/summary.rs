@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use protocol::{
+    action::{CHANGED, WOULD},
     command::Manifest,
     outcome::{Outcome, State},
     time::Millis,
@@ -24,23 +25,68 @@ pub struct Summary {
     /// Hosts by state, only those that occur.
     #[serde(flatten)]
     pub states: BTreeMap<State, usize>,
+    /// Hosts by what became of them, where the action says it.
+    #[serde(flatten)]
+    pub changes: BTreeMap<Change, usize>,
     /// From the dispatch to the last end; to now where some have not ended.
     pub duration_ms: u64,
+}
+
+/// What an action says that it did to its host, or would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// It changed something.
+    Changed,
+    /// It found everything as it should be.
+    Unchanged,
+    /// A dry run: it would change something.
+    #[serde(rename = "would_change")]
+    Would,
+    /// A dry run: there is nothing to do.
+    #[serde(rename = "would_not_change")]
+    WouldNot,
+}
+
+impl Change {
+    /// What the host's data says. An action that failed may have changed something, too.
+    fn of(result: &HostResult) -> Option<Self> {
+        let data = result.outcome.as_ref()?.data.as_ref()?;
+        Some(match (data.get(WOULD).and_then(Value::as_array), data.get(CHANGED)?.as_bool()?) {
+            (Some(steps), false) if steps.is_empty() => Self::WouldNot,
+            (Some(_), false) => Self::Would,
+            (_, true) => Self::Changed,
+            (None, false) => Self::Unchanged,
+        })
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Unchanged => "unchanged",
+            Self::Would => "would change",
+            Self::WouldNot => "would not change",
+        }
+    }
 }
 
 impl Summary {
     /// Counts the results.
     pub fn of(job: &Manifest, results: &[&HostResult], now: Millis) -> Self {
-        let mut states = BTreeMap::new();
+        let (mut states, mut changes) = (BTreeMap::new(), BTreeMap::new());
         for result in results {
             *states.entry(result.state).or_default() += 1;
+            if let Some(change) = Change::of(result) {
+                *changes.entry(change).or_default() += 1;
+            }
         }
         let ends = results.iter().map(|result| result.outcome.as_ref().map(|outcome| outcome.finished_at_ms));
         let end = ends.collect::<Option<Vec<_>>>().and_then(|ends| ends.into_iter().max()).unwrap_or(now);
-        Self { hosts: results.len(), states, duration_ms: end.saturating_sub(job.issued_at_ms) }
+        Self { hosts: results.len(), states, changes, duration_ms: end.saturating_sub(job.issued_at_ms) }
     }
 
-    /// The line that closes a report: `web1: succeeded in 12 ms`, `3 hosts: 2 succeeded, 1 failed in 41 ms`.
+    /// The line that closes a report: `web1: succeeded in 12 ms`, `3 hosts: 2 succeeded, 1 failed in 41 ms`. Where the
+    /// action says it: `web1: succeeded in 12 ms, changed`, `3 hosts: 3 succeeded (1 changed, 2 unchanged) in 41 ms`.
     pub fn of_results(&self, results: &[&HostResult]) -> String {
         let [result] = results else { return self.line() };
         // The span is the whole time since the dispatch. A wait is named where a person would have noticed it.
@@ -55,12 +101,16 @@ impl Summary {
             }
             _ => String::new(),
         };
+        let change = Change::of(result).map(|change| format!(", {}", change.words())).unwrap_or_default();
         let reason = reason(result).map(|reason| format!(": {reason}")).unwrap_or_default();
-        format!("{}: {}{span}{reason}", result.host, what_it_does(result))
+        format!("{}: {}{span}{change}{reason}", result.host, what_it_does(result))
     }
 
     fn line(&self) -> String {
-        format!("{}: {} in {}", hosts(self.hosts), counts(&self.states), self.span())
+        let changes = self.changes.iter().map(|(change, count)| format!("{count} {}", change.words()));
+        let changes = changes.collect::<Vec<_>>().join(", ");
+        let changes = if changes.is_empty() { changes } else { format!(" ({changes})") };
+        format!("{}: {}{changes} in {}", hosts(self.hosts), counts(&self.states), self.span())
     }
 
     fn span(&self) -> String {
@@ -239,6 +289,35 @@ mod tests {
         assert_eq!(summary.line(), "4 hosts: 2 succeeded, 1 failed, 1 expired in 8.0 s");
         let json = serde_json::to_string(&summary).unwrap();
         assert_eq!(json, r#"{"hosts":4,"succeeded":2,"failed":1,"expired":1,"duration_ms":8000}"#);
+    }
+
+    #[test]
+    fn what_changed_is_said_where_the_action_says_it() {
+        let with = |host: &str, state, data: Value| {
+            let mut result = ended(host, state, (state == State::Failed).then_some("not up"));
+            if let Some(outcome) = &mut result.outcome {
+                outcome.started_at_ms = Some(1000);
+                outcome.data = data.as_object().cloned();
+            }
+            result
+        };
+        let line = |result: &HostResult| Summary::of(&job(), &[result], 9000).of_results(&[result]);
+        let changed = with("a", State::Succeeded, json!({ "changed": true }));
+        assert_eq!(line(&changed), "a: succeeded in 41 ms, changed");
+        let unchanged = with("b", State::Succeeded, json!({ "changed": false }));
+        assert_eq!(line(&unchanged), "b: succeeded in 41 ms, unchanged");
+        let failed = with("c", State::Failed, json!({ "changed": true }));
+        assert_eq!(line(&failed), "c: failed after 41 ms, changed: not up");
+        let would = with("d", State::Succeeded, json!({ "changed": false, "would": ["stop it"] }));
+        assert_eq!(line(&would), "d: succeeded in 41 ms, would change");
+        let nothing = with("e", State::Succeeded, json!({ "changed": false, "would": [] }));
+        assert_eq!(line(&nothing), "e: succeeded in 41 ms, would not change");
+        let silent = with("f", State::Succeeded, json!({ "changed": "perhaps" }));
+        assert_eq!(line(&silent), "f: succeeded in 41 ms");
+        let summary = Summary::of(&job(), &[&changed, &unchanged, &failed, &silent], 9000);
+        assert_eq!(summary.line(), "4 hosts: 3 succeeded, 1 failed (2 changed, 1 unchanged) in 41 ms");
+        let json = serde_json::to_string(&summary).unwrap();
+        assert!(json.contains(r#""failed":1,"changed":2,"unchanged":1,"#), "{json}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Action, Context, Failure, NoArguments, Output};
 use crate::{
     log::with_sources,
-    metrics::{Figures, MetricGroup, ProcessOrder},
+    metrics::{Figures, MetricGroup, ProcessOrder, Topic},
 };
 
 /// `collect-cpu` and the like.
@@ -22,7 +22,7 @@ impl Action for Collect {
 
     async fn run(&self, _: NoArguments, context: Context) -> Result<Output, Failure> {
         let figures = context.collector().collect(self.0).await?;
-        Ok(Output { metrics: vec![(self.0, figures.clone())], ..Output::of(figures) })
+        Ok(Output { metrics: vec![(Topic::Group(self.0), figures.clone())], ..Output::of(figures) })
     }
 }
 
@@ -92,7 +92,7 @@ impl Action for CollectAll {
             match context.collector().collect(group).await {
                 Ok(figures) => {
                     data.insert(group.name().into(), Value::Object(figures.clone()));
-                    metrics.push((group, figures));
+                    metrics.push((Topic::Group(group), figures));
                 }
                 Err(error) => drop(data.insert(format!("{}_error", group.name()), with_sources(&error).into())),
             }

@@ -1,6 +1,6 @@
 //! `exec`: run a program given as an argument vector.
 
-use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use protocol::{
     action::{ActionSpec, Kind, Parameter, Repeat},
@@ -9,16 +9,21 @@ use protocol::{
 };
 use serde::Deserialize;
 
-use super::{Action, Context, Failure, Output};
+use super::{Action, Context, Failure, Output, ended};
 use crate::{
     log::{self, excerpt},
-    program::{Program, ProgramError},
+    program::Program,
 };
 
 /// How long a program may run where the command does not say: deployments and backups take their time.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
 pub(super) struct Exec;
+
+/// The exclusion key of a lock. Own actions have the same locks.
+pub(super) fn lock(name: &str) -> String {
+    format!("lock '{}'", excerpt(name, log::SENTENCE))
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,19 +37,6 @@ pub(super) struct Arguments {
     lock: Option<String>,
     stdin: Option<Secret>,
     user: Option<String>,
-}
-
-/// Why a program did not succeed.
-#[derive(Debug, thiserror::Error)]
-enum ExecError {
-    #[error("cannot run '{0}'")]
-    Start(String, #[source] ProgramError),
-    #[error("exit code {0}")]
-    ExitCode(i32),
-    #[error("ended by signal {0}")]
-    Signal(i32),
-    #[error("it could not be ended, not even by SIGKILL")]
-    Unkillable,
 }
 
 impl Action for Exec {
@@ -74,7 +66,7 @@ impl Action for Exec {
     }
 
     fn exclusion(&self, arguments: &Arguments) -> Option<String> {
-        arguments.lock.as_ref().map(|lock| format!("lock '{}'", excerpt(lock, log::SENTENCE)))
+        arguments.lock.as_deref().map(lock)
     }
 
     async fn run(&self, arguments: Arguments, context: Context) -> Result<Output, Failure> {
@@ -82,21 +74,8 @@ impl Action for Exec {
         env.extend(secret.into_iter().map(|(name, value)| (name, value.expose().to_owned())));
         let stdin = stdin.map(|text| text.expose().as_bytes().to_vec());
         let name = argv.first().map(|name| excerpt(name, log::NAME)).unwrap_or_default();
-        let ended = context.run_program(Program { argv, cwd, env, stdin, user }).await;
-        let ended = ended.map_err(|error| ExecError::Start(name, error))?;
-
-        let (code, signal) = (ended.status.and_then(|status| status.code()), ended.status.and_then(|s| s.signal()));
-        let error = match (ended.status, signal, code) {
-            _ if ended.survived => Some(ExecError::Unkillable),
-            // However the program ended then, its end was requested.
-            _ if context.stop.is_cancelled() => None,
-            (_, Some(signal), _) => Some(ExecError::Signal(signal)),
-            (_, _, Some(code)) if code != 0 => Some(ExecError::ExitCode(code)),
-            _ => None,
-        };
-        let remark = ended.left_behind.then(|| "ended processes that it left behind".to_owned());
-        let output =
-            Output { exit_code: code, signal, remark, stdout: ended.stdout, stderr: ended.stderr, ..Output::default() };
+        let program = context.run_program(Program { argv, cwd, env, stdin, user }).await;
+        let (output, error) = ended::report(program.map_err(ended::not_started(&name))?, &context.stop);
         match error {
             None => Ok(output),
             Some(error) => Err(Failure::new(error).with(output)),

@@ -1,7 +1,9 @@
 //! A worker's actions: the contract of an action, and the catalogue of all actions.
 
 mod collect;
+mod ended;
 mod exec;
+mod own;
 mod ping;
 mod set_trust;
 
@@ -14,9 +16,11 @@ use protocol::{
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
+use self::own::OwnAction;
+pub use self::own::{ActionsDir, DirectoryError, OwnActions, Problem};
 use crate::{
     live::Live,
-    metrics::{Collector, Figures, MetricGroup},
+    metrics::{Collector, Figures, MetricGroup, Topic},
     policy::Policy,
     program::{self, Ended, Owner, Program, ProgramError},
     trust::Changes,
@@ -123,8 +127,8 @@ pub struct Output {
     pub stderr: Captured,
     /// Structured data.
     pub data: Option<Figures>,
-    /// Metric groups to bring up to date with the result.
-    pub metrics: Vec<(MetricGroup, Figures)>,
+    /// Figures to bring up to date with the result.
+    pub metrics: Vec<(Topic, Figures)>,
 }
 
 impl Output {
@@ -200,7 +204,18 @@ fn register<A: Action>(action: A) -> Registered {
     Registered { spec, prepare: Box::new(prepare) }
 }
 
-/// The descriptions of all actions.
+fn register_own(action: &Arc<OwnAction>) -> Registered {
+    let (spec, action) = (action.spec().clone(), Arc::clone(action));
+    let prepare = move |arguments: Arguments| {
+        let (exclusion, action) = (action.exclusion(&arguments), Arc::clone(&action));
+        let run =
+            move |context: Context| -> ActionFuture { Box::pin(async move { action.run(arguments, context).await }) };
+        Ok(Call { exclusion, run: Box::new(run) })
+    };
+    Registered { spec, prepare: Box::new(prepare) }
+}
+
+/// The descriptions of all actions that every worker has.
 pub fn specs() -> Vec<ActionSpec> {
     all().into_iter().map(|action| action.spec).collect()
 }
@@ -211,9 +226,10 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// All actions. One that the policy grants to nobody is published as not allowed.
-    pub fn new(policy: &Policy) -> Self {
-        let registered = all().into_iter().map(|mut action| {
+    /// All actions, with those of the host's own. One that the policy grants to nobody is published as not allowed.
+    pub fn new(policy: &Policy, own: &OwnActions) -> Self {
+        let own = own.actions().map(register_own);
+        let registered = own.chain(all()).map(|mut action| {
             action.spec.allowed = policy.allows_at_all(&action.spec);
             action.spec.approvals = policy.approvals_needed(&action.spec).max(1);
             (action.spec.name.clone(), action)
@@ -249,18 +265,20 @@ mod tests {
     #[test]
     fn what_may_change_the_host_is_off_until_allowed() {
         let allowed = |allow: &[String]| {
-            let catalogue = Catalogue::new(&Policy::default_of(&specs(), allow));
+            let catalogue = Catalogue::new(&Policy::default_of(&specs(), allow), &OwnActions::default());
             let allowed = catalogue.specs().filter(|spec| spec.repeat == Repeat::Once && spec.allowed);
             allowed.map(|spec| spec.name.clone()).collect::<Vec<_>>()
         };
         assert!(allowed(&[]).is_empty());
         assert_eq!(allowed(&["exec".into()]), ["exec"]);
-        assert!(Catalogue::new(&Policy::default_of(&specs(), &[])).spec("ping").unwrap().allowed);
+        assert!(
+            Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default()).spec("ping").unwrap().allowed
+        );
     }
 
     #[test]
     fn the_promised_actions_are_there() {
-        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]));
+        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default());
         let groups = MetricGroup::ALL.map(MetricGroup::name);
         let collects = groups.into_iter().chain(["all", "facts", "processes"]).map(|group| format!("collect-{group}"));
         for promised in collects.chain(["exec".to_owned(), "ping".to_owned()]) {
@@ -277,6 +295,8 @@ mod tests {
             Kind::Choice { values } => Argument::Text(values[0].clone()),
             Kind::Duration => Argument::Text("1s".into()),
             Kind::Path => Argument::Text("/".into()),
+            Kind::Pattern { patterns } => Argument::Text(patterns[0].clone()),
+            Kind::PathUnder { roots } => Argument::Text(roots[0].clone()),
             Kind::List => Argument::List(vec!["x".into()]),
             Kind::Map => Argument::Map([("x".into(), "y".into())].into()),
         }
@@ -284,7 +304,7 @@ mod tests {
 
     #[test]
     fn descriptions_and_argument_types_agree() {
-        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]));
+        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default());
         for spec in catalogue.specs() {
             let with = |wanted: &dyn Fn(&&Parameter) -> bool| {
                 let given = spec.parameters.iter().filter(wanted);

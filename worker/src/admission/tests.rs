@@ -10,7 +10,11 @@ use protocol::{
 use ssh_key::{PrivateKey, private::Ed25519Keypair};
 
 use super::*;
-use crate::{HostKeys, actions::specs, policy};
+use crate::{
+    HostKeys,
+    actions::{OwnActions, specs},
+    policy,
+};
 
 const NOW: Millis = 1_790_000_000_000;
 
@@ -84,7 +88,7 @@ impl Setting {
     }
 
     fn allowing(policy: Policy) -> Self {
-        let catalogue = Catalogue::new(&policy);
+        let catalogue = Catalogue::new(&policy, &OwnActions::default());
         let unsealing = UnsealingKey::generate();
         Self { unsealing, policy, catalogue, pending: Pending::default(), published: None, cancelled: false, now: NOW }
     }

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod decisions;
+mod own;
 mod recovery;
 mod reports;
 mod waiting;
@@ -30,7 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
-use self::{recovery::Recovery, reports::FACTS_EVERY, waiting::Waiting};
+use self::{own::Hangup, recovery::Recovery, reports::FACTS_EVERY, waiting::Waiting};
 use crate::{
     actions::{Catalogue, Services},
     admission::{self, Admission, Admitted, Dropped, Known, Refusal},
@@ -42,7 +43,7 @@ use crate::{
     identity::Identity,
     journal::{Journal, Prior},
     log::{self, Floods, excerpt, with_sources},
-    metrics::{Collector, Figures, MetricGroup},
+    metrics::{Collector, Figures, Topic},
     pending::Pending,
     publisher::{Notice, Publisher, Write},
     reader::{Batch, Command, LARGE_PAGE, Reader},
@@ -112,6 +113,9 @@ pub(crate) struct Dispatcher {
     /// Whether the clock is Redis'.
     knows_time: bool,
     recoveries: mpsc::UnboundedSender<Recovery>,
+    rereads: mpsc::UnboundedSender<own::Reread>,
+    /// Why the own actions could not be read anew.
+    not_reread: Option<String>,
     notices: mpsc::UnboundedSender<Notice>,
     dropped: BTreeMap<&'static str, u64>,
     rejected: u64,
@@ -142,7 +146,7 @@ impl Dispatcher {
             Services { state_dir: config.state_dir.clone(), collector: Collector::default(), trust: changes };
         Self {
             services: Arc::new(services),
-            catalogue: Catalogue::new(&config.policy),
+            catalogue: Catalogue::new(&config.policy, &config.own),
             schedule: Schedule::new(config.slots, config.reserved),
             journal: Journal::open(config.kept("journal")),
             audit: Audit::open(config.audit.clone(), Arc::clone(&identity)),
@@ -164,6 +168,8 @@ impl Dispatcher {
             recovered: false,
             knows_time: false,
             recoveries: mpsc::unbounded_channel().0,
+            rereads: mpsc::unbounded_channel().0,
+            not_reread: None,
             notices: mpsc::unbounded_channel().0,
             dropped: Dropped::reasons().chain([FORGOTTEN]).map(|reason| (reason, 0)).collect(),
             rejected: 0,
@@ -187,6 +193,9 @@ impl Dispatcher {
             Publisher::new(Arc::clone(&self.identity), self.config.redis.clone(), write_receiver, notice_sender);
         let (recovery_sender, mut recoveries) = mpsc::unbounded_channel();
         self.recoveries = recovery_sender;
+        let (reread_sender, mut rereads) = mpsc::unbounded_channel();
+        self.rereads = reread_sender;
+        let mut hangup = Hangup::listen();
         let publisher = tokio::spawn(publisher.run());
         tokio::select! {
             () = self.first_recovery(&mut recoveries) => {}
@@ -209,6 +218,8 @@ impl Dispatcher {
                 Some(_) = self.sampling.join_next() => {}
                 Some(notice) = notices.recv() => self.handle_notice(notice),
                 Some(Ok(found)) = recoveries.recv() => self.publish_found(found),
+                () = hangup.came() => self.reread_actions(),
+                Some(reread) = rereads.recv() => self.use_reread(reread),
                 () = &mut heartbeat => {
                     self.try_journal();
                     self.audit.tend();
@@ -534,7 +545,7 @@ impl Dispatcher {
     }
 
     /// Publishes the outcome of a command that has run. Its output waits for Redis here.
-    fn publish_end(&mut self, delivery: Delivery, outcome: Box<Outcome>, metrics: Vec<(MetricGroup, Figures)>) {
+    fn publish_end(&mut self, delivery: Delivery, outcome: Box<Outcome>, metrics: Vec<(Topic, Figures)>) {
         let live = |captured: &Captured| usize::try_from(captured.written_bytes).unwrap_or(usize::MAX);
         let live = live(&outcome.stdout).saturating_add(live(&outcome.stderr)).min(limits::LIVE_LAG_BYTES);
         let kept = outcome.stdout.kept.len() + outcome.stderr.kept.len();

@@ -9,7 +9,7 @@ use super::Dispatcher;
 use crate::{
     config::Config,
     log::with_sources,
-    metrics::MetricGroup,
+    metrics::{MetricGroup, Topic},
     publisher::{Write, plain},
 };
 
@@ -41,6 +41,7 @@ impl Dispatcher {
             clock_ahead_ms: self.clock.local_ahead_ms(),
             refuses: self.refusal(),
             trust: trusted.problem,
+            actions: self.own_problem(),
             trust_version: trusted.trust.version(),
             trust_digest: trusted.digest,
             rejected: self.rejected,
@@ -109,7 +110,7 @@ impl Dispatcher {
             let mut metrics = Vec::new();
             for group in MetricGroup::ALL {
                 match services.collector.collect(group).await {
-                    Ok(figures) => metrics.push((group, figures)),
+                    Ok(figures) => metrics.push((Topic::Group(group), figures)),
                     Err(error) => tracing::debug!("cannot sample {}: {}", group.name(), with_sources(&error)),
                 }
             }

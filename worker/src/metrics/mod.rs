@@ -23,6 +23,7 @@ mod source;
 
 use std::{error::Error, io, path::PathBuf, time::Duration};
 
+use protocol::{keys::Keys, name::HostName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -35,6 +36,25 @@ use source::Source;
 
 /// Named figures, the most important first.
 pub type Figures = serde_json::Map<String, Value>;
+
+/// What figures are about: each has a hash of its own in Redis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// One of the groups that every worker samples.
+    Group(MetricGroup),
+    /// An action of the host's own, by name: its last result.
+    Own(String),
+}
+
+impl Topic {
+    /// The key of its hash.
+    pub(crate) fn key(&self, keys: &Keys, host: &HostName) -> String {
+        match self {
+            Self::Group(group) => keys.metrics(host, *group),
+            Self::Own(action) => keys.custom(host, action),
+        }
+    }
+}
 
 /// The order of the list of processes, greatest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,7 +152,7 @@ impl Default for Collector {
 }
 
 /// Adds the time of the sample.
-fn stamped(mut figures: Figures) -> Figures {
+pub(crate) fn stamped(mut figures: Figures) -> Figures {
     put(&mut figures, "sampled_at", format!("{:.3}", jiff::Timestamp::now()));
     figures
 }

@@ -3,7 +3,6 @@
 //! The rules come from the worker's own settings, so nothing that arrives through Redis changes them. They only add up:
 //! a command may run if one rule grants all of it, and no rule takes away what another one grants.
 
-mod pattern;
 mod read;
 mod values;
 
@@ -12,10 +11,13 @@ use std::{
     fmt,
 };
 
-use protocol::action::{ActionSpec, Argument, Arguments, Repeat};
+use protocol::{
+    action::{ActionSpec, Argument, Arguments, Repeat},
+    pattern::Pattern,
+};
 
 pub use self::read::{Input, Origin, PolicyError};
-use self::{pattern::Pattern, values::Allowed};
+use self::values::Allowed;
 use crate::{
     fault::{self, Bug},
     log::{self, excerpt},

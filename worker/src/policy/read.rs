@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::{
     action::{ActionSpec, Repeat},
     limits,
+    pattern::Pattern,
 };
 use toml::{Spanned, Table, Value};
 
-use super::{Pattern, Policy, RIGHTS, Rule, Signer, values::Allowed};
+use super::{Policy, RIGHTS, Rule, Signer, values::Allowed};
 use crate::spelling::did_you_mean;
 
 /// The keys of a rule.
@@ -27,6 +28,8 @@ pub struct Input {
     pub groups: Table,
     /// `[[policy]]`.
     pub rules: Vec<Spanned<Table>>,
+    /// Actions of this host whose files are broken. A rule may name them; they cannot run.
+    pub broken: Vec<String>,
 }
 
 /// The settings file, so that a rule can be named by its line.
@@ -60,12 +63,13 @@ impl Policy {
             let before = input.origin.text.get(..rule.span().start).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             let title = format!("rule {} ({}, line {line})", index + 1, input.origin.name);
-            let read = Reader { title: &title, table: rule.get_ref(), groups: &groups, specs };
+            let broken = &input.broken;
+            let read = Reader { title: &title, table: rule.get_ref(), groups: &groups, specs, broken };
             rules.push(read.rule().map_err(|problem| PolicyError { place: title.clone(), problem })?);
         }
         if input.rules.is_empty() {
-            // All that only reads: `ping` and `collect-*`.
-            let reading = specs.iter().filter(|spec| spec.repeat == Repeat::Repeatable);
+            // All of Redfleet's own that only reads: `ping` and `collect-*`.
+            let reading = specs.iter().filter(|spec| spec.repeat == Repeat::Repeatable && !spec.own);
             rules.push(open("the default rule", reading.map(|spec| spec.name.as_str())));
         }
         let covers = |rule: &Rule, name: &String| {
@@ -175,6 +179,7 @@ struct Reader<'a> {
     table: &'a Table,
     groups: &'a Groups,
     specs: &'a [ActionSpec],
+    broken: &'a [String],
 }
 
 impl Reader<'_> {
@@ -227,7 +232,8 @@ impl Reader<'_> {
         let read = |text: &str| {
             let shown = text.escape_debug();
             let pattern = Pattern::new(text).map_err(|error| format!("actions: '{shown}' is no pattern: {error}"))?;
-            if RIGHTS.iter().any(|right| pattern.literal().as_deref() == Some(*right)) {
+            let literal = pattern.literal();
+            if literal.is_some_and(|name| RIGHTS.contains(&name.as_str()) || self.broken.contains(&name)) {
                 return Ok(pattern);
             }
             let found: Vec<_> = self.specs.iter().filter(|spec| pattern.matches(&spec.name)).collect();
@@ -288,7 +294,9 @@ impl Reader<'_> {
         let read = |text: &str| {
             let spec = self.specs.iter().find(|spec| spec.name == text && rule.covers(spec));
             let shown = text.escape_debug();
-            spec.map(|spec| spec.name.clone())
+            spec.map(|spec| &spec.name)
+                .or_else(|| self.broken.iter().find(|broken| *broken == text))
+                .cloned()
                 .ok_or_else(|| format!("pre_approved: '{shown}' is no name of an action that the rule allows"))
         };
         list.into_iter().map(read).collect()

@@ -15,7 +15,7 @@ struct File {
 fn read(text: &str) -> Result<Policy, PolicyError> {
     let File { groups, policy: rules } = toml::from_str(text).unwrap();
     let origin = Origin { name: "worker.toml".into(), text: text.into() };
-    Policy::new(&Input { origin, groups, rules }, &[], &specs())
+    Policy::new(&Input { origin, groups, rules, broken: Vec::new() }, &[], &specs())
 }
 
 pub(crate) fn policy(text: &str) -> Policy {
@@ -288,8 +288,8 @@ fn attack_argument_injection_into_every_parameter_of_every_action() {
             let name = &parameter.name;
             let pattern = match &parameter.kind {
                 _ if parameter.secret => continue,
-                Kind::Text | Kind::Choice { .. } | Kind::Duration => "['web*', '*', '?*']",
-                Kind::Path => "['/srv/*', '*']",
+                Kind::Text | Kind::Pattern { .. } | Kind::Choice { .. } | Kind::Duration => "['web*', '*', '?*']",
+                Kind::Path | Kind::PathUnder { .. } => "['/srv/*', '*']",
                 Kind::List => "[['run', '*'], ['*'], ['run', 'web*', '?*']]",
                 Kind::Map => "{ NAME = ['web*', '*'] }",
                 Kind::Integer { .. } => "10",

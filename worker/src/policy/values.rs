@@ -5,10 +5,11 @@ use std::{
     fmt,
 };
 
-use protocol::action::{Argument, Kind, Parameter};
+use protocol::{
+    action::{Argument, Kind, Parameter},
+    pattern::Pattern,
+};
 use toml::Value;
-
-use super::pattern::Pattern;
 
 /// Stands for anything: a value, or the rest of a list. The second spelling is for keyboards.
 const REST: [&str; 2] = ["…", "..."];
@@ -96,9 +97,15 @@ impl Allowed {
             }
             (Kind::Map, _) => Err("it must be a table such as { LANG = \"C*\" }, or \"…\"".into()),
             (Kind::Unknown, _) => Err("its kind is not known, so only \"…\" fits".into()),
-            (Kind::Text | Kind::Choice { .. } | Kind::Duration | Kind::Path, value) => {
-                one_or_more(value, pattern).map(Self::Words)
-            }
+            (
+                Kind::Text
+                | Kind::Pattern { .. }
+                | Kind::Choice { .. }
+                | Kind::Duration
+                | Kind::Path
+                | Kind::PathUnder { .. },
+                value,
+            ) => one_or_more(value, pattern).map(Self::Words),
         }
     }
 

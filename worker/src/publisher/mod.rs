@@ -31,7 +31,7 @@ pub(crate) use self::write::{Write, plain};
 use crate::{
     fault::{self, Bug, Point},
     identity::Identity,
-    metrics::MetricGroup,
+    metrics::Topic,
 };
 
 /// How long before a key expires nobody asks any more whether it exists.
@@ -61,8 +61,8 @@ pub(crate) struct Publisher {
     notices: mpsc::UnboundedSender<Notice>,
     /// The writes that wait, in order.
     queue: Vec<Write>,
-    /// When each group's newest figures were taken (RFC 3339, so that text compares like time).
-    newest: HashMap<MetricGroup, String>,
+    /// When the newest figures about each topic were taken (RFC 3339, so that text compares like time).
+    newest: HashMap<Topic, String>,
     /// The keys that hold facts, labels and figures of this host, and when they expire. Until then each heartbeat asks
     /// whether they exist.
     kept: BTreeMap<String, Instant>,
@@ -150,9 +150,9 @@ impl Publisher {
             self.queue.retain(|queued| discriminant(queued) != discriminant(&write));
         }
         if let Write::Metrics(metrics) | Write::Outcome { metrics, .. } = &mut write {
-            metrics.retain(|(group, figures)| {
+            metrics.retain(|(topic, figures)| {
                 let sampled_at = figures.get("sampled_at").and_then(Value::as_str).unwrap_or_default();
-                let newest = self.newest.entry(*group).or_default();
+                let newest = self.newest.entry(topic.clone()).or_default();
                 let newer = sampled_at >= newest.as_str();
                 if newer {
                     sampled_at.clone_into(newest);

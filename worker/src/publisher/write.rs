@@ -22,7 +22,7 @@ use crate::{
     fault::{self, Bug},
     identity::Identity,
     live::Unsent,
-    metrics::{Figures, MetricGroup},
+    metrics::{Figures, Topic},
 };
 
 /// Something to write.
@@ -32,7 +32,7 @@ pub(crate) enum Write {
     /// A command is delivered, and waits for this.
     Waits { delivery: Delivery, what: String },
     /// A command ended: publish, then acknowledge and delete its entry.
-    Outcome { delivery: Delivery, outcome: Box<Outcome>, metrics: Vec<(MetricGroup, Figures)> },
+    Outcome { delivery: Delivery, outcome: Box<Outcome>, metrics: Vec<(Topic, Figures)> },
     /// A command was cancelled before it was read: publish, unless Redis does not know the job.
     Cancelled { job: JobId, manifest: Digest, outcome: Box<Outcome>, asker: Arc<Asker> },
     /// A command that runs or waits was ordered to be cancelled.
@@ -52,7 +52,7 @@ pub(crate) enum Write {
     /// Wake this worker's reader.
     Wake,
     /// Fresh figures.
-    Metrics(Vec<(MetricGroup, Figures)>),
+    Metrics(Vec<(Topic, Figures)>),
     /// The heartbeat.
     Status(Box<Status>),
     /// Inventory, catalogue and labels.
@@ -107,8 +107,9 @@ impl Write {
             }
             Self::Metrics(metrics) | Self::Outcome { metrics, .. } => metrics
                 .iter()
-                .filter(|(_, figures)| !figures.is_empty())
-                .map(|(group, _)| (keys.metrics(host, *group), limits::METRICS_RETENTION))
+                // Those of the host's own actions are not sampled: nothing would bring them back.
+                .filter(|(topic, figures)| !figures.is_empty() && matches!(topic, Topic::Group(_)))
+                .map(|(topic, _)| (topic.key(keys, host), limits::METRICS_RETENTION))
                 .collect(),
             _ => Vec::new(),
         }
@@ -275,12 +276,12 @@ fn seen(Identity { host, keys, .. }: &Identity, status: &Status) -> Pipeline {
     single(add)
 }
 
-/// Replaces each group's hash, so that a mount or interface that is gone leaves no old figures.
-fn metrics_of(identity: &Identity, metrics: &[(MetricGroup, Figures)]) -> impl Iterator<Item = Pipeline> {
+/// Replaces each hash, so that a mount or interface that is gone leaves no old figures.
+fn metrics_of(identity: &Identity, metrics: &[(Topic, Figures)]) -> impl Iterator<Item = Pipeline> {
     let mut pipe = pipe();
-    for (group, figures) in metrics {
+    for (topic, figures) in metrics {
         let fields: Vec<(&String, String)> = figures.iter().map(|(name, value)| (name, plain(value))).collect();
-        replace(&mut pipe, &identity.keys.metrics(&identity.host, *group), &fields, limits::METRICS_RETENTION);
+        replace(&mut pipe, &topic.key(&identity.keys, &identity.host), &fields, limits::METRICS_RETENTION);
     }
     (!pipe.is_empty()).then_some(pipe).into_iter()
 }

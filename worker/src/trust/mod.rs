@@ -27,7 +27,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use crate::fault::{self, Bug};
+use crate::{
+    fault::{self, Bug},
+    guarded::is_guarded,
+};
 
 pub(crate) use self::change::{Change, Changes, InForce, Request as ChangeRequest};
 
@@ -311,8 +314,7 @@ fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Problem> {
     let failed = |error| Problem::Read(path.to_owned(), error);
     let file = File::open(path).map_err(failed)?;
     let found = file.metadata().map_err(failed)?;
-    let owner = nix::unistd::Uid::from_raw(found.uid());
-    if found.mode() & 0o022 != 0 || !(owner.is_root() || owner == nix::unistd::geteuid()) {
+    if !is_guarded(&found) {
         return Err(Problem::Writable(path.to_owned()));
     }
     let mut bytes = Vec::new();

@@ -63,6 +63,13 @@ fn judge(hosts: &[Host], now: Millis) -> Vec<Finding> {
         "whom it obeys is not what its files say",
         |status| status.trust.clone(),
     );
+    check(
+        "own actions",
+        Level::Problem,
+        "no file of an action is broken",
+        "mend the file, then send its worker a SIGHUP",
+        |status| status.actions.clone(),
+    );
     findings
 }
 
@@ -114,8 +121,8 @@ mod tests {
 
     #[test]
     fn a_sound_host_raises_nothing() {
-        let expected =
-            ["hosts", "host clocks", "readers", "drops", "refusals", "trust"].map(|check| (check, Level::Ok));
+        let expected = ["hosts", "host clocks", "readers", "drops", "refusals", "trust", "own actions"]
+            .map(|check| (check, Level::Ok));
         assert_eq!(levels(&[host("web1", Status::default())]), expected);
     }
 
@@ -130,6 +137,7 @@ mod tests {
         assert_eq!(found(Status { dropped: vec![("oversize".into(), 2)], ..Status::default() }), ["drops"]);
         assert_eq!(found(Status { refuses: Some("no journal".into()), ..Status::default() }), ["refusals"]);
         assert_eq!(found(Status { trust: Some("trust: gone".into()), ..Status::default() }), ["trust"]);
+        assert_eq!(found(Status { actions: Some("x.toml, line 3".into()), ..Status::default() }), ["own actions"]);
         assert_eq!(found(Status { last_seen_ms: NOW - 60_000, ..Status::default() }), ["hosts"]);
         assert_eq!(levels(&[]), [("hosts", Level::Warning)]);
     }

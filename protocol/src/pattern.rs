@@ -9,7 +9,7 @@ use std::fmt;
 
 /// A pattern, matched against a whole word.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pattern {
+pub struct Pattern {
     text: String,
     parts: Vec<Part>,
 }
@@ -23,17 +23,23 @@ enum Part {
 
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PatternError {
+pub enum PatternError {
+    /// Nothing would match it.
     #[error("it is empty")]
     Empty,
+    /// It cannot be meant.
     #[error("it has more than {LONGEST} characters")]
     Long,
+    /// A word with control characters is never matched.
     #[error("it has control characters, which nothing may match")]
     Control,
+    /// The character that should be taken literally is missing.
     #[error("it ends with a lone '\\' (write '\\\\' for a backslash)")]
     Escape,
+    /// Elsewhere this means more than one star.
     #[error("it has '**': '*' never takes a '/', so name each part of the path")]
     Stars,
+    /// A path could be left by it.
     #[error("it has '..' besides a wildcard: write the path that is meant")]
     Parent,
 }
@@ -51,7 +57,7 @@ impl Pattern {
     ///
     /// # Errors
     /// The text is no pattern, or one that is easily misunderstood.
-    pub(crate) fn new(text: &str) -> Result<Self, PatternError> {
+    pub fn new(text: &str) -> Result<Self, PatternError> {
         if text.is_empty() {
             return Err(PatternError::Empty);
         }
@@ -83,18 +89,18 @@ impl Pattern {
     }
 
     /// Whether it has wildcards.
-    pub(crate) fn is_wild(&self) -> bool {
+    pub fn is_wild(&self) -> bool {
         self.parts.iter().any(|part| !matches!(part, Part::Literal(_)))
     }
 
     /// The one word that it matches, where it has no wildcards.
-    pub(crate) fn literal(&self) -> Option<String> {
+    pub fn literal(&self) -> Option<String> {
         let literal = |part: &Part| if let Part::Literal(char) = part { Some(*char) } else { None };
         self.parts.iter().map(literal).collect()
     }
 
     /// Whether it matches all of `word`. The time is at most the product of both lengths.
-    pub(crate) fn matches(&self, word: &str) -> bool {
+    pub fn matches(&self, word: &str) -> bool {
         self.walk(word, || ())
     }
 
