@@ -239,7 +239,12 @@ impl TrustFiles {
     /// Reads the files, and brings them into force if nothing is wrong with them.
     fn reread(&mut self) {
         self.stamps = self.look();
-        let problem = self.try_reread().err().map(|problem| self.explain(&problem));
+        let problem = self.try_reread().err();
+        if let Some(Problem::Read(..)) = problem {
+            // What went wrong may pass although the files do not change.
+            self.stamps = Default::default();
+        }
+        let problem = problem.map(|problem| self.explain(&problem));
         let changed = self.trusted.borrow().problem != problem;
         match &problem {
             Some(problem) if changed => tracing::error!("{problem}"),
