@@ -57,6 +57,7 @@ const NOW: u64 = fuzz::NOW * 1000;
 fn main() -> Result<()> {
     documents()?;
     trust()?;
+    of_ctl()?;
     write("policy", "rules", &join(&[b"systemctl restart web1", POLICY.as_bytes()]))
 }
 
@@ -183,6 +184,20 @@ fn hardware(key: &ssh_key::PrivateKey) -> Result<Vec<u8>> {
 fn strings(parts: &[&[u8]]) -> Vec<u8> {
     let encoded = parts.iter().map(|part| [&(part.len() as u32).to_be_bytes()[..], part].concat());
     encoded.collect::<Vec<_>>().concat()
+}
+
+/// What `ctl` reads: the keys of hosts, and the replies of an ssh-agent.
+fn of_ctl() -> Result<()> {
+    let [one, two] = [(); 2].map(|()| SigningKey::generate());
+    let known = format!("# ours\n\nweb1,prod/web1 {} remark\nweb2\t{}\r\nweb1 {}", one.line(), two.line(), two.line());
+    write("known_hosts", "hosts", known.as_bytes())?;
+    let key = key(1);
+    let public = key.public_key().to_bytes()?;
+    let identities = strings(&[&public, b"ann@desk", one.public().blob(), b""]);
+    write("agent", "identities", &[&[12], &2_u32.to_be_bytes()[..], &identities].concat())?;
+    let made = strings(&[b"ssh-ed25519", &[7; 64]]);
+    write("agent", "signature", &[&[14], &strings(&[&made])[..]].concat())?;
+    write("agent", "refusal", &[5])
 }
 
 fn trust() -> Result<()> {

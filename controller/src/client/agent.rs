@@ -45,6 +45,18 @@ pub struct Identity {
     pub comment: String,
 }
 
+/// What an agent replies. It is public for the fuzz targets alone.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Reply {
+    /// The keys that it holds.
+    Identities(Vec<Identity>),
+    /// What it was asked to sign.
+    Signature(ssh_key::Signature),
+    /// It will not do what it was asked.
+    Refused,
+}
+
 /// Why an agent was of no help. The text of each error is complete without its source.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -87,8 +99,10 @@ impl Agent {
     /// # Errors
     /// It is of no help.
     pub async fn identities(&self) -> Result<Vec<Identity>, AgentError> {
-        let reply = self.ask(&[REQUEST_IDENTITIES], IDENTITIES_ANSWER, LIST).await?;
-        identities(&reply).map_err(|_| self.malformed())
+        match self.ask(&[REQUEST_IDENTITIES], LIST).await? {
+            Reply::Identities(identities) => Ok(identities),
+            _ => Err(self.malformed()),
+        }
     }
 
     /// Has the agent sign `data` with the key, or the key of the certificate, `identity`.
@@ -101,18 +115,19 @@ impl Agent {
         wire::push(&mut request, data);
         // No flags: they choose among the algorithms of RSA.
         request.extend(0_u32.to_be_bytes());
-        let reply = self.ask(&request, SIGN_RESPONSE, SIGN).await?;
-        let signature = wire::string(&mut &reply[..]).map_err(|_| self.malformed())?;
-        ssh_key::Signature::try_from(signature).map_err(|_| self.malformed())
+        match self.ask(&request, SIGN).await? {
+            Reply::Signature(signature) => Ok(signature),
+            _ => Err(self.malformed()),
+        }
     }
 
-    /// Sends a request. Returns what its reply, which must be of the kind `expected`, holds.
-    async fn ask(&self, request: &[u8], expected: u8, patience: Duration) -> Result<Vec<u8>, AgentError> {
+    /// Sends a request. Returns its reply, which is no refusal.
+    async fn ask(&self, request: &[u8], patience: Duration) -> Result<Reply, AgentError> {
         let reply = timeout(patience, self.exchange(request)).await.map_err(|_| AgentError::Silent(patience))??;
-        match reply.split_first() {
-            Some((kind, rest)) if *kind == expected => Ok(rest.to_vec()),
-            Some((&FAILURE, _)) => Err(AgentError::Refused),
-            _ => Err(self.malformed()),
+        match Reply::from_bytes(&reply) {
+            Some(Reply::Refused) => Err(AgentError::Refused),
+            Some(reply) => Ok(reply),
+            None => Err(self.malformed()),
         }
     }
 
@@ -133,6 +148,22 @@ impl Agent {
 
     fn malformed(&self) -> AgentError {
         AgentError::Malformed(self.socket.clone())
+    }
+}
+
+impl Reply {
+    /// Decodes a reply without its length; none where it is malformed, or to no request that is made here.
+    pub fn from_bytes(reply: &[u8]) -> Option<Self> {
+        let (kind, mut content) = reply.split_first()?;
+        match *kind {
+            FAILURE => Some(Self::Refused),
+            IDENTITIES_ANSWER => identities(content).ok().map(Self::Identities),
+            SIGN_RESPONSE => {
+                let signature = wire::string(&mut content).ok()?;
+                ssh_key::Signature::try_from(signature).ok().map(Self::Signature)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -197,7 +228,7 @@ mod tests {
         let socket = directory.path().join("agent");
         let _listener = UnixListener::bind(&socket).unwrap();
         let patience = Duration::from_millis(1);
-        let reply = Agent::at(&socket).ask(&[REQUEST_IDENTITIES], IDENTITIES_ANSWER, patience).await;
+        let reply = Agent::at(&socket).ask(&[REQUEST_IDENTITIES], patience).await;
         assert!(matches!(reply, Err(AgentError::Silent(given)) if given == patience), "{reply:?}");
     }
 }

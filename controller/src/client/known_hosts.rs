@@ -65,6 +65,21 @@ impl KnownHosts {
         Ok(known)
     }
 
+    /// What a text says, without a file. It is public for the fuzz targets alone.
+    ///
+    /// # Errors
+    /// The number of an odd line, and what is odd about it.
+    #[doc(hidden)]
+    pub fn from_text(text: &str) -> Result<Self, (usize, String)> {
+        Ok(Self { path: None, text: text.to_owned(), keys: parse(text)? })
+    }
+
+    /// The text with the changes that were made. It is public for the fuzz targets alone.
+    #[doc(hidden)]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The file that keeps the keys.
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
@@ -134,7 +149,9 @@ impl KnownHosts {
         Ok(())
     }
 
-    fn append(&mut self, name: &str, key: &Key) {
+    /// Adds a line. It is public for the fuzz targets alone.
+    #[doc(hidden)]
+    pub fn append(&mut self, name: &str, key: &Key) {
         if !self.text.is_empty() && !self.text.ends_with('\n') {
             self.text.push('\n');
         }
@@ -142,12 +159,14 @@ impl KnownHosts {
         self.keys.entry(name.to_owned()).or_default().push(key.clone());
     }
 
-    /// Takes the name out of every line.
-    fn remove(&mut self, name: &str) -> Vec<Key> {
+    /// Takes the name out of every line. It is public for the fuzz targets alone.
+    #[doc(hidden)]
+    pub fn remove(&mut self, name: &str) -> Vec<Key> {
         let mut text = String::new();
         for line in self.text.split_inclusive('\n') {
-            let (names, rest) = line.split_at(line.find([' ', '\t']).unwrap_or(line.len()));
-            if !names.split(',').any(|one| one == name) {
+            let (names, rest) =
+                line.split_at(line.find(|letter: char| letter.is_ascii_whitespace()).unwrap_or(line.len()));
+            if line.starts_with('#') || !names.split(',').any(|one| one == name) {
                 text.push_str(line);
                 continue;
             }
@@ -264,6 +283,16 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
         let known = KnownHosts::open(&path).unwrap();
         assert_eq!((blobs(known.keys("prod/web1")), blobs(known.keys("web1"))), (vec![one.blob()], vec![three.blob()]));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_what_was_read() {
+        let line = key().line().replace(' ', "\u{c}");
+        let mut known = KnownHosts::from_text(&format!("#,web1 ours\nweb1\u{c}{line}\nweb1,web2\r{line}\r\n")).unwrap();
+        assert_eq!(known.keys("web1").len(), 2);
+        known.remove("web1");
+        assert_eq!(known.text(), format!("#,web1 ours\nweb2\r{line}\r\n"));
+        assert!(KnownHosts::from_text(known.text()).unwrap().keys("web1").is_empty());
     }
 
     #[test]

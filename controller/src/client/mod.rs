@@ -106,6 +106,8 @@ mod signer;
 mod verdict;
 mod witness;
 
+#[doc(hidden)]
+pub use self::agent::Reply;
 pub use self::{
     agent::{Agent, AgentError, Identity},
     approve::Approved,
