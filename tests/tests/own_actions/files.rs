@@ -6,10 +6,6 @@ use std::{
     process::Command,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use protocol::environment;
 use tests::{Ctl, Output, Redis, Worker, WorkerOptions, binary, eventually};
 
@@ -68,23 +64,22 @@ fn files_are_read_anew_at_sighup() {
     let rules = "[[policy]]\nwho = ['*']\nactions = ['*']\n";
     let (_redis, worker, ctl) = host(rules, &[]);
     let directory = actions_dir(&worker.options());
-    let hangup = || kill(Pid::from_raw(worker.pid().cast_signed()), Signal::SIGHUP).expect("a signal");
     let offered = || ctl.run(["action", "list"]).expect(0).stdout.contains("hello");
     assert!(!offered());
     put(&directory.join("hello.toml"), HELLO);
-    hangup();
+    worker.hangup();
     eventually("the new action", || offered().then_some(()));
     assert!(ctl.run(["run", "--host", "web1", "hello", "name=ann"]).expect(0).stdout.contains("hello ann"));
 
     put(&directory.join("hello.toml"), "argv = 7");
-    hangup();
+    worker.hangup();
     let problem = || worker.status().and_then(|status| status.actions);
     let said = eventually("the report of what is broken", problem);
     assert!(said.contains("hello.toml, line 1: "), "{said}");
     eventually("it to be gone", || (!offered()).then_some(()));
 
     put(&directory.join("hello.toml"), HELLO);
-    hangup();
+    worker.hangup();
     eventually("it to be back", || offered().then_some(()));
     eventually("nothing to be wrong", || problem().is_none().then_some(()));
     assert_eq!(worker.status().map(|status| status.pid), Some(worker.pid()));
@@ -95,7 +90,7 @@ fn what_the_policy_names_stays_when_its_file_is_gone() {
     let rules = "[[policy]]\nwho = ['*']\nactions = ['ping', 'change']\n";
     let (_redis, worker, ctl) = host(rules, &[("change", CHANGE)]);
     fs::remove_file(actions_dir(&worker.options()).join("change.toml")).expect("a file");
-    kill(Pid::from_raw(worker.pid().cast_signed()), Signal::SIGHUP).expect("a signal");
+    worker.hangup();
     let said = eventually("the report", || worker.status().and_then(|status| status.actions));
     assert!(said.contains("those from before stay") && said.contains("no action 'change'"), "{said}");
     ctl.run(["run", "--host", "web1", "change", "name=x"]).expect(0);
