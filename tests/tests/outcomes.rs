@@ -234,6 +234,14 @@ fn a_result_of_another_host_or_job_or_purpose_is_not_believed() {
     let web2 = text.lines().find_map(|line| line.strip_prefix("web2 ")).expect("web2");
     fs::write(&known, format!("{text}web1 {web2}\n")).expect("a file");
     disbelieved(&ctl, &job, "about another command");
+    // The same job, which has succeeded on web2 alone.
+    let split = ["run", "--all", "-o", "json", "exec", "--", "sh", "-c", "test $REDFLEET_HOST = web2"];
+    let split = ctl.run(split).expect(2).json()["job"].as_str().expect("an id").to_owned();
+    let copied = attacker.result(&split, "web2");
+    attacker.put(&split, "web1", "succeeded", &copied);
+    let hosts = ctl.run(["job", "wait", &split, "-o", "json"]).expect(2).json()["hosts"].clone();
+    let state = |host| hosts.as_array()?.iter().find(|one| one["host"] == host)?["state"].as_str();
+    assert_eq!((state("web1"), state("web2")), (Some("unverified"), Some("succeeded")));
 
     // The host's own key signs other things, too, if it is the one of the SSH server.
     let own = fs::read(worker.options().directory().join("state/host_key")).expect("a key");
