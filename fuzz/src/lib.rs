@@ -272,7 +272,7 @@ pub fn revoked(input: &[u8]) {
 pub fn known_hosts(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let Ok(mut known) = KnownHosts::from_text(&text) else { return };
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
     let names = lines.flat_map(|line| line.split_ascii_whitespace().next().unwrap_or_default().split(','));
     let names: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
     let key = HOST_KEY.public();
