@@ -197,7 +197,7 @@ fn parse(text: &str) -> Result<HashMap<String, Vec<Key>>, (usize, String)> {
 }
 
 fn parse_line(line: &str) -> Result<(Vec<String>, Key), &'static str> {
-    if line.starts_with([' ', '\t']) {
+    if line.starts_with(|letter: char| letter.is_ascii_whitespace()) {
         return Err("it begins with a blank; remove it");
     }
     let mut words = line.split_ascii_whitespace();
