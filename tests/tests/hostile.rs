@@ -66,6 +66,8 @@ impl Target {
         assert_eq!(counted.collect::<BTreeMap<_, _>>(), self.sent, "{}", self.worker.log());
         let rss = self.worker.rss_kb();
         assert!(rss < 64 * 1024, "{rss} kB resident");
+        let lines = self.worker.log().lines().count();
+        assert!(lines < 200, "{lines} lines");
         for line in self.worker.log().lines() {
             assert!(line.starts_with("202") && !line.starts_with("2030"), "not a line of the worker's own: {line:?}");
             assert!(!line.contains(char::is_control), "{line:?}");

@@ -160,6 +160,8 @@ pub(crate) struct TrustFiles {
     kept: PathBuf,
     stamps: [Stamp; 2],
     in_force: Option<Contents>,
+    /// Whether a copy of it is in the state directory.
+    is_kept: bool,
     /// The highest version that was in force.
     version: u64,
     trusted: watch::Sender<Trusted>,
@@ -169,7 +171,7 @@ impl TrustFiles {
     /// Reads the files. What is wrong with them is reported by [`Trusted::problem`].
     pub(crate) fn open(paths: Paths, kept: PathBuf) -> Self {
         let trusted = watch::channel(Trusted::default()).0;
-        let mut files = Self { paths, kept, stamps: [None; 2], in_force: None, version: 0, trusted };
+        let mut files = Self { paths, kept, stamps: [None; 2], in_force: None, is_kept: true, version: 0, trusted };
         files.read_kept();
         files.reread();
         files
@@ -240,7 +242,7 @@ impl TrustFiles {
     fn reread(&mut self) {
         self.stamps = self.look();
         let problem = self.try_reread().err();
-        if let Some(Problem::Read(..)) = problem {
+        if let Some(Problem::Read(..) | Problem::Keep(..)) = problem {
             // What went wrong may pass although the files do not change.
             self.stamps = Default::default();
         }
@@ -277,16 +279,20 @@ impl TrustFiles {
         }
 
         let contents = Contents { signers: text, revoked: list };
-        if self.in_force.as_ref() == Some(&contents) {
+        let is_new = self.in_force.as_ref() != Some(&contents);
+        if !is_new && self.is_kept {
             return Ok(());
         }
         let [kept_signers, kept_revoked] = self.kept();
         // The list first: after a crash between the two, too much is revoked rather than too little.
         let kept = contents.revoked.as_ref().map_or(Ok(()), |list| replace(&kept_revoked, list));
         let kept = kept.and_then(|()| replace(&kept_signers, contents.signers.as_bytes()));
-        let (version, lines) = (trust.version(), trust.lines().len());
-        self.bring(trust, contents);
-        tracing::info!("{} is in force: version {version}, {lines} lines", signers.display());
+        self.is_kept = kept.is_ok();
+        if is_new {
+            let (version, lines) = (trust.version(), trust.lines().len());
+            self.bring(trust, contents);
+            tracing::info!("{} is in force: version {version}, {lines} lines", signers.display());
+        }
         kept.map_err(|error| Problem::Keep(signers, error))
     }
 
