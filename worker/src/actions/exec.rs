@@ -82,7 +82,7 @@ impl Action for Exec {
         env.extend(secret.into_iter().map(|(name, value)| (name, value.expose().to_owned())));
         let stdin = stdin.map(|text| text.expose().as_bytes().to_vec());
         let name = argv.first().map(|name| excerpt(name, log::NAME)).unwrap_or_default();
-        let ended = context.run_program(Program { argv, cwd, env, stdin, user }).await;
+        let ended = context.run_program(Program { argv, cwd, env, stdin, user, lasting: false }).await;
         let ended = ended.map_err(|error| ExecError::Start(name, error))?;
 
         let (code, signal) = (ended.status.and_then(|status| status.code()), ended.status.and_then(|s| s.signal()));
