@@ -140,19 +140,7 @@ pub fn kill9(pid: u32) {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // Supervisors first: they would start it again.
-        let is_supervisor = |pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
-            let name = format!("/web1.services/{}", self.name);
-            let directory = words.get(2).map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default();
-            let wanted = fs::read_to_string(format!("{directory}/wanted.json")).unwrap_or_default();
-            words.get(1) == Some(&&b"supervise"[..])
-                && directory.ends_with(&name)
-                && wanted.contains(&self.address.to_string())
-        };
-        let supervisors: Vec<u32> = numbers().filter(is_supervisor).collect();
-        for pid in supervisors.into_iter().chain(self.processes()) {
+        for pid in self.processes() {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     }

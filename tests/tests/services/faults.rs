@@ -113,7 +113,7 @@ fn a_worker_that_is_killed_during_a_restart_leaves_the_old_process_and_reports_i
     host.worker.terminate();
     host.worker = options.replace_config("settle = '100ms'", "settle = '600s'").start();
     host.worker.wait_online();
-    let running = host.ctl.spawn(host.words("--timeout 1h restart"));
+    let running = host.ctl.spawn(Host::words("--timeout 1h restart"));
     eventually("a candidate", || (host.served.processes().len() == 2).then_some(()));
     host.worker.kill9();
     eventually("the candidate to be ended, as nobody waits for it", || {
@@ -134,7 +134,7 @@ fn a_supervisor_that_is_killed_during_a_restart_is_reported_and_the_service_come
     host.worker.terminate();
     host.worker = options.replace_config("settle = '100ms'", "settle = '600s'").start();
     host.worker.wait_online();
-    let running = host.ctl.spawn(host.words("--timeout 1h restart"));
+    let running = host.ctl.spawn(Host::words("--timeout 1h restart"));
     eventually("a candidate", || (host.served.processes().len() == 2).then_some(()));
     kill9(host.supervisor());
     let done: super::Done = running.wait().try_into().expect("a result");
@@ -164,7 +164,7 @@ fn a_cancelled_restart_leaves_the_old_process() {
     host.worker.terminate();
     host.worker = options.replace_config("settle = '100ms'", "settle = '600s'").start();
     host.worker.wait_online();
-    let running = host.ctl.spawn(host.words("--timeout 1h restart"));
+    let running = host.ctl.spawn(Host::words("--timeout 1h restart"));
     eventually("a candidate", || (host.served.processes().len() == 2).then_some(()));
     host.ctl.run(["job", "cancel", "last"]).expect(0);
     let done: super::Done = running.wait().try_into().expect("a result");

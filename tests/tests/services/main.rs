@@ -5,6 +5,10 @@ mod faults;
 mod supervised;
 mod systemd;
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use tests::{Ctl, Redis, Served, Worker, WorkerOptions};
 
@@ -38,10 +42,10 @@ impl Host {
     /// Runs an action on the service.
     #[track_caller]
     fn run(&self, words: &str) -> Done {
-        self.ctl.run(self.words(words)).try_into().expect("a result")
+        self.ctl.run(Self::words(words)).try_into().expect("a result")
     }
 
-    fn words(&self, words: &str) -> Vec<String> {
+    fn words(words: &str) -> Vec<String> {
         let (options, action) = words.rsplit_once(' ').unwrap_or(("", words));
         let service = ["service=web", "-o", "json"];
         let options = options.split_whitespace();
@@ -51,6 +55,16 @@ impl Host {
     /// The directory of the service's supervisor.
     fn directory(&self) -> std::path::PathBuf {
         self.served.supervised_in(&self.worker.options())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // It would start its process again. One that is no child of a living worker is ended by nobody else.
+        self.worker.kill9();
+        while let Some(pid) = tests::supervisor(&self.directory()) {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
     }
 }
 

@@ -27,6 +27,7 @@ fn each_action_says_whether_it_changed_anything() {
     let dry = host.run("--dry-run restart").good();
     let expected = format!("end process {}: TERM, and KILL after 30s", started.pid());
     assert_eq!((dry.changed(), dry.would().last().copied()), (Some(false), Some(expected.as_str())));
+    assert!(dry.would()[0].ends_with(&format!(", beside process {}", started.pid())), "{dry:?}");
     assert_eq!(host.served.pid(), started.pid());
     let restarted = host.run("restart").good();
     assert_eq!(restarted.changed(), Some(true));
@@ -132,6 +133,10 @@ fn a_check_that_does_not_pass_is_reported_in_time_and_leaves_what_was() {
     assert_eq!(host.served.pid(), pid, "a start that takes its time is waited for");
     host.served.behave("sick");
     let failed = host.run("--timeout 2s restart").bad("/health: status 500");
+    assert_eq!((failed.changed(), failed.pid()), (Some(false), pid));
+    // One that ends while it is checked is not waited for: its socket stays open.
+    host.served.behave("crash");
+    let failed = host.run("--timeout 1h restart").bad("it is not up: exit code 3");
     assert_eq!((failed.changed(), failed.pid()), (Some(false), pid));
     let (status, _) = get(host.served.address, "/health").expect("the old process answers");
     assert_eq!((status, host.served.pid()), (200, pid));

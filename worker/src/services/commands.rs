@@ -106,11 +106,12 @@ impl Driver for Commands {
 
     fn steps(&self, verb: Verb, standing: &Standing, up: &Up) -> Vec<String> {
         let run = |argv: &[String]| format!("run {}", argv.join(" "));
-        let waits = || up.steps();
+        let (settle, check) = up.steps();
+        let waits = [settle].into_iter().chain(check);
         match verb {
             Verb::Stop => vec![run(&self.stop), "wait until its status says that it is down".into()],
             Verb::Reload => vec![self.reload.as_deref().map_or("fail: there is no command to reload it".into(), run)],
-            Verb::Start => [run(&self.start)].into_iter().chain(waits()).collect(),
+            Verb::Start => [run(&self.start)].into_iter().chain(waits).collect(),
             Verb::Restart => {
                 let mut steps = Vec::new();
                 if let Some(restart) = &self.restart {
@@ -119,7 +120,7 @@ impl Driver for Commands {
                     steps.extend((standing.state == State::Up).then(|| run(&self.stop)));
                     steps.push(run(&self.start));
                 }
-                steps.extend(waits());
+                steps.extend(waits);
                 steps
             }
         }

@@ -92,11 +92,11 @@ pub(crate) struct Up {
 }
 
 impl Up {
-    /// What is waited for, in words.
-    fn steps(&self) -> impl Iterator<Item = String> {
+    /// What is waited for and what is checked, in words.
+    fn steps(&self) -> (String, Option<String>) {
         let settle = format!("wait until it has been up for {}", protocol::time::show_duration(self.settle));
         let check = self.check.as_ref().map(|check| format!("check it: {}", check.describe()));
-        [settle].into_iter().chain(check)
+        (settle, check)
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    pin::pin,
     time::Duration,
 };
 
@@ -58,17 +59,36 @@ impl Supervised {
         let sockets: Vec<(Listen, String)> = self.launch.listen.iter().cloned().zip(addresses).collect();
         if let Some(check) = check.at(&sockets) {
             tools.live.progress("checks a new process at a private port");
-            loop {
-                let Err(problem) = check.run(tools).await else { break };
-                self.candidate(connection).await?;
-                tokio::select! {
-                    () = sleep(EVERY) => {}
-                    () = tools.stop.cancelled() => return Err(ServiceError::NotInTime(problem)),
-                }
-            }
+            self.passed(&check, tools, connection).await?;
         }
         connection.ask(&Request::Discard).await?;
         Ok(())
+    }
+
+    /// Checks the candidate until it passes. The socket of one that has ended is still open, so that a check alone might
+    /// wait for nobody.
+    async fn passed(&self, check: &Check, tools: &Tools<'_>, connection: &mut Connection) -> Result<(), ServiceError> {
+        let mut problem = "it was not checked yet".to_owned();
+        loop {
+            let mut checking = pin!(check.run(tools));
+            let found = loop {
+                tokio::select! {
+                    found = &mut checking => break found,
+                    () = sleep(EVERY) => {}
+                }
+                self.candidate(connection).await?;
+            };
+            match found {
+                Ok(()) => return Ok(()),
+                Err(found) if !tools.stop.is_cancelled() => problem = found,
+                Err(_) => {}
+            }
+            self.candidate(connection).await?;
+            tokio::select! {
+                () = sleep(EVERY) => {}
+                () = tools.stop.cancelled() => return Err(ServiceError::NotInTime(problem)),
+            }
+        }
     }
 
     /// The candidate, which must not have ended.
@@ -168,14 +188,7 @@ impl Driver for Supervised {
         let mut checked = false;
         if let Some(check) = up.check.as_ref().filter(|_| !beside) {
             // Nobody else could answer: if it does not pass, all is as it was before.
-            loop {
-                let Err(problem) = check.run(tools).await else { break };
-                self.candidate(&mut connection).await?;
-                tokio::select! {
-                    () = sleep(EVERY * 10) => {}
-                    () = tools.stop.cancelled() => return Err(ServiceError::NotInTime(problem)),
-                }
-            }
+            self.passed(check, tools, &mut connection).await?;
             checked = true;
         }
         connection.ask(&Request::Switch).await?;
@@ -220,12 +233,16 @@ impl Driver for Supervised {
         match verb {
             Verb::Stop => vec![end() + ", with all that it has started"],
             Verb::Reload => vec![format!("send HUP to {pid}")],
-            Verb::Start | Verb::Restart if is_up && self.launch.overlap => {
-                let check =
-                    up.check.as_ref().map(|check| format!("check a process at a private port: {}", check.describe()));
-                check.into_iter().chain([format!("{start}, beside {pid}")]).chain(up.steps()).chain([end()]).collect()
+            Verb::Start | Verb::Restart => {
+                let (settle, check) = up.steps();
+                if !(is_up && self.launch.overlap) {
+                    return is_up.then(end).into_iter().chain([start, settle]).chain(check).collect();
+                }
+                let private = up.check.as_ref().map(Check::describe);
+                let private = private.map(|check| format!("check a process at a private port: {check}"));
+                let replace = [format!("{start}, beside {pid}"), settle, end()];
+                private.into_iter().chain(replace).chain(check).collect()
             }
-            Verb::Start | Verb::Restart => is_up.then(end).into_iter().chain([start]).chain(up.steps()).collect(),
         }
     }
 }

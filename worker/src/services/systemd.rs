@@ -136,7 +136,8 @@ impl Driver for Systemd {
             Verb::Reload => "reload",
         };
         let own = format!("run systemctl {word} {}", self.unit);
-        let waits = matches!(verb, Verb::Start | Verb::Restart).then(|| up.steps()).into_iter().flatten();
+        let waits = matches!(verb, Verb::Start | Verb::Restart).then(|| up.steps());
+        let waits = waits.into_iter().flat_map(|(settle, check)| [settle].into_iter().chain(check));
         [own].into_iter().chain(waits).collect()
     }
 }
