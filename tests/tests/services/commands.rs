@@ -84,7 +84,7 @@ fn commands_of_the_settings_start_and_stop_a_service() {
 fn a_service_that_does_not_come_up_is_reported() {
     let host = host("status");
     host.served.behave("slow 600000");
-    host.run("--timeout 2s start").bad("cannot connect to");
+    host.run("--timeout 6s start").bad("cannot connect to");
     host.run("stop").good();
     host.served.behave("crash");
     let failed = host.run("--timeout 30s start").bad("it is not there");

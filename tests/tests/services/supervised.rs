@@ -124,7 +124,7 @@ fn a_check_that_does_not_pass_is_reported_in_time_and_leaves_what_was() {
     let settings = served.settings(&check);
     let host = Host::with(served, |worker| worker.config(&settings));
     host.served.behave("sick");
-    let failed = host.run("--timeout 2s start").bad("/health: status 500");
+    let failed = host.run("--timeout 6s start").bad("/health: status 500");
     assert_eq!((failed.state.as_str(), failed.changed()), ("timed_out", Some(false)));
     eventually("nothing to be left", || host.served.processes().is_empty().then_some(()));
 
@@ -132,7 +132,7 @@ fn a_check_that_does_not_pass_is_reported_in_time_and_leaves_what_was() {
     let pid = host.run("start").good().pid();
     assert_eq!(host.served.pid(), pid, "a start that takes its time is waited for");
     host.served.behave("sick");
-    let failed = host.run("--timeout 2s restart").bad("/health: status 500");
+    let failed = host.run("--timeout 6s restart").bad("/health: status 500");
     assert_eq!((failed.changed(), failed.pid()), (Some(false), pid));
     // One that ends while it is checked is not waited for: its socket stays open.
     host.served.behave("crash");

@@ -101,7 +101,7 @@ fn a_unit_is_started_restarted_and_stopped() {
     assert_ne!(restarted.pid(), started.pid());
     host.served.behave("sick");
     assert_eq!(host.run("reload").good().changed(), Some(true));
-    host.run("--timeout 2s restart").bad("/health: status 500");
+    host.run("--timeout 6s restart").bad("/health: status 500");
     host.served.behave("");
     assert_eq!(host.run("stop").good().changed(), Some(true));
     assert_eq!(host.run("stop").good().changed(), Some(false));
