@@ -104,6 +104,8 @@ limits! {
     AUDIT_FILES: usize = 10;
     /// Characters of a command's arguments that its line in the audit trail shows.
     AUDIT_ARGUMENTS: usize = 4 * 1024;
+    /// Bytes of the log of a service that the worker supervises itself: the newest half is always complete.
+    SERVICE_LOG_BYTES: usize = 2 * 1024 * 1024;
     /// Entries in a host's control stream.
     CONTROL_ENTRIES: usize = 10_000;
     /// How long a command may lie in a host's inbox until its worker takes it, unless `--start-by` says otherwise.

@@ -26,6 +26,7 @@ use crate::{
     identity::{HostKeys, KeysError},
     log::Format,
     policy::{self, Policy, PolicyError},
+    services,
     spelling::did_you_mean,
     trust,
 };
@@ -119,6 +120,7 @@ struct File {
     grace: Option<Duration>,
     labels: BTreeMap<String, String>,
     actions: Actions,
+    services: BTreeMap<String, services::Input>,
     groups: toml::Table,
     policy: Vec<toml::Spanned<toml::Table>>,
     log: Log,
@@ -179,6 +181,10 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Actions allowed besides those that are always on.
     pub allow: Vec<String>,
+    /// The services that the settings name.
+    pub services: services::Settings,
+    /// The program that supervises services: this one, where it is the program `worker`.
+    pub supervisor: Option<PathBuf>,
     /// Who may run what.
     pub policy: Policy,
     /// The policy as it was written, to be judged anew when there are other actions.
@@ -221,6 +227,9 @@ pub enum ConfigError {
     /// The policy is not understood.
     #[error("policy: {0}")]
     Policy(#[from] PolicyError),
+    /// The settings of a service cannot be used.
+    #[error("{0}")]
+    Service(#[from] services::SettingsError),
     /// A value is out of bounds.
     #[error("{0}")]
     Value(String),
@@ -285,6 +294,8 @@ impl Config {
             sample_interval,
             grace: file.grace.unwrap_or(Duration::from_secs(30)),
             labels: file.labels,
+            services: services::Settings::read(file.services)?,
+            supervisor: None,
             allow,
             policy,
             rules,
@@ -328,6 +339,11 @@ impl Config {
         self.state_dir.join(format!("{fleet}{}.{name}", self.host))
     }
 
+    /// Where the data of supervised services are.
+    pub(crate) fn service_places(&self) -> services::Places {
+        services::Places { directory: self.kept("services"), supervisor: self.supervisor.clone() }
+    }
+
     /// Reads the host's private keys, or makes them.
     ///
     /// # Errors
@@ -359,6 +375,7 @@ impl Config {
             ("grace", time::show_duration(self.grace)),
             ("labels", list(&labels)),
             ("actions_dir", self.actions_dir.to_string()),
+            ("services", list(&self.services.describe())),
             ("actions.allow", list(&self.allow)),
             ("log.level", self.log_level.to_string().to_lowercase()),
             ("log.format", format!("{:?}", self.log_format).to_lowercase()),
@@ -430,6 +447,7 @@ const KEYS: [&str; 22] = [
     "labels",
     "actions",
     "actions.allow",
+    "services",
     "groups",
     "policy",
     "log.level",
@@ -448,7 +466,8 @@ fn read(path: Option<&Path>, unknown: &mut Vec<String>) -> Result<(File, policy:
     let mut misspelt = None;
     let file = serde_ignored::deserialize(input, |key| {
         let key = key.to_string();
-        let meant = did_you_mean(&key, &KEYS);
+        let of_service = key.strip_prefix("services.").and_then(|key| key.rsplit_once('.'));
+        let meant = of_service.map_or_else(|| did_you_mean(&key, &KEYS), |(_, key)| did_you_mean(key, &services::KEYS));
         let problem = format!("{}: unknown key '{key}'{meant}", path.display());
         // Without its rules the worker would allow what it allows by default.
         if ["polic", "group", "rule"].iter().any(|word| key.starts_with(word)) || meant.contains("'policy'") {
@@ -489,47 +508,4 @@ fn default_trust() -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resolve(file: &str, flags: &[&str]) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("worker.toml");
-        std::fs::write(&path, file).unwrap();
-        let path = path.to_str().unwrap();
-        Config::resolve(Options::parse_from(["worker", "--config", path].iter().chain(flags)))
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let file = "redis = 'redis://127.0.0.1:1'\nhost = 'web1'\nslots = 7\ngrace = '5s'\n[labels]\nrole = 'web'";
-        let config = resolve(file, &["--redis", "redis://127.0.0.1:2"]).unwrap();
-        assert_eq!(config.redis.to_string(), "redis://127.0.0.1:2");
-        assert_eq!((config.host.as_str(), config.slots, config.grace), ("web1", 7, Duration::from_secs(5)));
-        assert_eq!(config.sample_interval, Duration::from_secs(10));
-        assert!(config.warnings.is_empty() && config.allow.is_empty());
-    }
-
-    #[test]
-    fn unknown_keys_are_reported_not_swallowed() {
-        let config =
-            resolve("redis = 'redis://127.0.0.1:1'\nslot = 7\n[log]\ncolour = 1", &["--allow", "exce"]).unwrap();
-        assert!(config.warnings.is_empty());
-        let meant = config.unknown.iter().filter(|unknown| unknown.contains("did you mean"));
-        assert_eq!((config.unknown.len(), meant.count()), (3, 2), "{:?}", config.unknown);
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        for file in [
-            "",
-            "redis = 5",
-            "redis = 'x'",
-            "redis = 'redis://a'\nslots = 0",
-            "redis = 'redis://a'\ngrace = 5",
-            "redis = 'redis://a'\nslots = 2\nreserved = 2",
-        ] {
-            assert!(resolve(file, &["--host", "web1"]).is_err(), "{file}");
-        }
-    }
-}
+mod tests;

@@ -74,7 +74,7 @@ impl Action for Exec {
         env.extend(secret.into_iter().map(|(name, value)| (name, value.expose().to_owned())));
         let stdin = stdin.map(|text| text.expose().as_bytes().to_vec());
         let name = argv.first().map(|name| excerpt(name, log::NAME)).unwrap_or_default();
-        let program = context.run_program(Program { argv, cwd, env, stdin, user }).await;
+        let program = context.run_program(Program { argv, cwd, env, stdin, user, lasting: false }).await;
         let (output, error) = ended::report(program.map_err(ended::not_started(&name))?, &context.stop);
         match error {
             None => Ok(output),

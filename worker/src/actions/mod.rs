@@ -5,6 +5,7 @@ mod ended;
 mod exec;
 mod own;
 mod ping;
+mod service;
 mod set_trust;
 
 use std::{collections::BTreeMap, error::Error, path::PathBuf, pin::Pin, sync::Arc};
@@ -23,6 +24,7 @@ use crate::{
     metrics::{Collector, Figures, MetricGroup, Topic},
     policy::Policy,
     program::{self, Ended, Owner, Program, ProgramError},
+    services::{Registry, Verb},
     trust::Changes,
 };
 
@@ -36,6 +38,8 @@ fn all() -> Vec<Registered> {
         register(collect::CollectFacts),
         register(collect::CollectAll),
     ];
+    all.extend([Verb::Start, Verb::Stop, Verb::Restart, Verb::Reload].map(|verb| register(service::Change(verb))));
+    all.push(register(service::Status));
     all.extend(MetricGroup::ALL.into_iter().map(|group| register(collect::Collect(group))));
     all
 }
@@ -71,6 +75,8 @@ pub struct Services {
     pub state_dir: PathBuf,
     /// Reads the host's figures.
     pub collector: Collector,
+    /// The services of the host.
+    pub(crate) registry: Registry,
     /// Changes whom this host trusts.
     pub(crate) trust: Changes,
 }
@@ -281,7 +287,9 @@ mod tests {
         let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default());
         let groups = MetricGroup::ALL.map(MetricGroup::name);
         let collects = groups.into_iter().chain(["all", "facts", "processes"]).map(|group| format!("collect-{group}"));
-        for promised in collects.chain(["exec".to_owned(), "ping".to_owned()]) {
+        for promised in
+            collects.chain(["exec", "ping", "start", "stop", "restart", "reload", "status"].map(str::to_owned))
+        {
             assert!(catalogue.spec(&promised).is_some(), "{promised}");
         }
     }

@@ -48,6 +48,7 @@ use crate::{
     publisher::{Notice, Publisher, Write},
     reader::{Batch, Command, LARGE_PAGE, Reader},
     schedule::{Claim, Schedule},
+    services::Registry,
     trust::{Changes, Trusted},
 };
 
@@ -141,9 +142,10 @@ impl Dispatcher {
         identity: Arc<Identity>,
         trusted: watch::Receiver<Trusted>,
         changes: Changes,
+        registry: Registry,
     ) -> Self {
         let services =
-            Services { state_dir: config.state_dir.clone(), collector: Collector::default(), trust: changes };
+            Services { state_dir: config.state_dir.clone(), collector: Collector::default(), registry, trust: changes };
         Self {
             services: Arc::new(services),
             catalogue: Catalogue::new(&config.policy, &config.own),

@@ -5,7 +5,7 @@
 //! [`KILL_AFTER`]. What the program leaves behind in its group when it exits is ended likewise.
 
 mod capture;
-mod environment;
+pub(crate) mod environment;
 mod group;
 mod input;
 
@@ -72,6 +72,8 @@ pub struct Program {
     pub stdin: Option<Vec<u8>>,
     /// User to switch to, by name or id; supplementary groups are dropped.
     pub user: Option<String>,
+    /// Whether what it leaves behind is meant to stay, as that of a command that starts a service.
+    pub lasting: bool,
 }
 
 /// The command that a program runs for.
@@ -192,7 +194,7 @@ impl Starting {
                 StartProgress::Abandoned => return Err(ProgramError::Stopped),
                 progress => *progress = StartProgress::Forking(gettid()),
             }
-            let started = Started::spawn(command, program.cwd, program.stdin);
+            let started = Started::spawn(command, program.cwd, program.stdin, program.lasting);
             *lock(&thread) = StartProgress::Done;
             started
         })
@@ -225,7 +227,11 @@ fn prepare(program: &Program, owner: &Owner) -> Result<Command, ProgramError> {
         return Err(ProgramError::ZeroByte);
     }
     let user: Option<User> = program.user.as_deref().map(environment::find_user).transpose()?;
-    let env = environment::environment(&program.env, user.as_ref(), owner.job, &owner.host)?;
+    let env = if program.lasting {
+        environment::base(&program.env, user.as_ref())?
+    } else {
+        environment::environment(&program.env, user.as_ref(), owner.job, &owner.host)?
+    };
 
     let mut command = Command::new(name);
     command.args(arguments).env_clear().envs(env).process_group(0);
@@ -245,21 +251,27 @@ struct Started {
     child: Child,
     group: ProcessGroup,
     input: Input,
+    lasting: bool,
 }
 
 impl Started {
-    fn spawn(mut command: Command, cwd: Option<PathBuf>, stdin: Option<Vec<u8>>) -> Result<Self, ProgramError> {
+    fn spawn(
+        mut command: Command,
+        cwd: Option<PathBuf>,
+        stdin: Option<Vec<u8>>,
+        lasting: bool,
+    ) -> Result<Self, ProgramError> {
         let mut child = command.spawn().map_err(|error| match cwd {
             Some(cwd) if !cwd.is_dir() => ProgramError::NotADirectory(cwd.display().to_string()),
             _ => error.into(),
         })?;
         let group = ProcessGroup::led_by(child.id());
         let input = Input::new(child.stdin.take(), stdin.unwrap_or_default());
-        Ok(Self { child, group, input })
+        Ok(Self { child, group, input, lasting })
     }
 
     async fn follow(self, keep: usize, stop: &CancellationToken, live: &Live) -> Result<Ended, ProgramError> {
-        let Self { mut child, group, mut input } = self;
+        let Self { mut child, group, mut input, lasting } = self;
         let mut stdout = Pipe::new(child.stdout.take(), Stream::Stdout, live, keep);
         let mut stderr = Pipe::new(child.stderr.take(), Stream::Stderr, live, keep);
         let mut status = None;
@@ -285,7 +297,7 @@ impl Started {
                 () = sleep(CHECK_EVERY), if phase.until().is_some_and(|until| Instant::now() < until) => {}
                 () = sleep_until(phase.until().unwrap_or_else(Instant::now)), if phase.until().is_some() => {
                     phase = match phase {
-                        Phase::Draining(_) if group.is_alive() => {
+                        Phase::Draining(_) if group.is_alive() && !lasting => {
                             left_behind = true;
                             group.signal(Signal::SIGTERM);
                             Phase::Ending(Instant::now() + KILL_AFTER)
@@ -400,6 +412,22 @@ mod tests {
         let ended = ended("sleep 1000 & echo $!").await;
         assert!(ended.left_behind);
         assert!(is_gone(std::str::from_utf8(&ended.stdout.kept).unwrap().trim()).await);
+    }
+
+    #[tokio::test]
+    async fn what_is_meant_to_stay_stays() {
+        let program = Program { lasting: true, ..shell("sleep 1000 & echo $!") };
+        let ended =
+            run(program, owner(), limits::OUTPUT_BYTES, &CancellationToken::new(), &Live::none()).await.unwrap();
+        let pid = std::str::from_utf8(&ended.stdout.kept).unwrap().trim().parse().unwrap();
+        assert!(!ended.left_behind && kill(Pid::from_raw(pid), None).is_ok());
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        assert!(
+            !String::from_utf8_lossy(&environment).contains(group::JOB_VARIABLE),
+            "no worker takes it for a leftover"
+        );
+        assert!(is_gone(&pid.to_string()).await);
     }
 
     #[tokio::test]
