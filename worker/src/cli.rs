@@ -43,7 +43,10 @@ pub fn main() -> ExitCode {
     let check_only = options.check_config;
     let config = match Config::resolve(options) {
         // This program, even if its file is replaced meanwhile.
-        Ok(config) => Config { supervisor: Some("/proc/self/exe".into()), ..config },
+        Ok(mut config) => {
+            config.supervisor = Some("/proc/self/exe".into());
+            config
+        }
         Err(error) => return unusable(&error),
     };
     if check_only {

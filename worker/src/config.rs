@@ -428,7 +428,7 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
 }
 
 /// All keys of the settings file.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "redis",
     "redis_password_file",
     "host",
