@@ -22,6 +22,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use crate::{
     actions,
     explain::Command,
+    files,
     host_key::{HostKeyError, HostKeyFile},
     identity::{HostKeys, KeysError},
     log::Format,
@@ -118,6 +119,7 @@ struct File {
     grace: Option<Duration>,
     labels: BTreeMap<String, String>,
     actions: Actions,
+    files: Files,
     groups: toml::Table,
     policy: Vec<toml::Spanned<toml::Table>>,
     log: Log,
@@ -127,6 +129,13 @@ struct File {
 #[serde(default)]
 struct Actions {
     allow: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Files {
+    put: Vec<PathBuf>,
+    get: Vec<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -178,6 +187,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Actions allowed besides those that are always on.
     pub allow: Vec<String>,
+    /// Where operators may put and get files.
+    pub files: files::Allowed,
     /// Who may run what.
     pub policy: Policy,
     /// What is logged.
@@ -252,6 +263,10 @@ impl Config {
         if sample_interval < Duration::from_secs(1) {
             return Err(ConfigError::Value("sample_interval must be at least 1s".into()));
         }
+        let files = files::Allowed { put: file.files.put, get: file.files.get };
+        if let Some(problem) = files.problem() {
+            return Err(ConfigError::Value(problem));
+        }
         let allow: Vec<String> = file.actions.allow.into_iter().chain(options.allow).collect();
         let input = policy::Input { origin, groups: file.groups, rules: file.policy };
         let policy = judged(&input, &allow, &mut warnings, &mut unknown)?;
@@ -274,6 +289,7 @@ impl Config {
             grace: file.grace.unwrap_or(Duration::from_secs(30)),
             labels: file.labels,
             allow,
+            files,
             policy,
             log_level: options.log.or(file.log.level).unwrap_or(tracing::Level::INFO),
             log_format: options.log_format.or(file.log.format).unwrap_or_default(),
@@ -313,6 +329,8 @@ impl Config {
     /// The host's key cannot be used.
     pub fn describe(&self) -> Result<String, HostKeyError> {
         let list = |items: &[String]| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
+        let directories =
+            |paths: &[PathBuf]| list(&paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>());
         let labels: Vec<_> = self.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let settings = [
             ("redis", self.redis.to_string()),
@@ -330,6 +348,8 @@ impl Config {
             ("grace", time::show_duration(self.grace)),
             ("labels", list(&labels)),
             ("actions.allow", list(&self.allow)),
+            ("files.put", directories(&self.files.put)),
+            ("files.get", directories(&self.files.get)),
             ("log.level", self.log_level.to_string().to_lowercase()),
             ("log.format", format!("{:?}", self.log_format).to_lowercase()),
         ]
@@ -379,7 +399,7 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
 }
 
 /// All keys of the settings file.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 24] = [
     "redis",
     "redis_password_file",
     "host",
@@ -397,6 +417,9 @@ const KEYS: [&str; 21] = [
     "labels",
     "actions",
     "actions.allow",
+    "files",
+    "files.put",
+    "files.get",
     "groups",
     "policy",
     "log.level",

@@ -2,6 +2,8 @@
 
 mod collect;
 mod exec;
+mod file_get;
+mod file_put;
 mod ping;
 mod set_trust;
 
@@ -15,6 +17,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    artifacts::Artifacts,
+    files,
     live::Live,
     metrics::{Collector, Figures, MetricGroup},
     policy::Policy,
@@ -27,6 +31,8 @@ fn all() -> Vec<Registered> {
     let mut all = vec![
         register(ping::Ping),
         register(exec::Exec),
+        register(file_put::FilePut),
+        register(file_get::FileGet),
         register(set_trust::SetTrust),
         register(collect::CollectProcesses),
         register(collect::CollectFacts),
@@ -67,6 +73,10 @@ pub struct Services {
     pub state_dir: PathBuf,
     /// Reads the host's figures.
     pub collector: Collector,
+    /// Brings content to this host and away from it.
+    pub artifacts: Artifacts,
+    /// Where operators may put and get files.
+    pub files: files::Allowed,
     /// Changes whom this host trusts.
     pub(crate) trust: Changes,
 }
@@ -263,7 +273,7 @@ mod tests {
         let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]));
         let groups = MetricGroup::ALL.map(MetricGroup::name);
         let collects = groups.into_iter().chain(["all", "facts", "processes"]).map(|group| format!("collect-{group}"));
-        for promised in collects.chain(["exec".to_owned(), "ping".to_owned()]) {
+        for promised in collects.chain(["exec", "file-get", "file-put", "ping"].map(str::to_owned)) {
             assert!(catalogue.spec(&promised).is_some(), "{promised}");
         }
     }

@@ -34,6 +34,7 @@ use self::{recovery::Recovery, reports::FACTS_EVERY, waiting::Waiting};
 use crate::{
     actions::{Catalogue, Services},
     admission::{self, Admission, Admitted, Dropped, Known, Refusal},
+    artifacts::Artifacts,
     audit::Audit,
     config::Config,
     delivery::Delivery,
@@ -137,8 +138,14 @@ impl Dispatcher {
         trusted: watch::Receiver<Trusted>,
         changes: Changes,
     ) -> Self {
-        let services =
-            Services { state_dir: config.state_dir.clone(), collector: Collector::default(), trust: changes };
+        let (keys, host) = (identity.keys.clone(), identity.host.clone());
+        let services = Services {
+            state_dir: config.state_dir.clone(),
+            collector: Collector::default(),
+            artifacts: Artifacts::new(config.redis.clone(), keys, host, config.kept("content")),
+            files: config.files.clone(),
+            trust: changes,
+        };
         Self {
             services: Arc::new(services),
             catalogue: Catalogue::new(&config.policy),
@@ -190,6 +197,9 @@ impl Dispatcher {
             () = self.first_recovery(&mut recoveries) => {}
             () = shutdown.cancelled() => return tracing::info!("stopped"),
         }
+        // No other process of this host works now.
+        self.services.artifacts.clear();
+        self.services.artifacts.prune();
         let reader = tokio::spawn(reader.run());
 
         let mut heartbeat = Box::pin(sleep(Duration::ZERO));
