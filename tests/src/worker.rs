@@ -308,8 +308,17 @@ impl Worker {
 
     /// The worker's resident memory in kB.
     pub fn rss_kb(&self) -> u64 {
+        self.memory_kb("VmRSS:")
+    }
+
+    /// The most resident memory that the worker has had so far, in kB.
+    pub fn peak_kb(&self) -> u64 {
+        self.memory_kb("VmHWM:")
+    }
+
+    fn memory_kb(&self, which: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the worker runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a living process has memory");
+        let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("a living process has memory");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 }

@@ -46,7 +46,9 @@ pub fn value(name: &str, value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
         Value::Array(list) if list.iter().all(|item| !item.is_object() && !item.is_array()) => {
-            list.iter().map(|item| self::value("", item)).collect::<Vec<_>>().join(" ")
+            let items: Vec<_> = list.iter().map(|item| self::value("", item)).collect();
+            // Words stand side by side, sentences do not.
+            items.join(if items.iter().any(|item| item.contains(' ')) { "; " } else { " " })
         }
         other => other.to_string(),
     }
