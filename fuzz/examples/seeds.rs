@@ -125,7 +125,7 @@ fn documents() -> Result<()> {
     let mut outcome = Outcome::bare(State::Failed, Some("exit code 128".to_owned()), NOW);
     outcome.stdout.kept = b"6.1.0-18\n".to_vec();
     outcome.data = Some([("cores".to_owned(), 2.into())].into_iter().collect());
-    let about = Subject { namespace: None, job: manifest.job, host, manifest: None };
+    let about = Subject { namespace: None, job: manifest.job, host, manifest: None, unverified: None };
     let fields = statement::fields(&outcome, &about, &SigningKey::generate());
     write("outcome", "failed", &seed(&["statement", "signature", "stdout", "stderr", "data"], &fields))?;
 

@@ -162,7 +162,7 @@ pub fn outcome(input: &[u8]) {
     );
     let Ok(statement) = report.signed.open() else { return };
     let host = host();
-    let about = Subject { namespace: None, job: job(), host: &host, manifest: statement.manifest() };
+    let about = Subject { namespace: None, job: job(), host: &host, manifest: statement.manifest(), unverified: None };
     if let Ok(outcome) = report.open(&about) {
         _ = (outcome.duration_ms(), outcome.is_cut(), outcome.stdout.after(7));
         _ = statement::fields(&outcome, &about, key);

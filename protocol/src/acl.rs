@@ -168,7 +168,12 @@ fn of_worker(keys: &Keys, host: &HostName) -> Vec<Grant> {
             "publish a state, unless a final one is published",
         ),
         grant(Write, [keys.job_events(Any)], &["xadd", "expire", "pexpireat"], "report what happens"),
-        grant(Both, [result], &["exists", "del", "hset", "expire", "pexpireat"], "publish its own results"),
+        grant(
+            Both,
+            [result],
+            &["hexists", "hget", "exists", "del", "hset", "expire", "pexpireat"],
+            "publish its own results, and see which it has published",
+        ),
         grant(
             Both,
             [keys.job_file(Any, host, Any)],

@@ -96,7 +96,7 @@ pub struct Signatories {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Repeated {
     /// The principal has signed already.
-    #[error("who has signed already counts once")]
+    #[error("this principal has already signed")]
     Principal,
     /// The key has signed already, for another principal.
     #[error("the key has signed already under another name, and counts once")]

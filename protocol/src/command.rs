@@ -272,7 +272,7 @@ mod tests {
         let manifest = manifest(&targets);
         let (job, host) = (manifest.job, "web1".parse().unwrap());
         let order = CancelOrder::new(&manifest, &Signed::unsigned(&manifest), targets.root(), "ann".into(), 0);
-        let about = Subject { namespace: None, job, host: &host, manifest: None };
+        let about = Subject { namespace: None, job, host: &host, manifest: None, unverified: None };
         let outcome = statement::fields(&Outcome::bare(State::Succeeded, None, 0), &about, &SigningKey::generate());
         let (_, statement) = outcome.into_iter().find(|(name, _)| *name == Statement::FIELD).unwrap();
         let key = UnsealingKey::generate().public(None, "web1".parse().unwrap());

@@ -45,8 +45,8 @@ variables! {
     OUTPUT = "REDFLEET_OUTPUT";
     /// The operator's name as recorded in jobs and trusted by hosts (default: `USER@HOSTNAME`).
     OPERATOR = "REDFLEET_OPERATOR";
-    /// File of the key with which `ctl` signs what it sends (default: `~/.config/redfleet/key`, `~/.ssh/id_ed25519`,
-    /// ssh-agent).
+    /// File of the key with which `ctl` signs what it sends (default: that of a `ctl up`, `~/.config/redfleet/key`,
+    /// `~/.ssh/id_ed25519`, ssh-agent).
     KEY = "REDFLEET_KEY";
     /// The trace that `ctl run` is a part of (W3C Trace Context); it goes into the job's manifest.
     TRACE = "TRACEPARENT";

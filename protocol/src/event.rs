@@ -87,7 +87,7 @@ pub enum EventKind {
     Waits(String),
     /// The action reports its progress, in words.
     Progress(String),
-    /// The host was ordered to cancel the command; see [`Event::decision`].
+    /// The host was ordered to cancel the command. Whether it obeys is in [`Event::decision`].
     CancelOrdered,
 }
 

@@ -126,6 +126,9 @@ limits! {
     /// How far two clocks may differ: a command from farther in the future is refused, and a host whose own clock is
     /// farther ahead of Redis' judges deadlines by its own.
     CLOCK_MARGIN: Duration = Duration::from_secs(3600);
+    /// How far Redis' clock and an operator's machine may differ: otherwise `ctl` signs nothing, as whoever sets Redis'
+    /// clock would decide from when and until when a job is valid.
+    SIGNING_MARGIN: Duration = Duration::from_secs(5 * 60);
     /// How long a worker's journal keeps a record: longer than any command may wait, with a margin for clocks and long
     /// runs.
     JOURNAL_KEEP: Duration = START_BY_MAX.saturating_add(Duration::from_secs(24 * 3600));

@@ -59,8 +59,8 @@ redis.call('DEL', unpack(KEYS))
 return 1
 ";
 
-/// Publishes a host's state, and with a terminal state its result. Where a terminal state is published already, it
-/// stays, whatever arrives late or twice.
+/// Publishes a host's state, and with a terminal state its result. Where its result is published already, both stay,
+/// whatever arrives late or twice. A terminal state without a result is not the host's own, and is replaced.
 ///
 /// ```text
 /// KEYS[1] → job:{ID}:hosts   KEYS[2] → job:{ID}:events   KEYS[3] → job:{ID}:result:HOST   KEYS[4] → job:{ID}
@@ -89,7 +89,7 @@ local function expire(key)
 end
 local before = redis.pcall('HGET', KEYS[1], ARGV[1])
 local foreign = type(before) == 'table'
-if before and not foreign and before ~= 'delivered' and (before ~= 'running' or ARGV[2] == 'delivered') then
+if redis.pcall('HEXISTS', KEYS[3], 'statement') == 1 or (before == 'running' and ARGV[2] == 'delivered') then
   return 0
 end
 local own = 7 + ARGV[7]

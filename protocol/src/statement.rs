@@ -33,6 +33,15 @@ pub struct Subject<'a> {
     /// The digest of the manifest's bytes, as they were received, or as the order to cancel names it. None where a
     /// journal of an earlier build does not tell.
     pub manifest: Option<Digest>,
+    /// Its name where the host does not accept the operator's signature: see [`unverified`]. None for whoever writes a
+    /// statement.
+    pub unverified: Option<Digest>,
+}
+
+/// Names a command whose operator's signature a host does not accept. It depends on the signature, too: the host's
+/// refusal of a copy without the true signature must not pass for its refusal of the command.
+pub fn unverified(manifest: &[u8], signature: &[u8]) -> Digest {
+    digest(&[b"redfleet-unverified@v1", &digest(manifest)[..], signature].concat())
 }
 
 /// A host's statement about the end of a command: the document that its signature covers. It names the command, so that
@@ -132,7 +141,9 @@ impl Statement {
         if self.namespace.as_ref() != about.namespace || self.job != about.job || self.host != *about.host {
             return Err(OutcomeError::Foreign);
         }
-        if self.manifest == about.manifest { Ok(()) } else { Err(OutcomeError::Manifest) }
+        let is_refused =
+            self.outcome.state == State::Rejected && self.manifest.is_some() && self.manifest == about.unverified;
+        if self.manifest == about.manifest || is_refused { Ok(()) } else { Err(OutcomeError::Manifest) }
     }
 }
 
@@ -212,7 +223,8 @@ mod tests {
     }
 
     fn about(host: &HostName) -> Subject<'_> {
-        Subject { namespace: None, job: JOB.parse().unwrap(), host, manifest: Some(digest(b"manifest")) }
+        let manifest = Some(digest(b"manifest"));
+        Subject { namespace: None, job: JOB.parse().unwrap(), host, manifest, unverified: None }
     }
 
     fn hash(outcome: &Outcome, about: &Subject<'_>) -> Fields {
@@ -245,6 +257,20 @@ mod tests {
             }
         }
         assert!(matches!(read(Fields::new(), &about), Err(OutcomeError::Document(_))));
+    }
+
+    #[test]
+    fn the_refusal_of_a_copy_with_another_signature_is_about_another_command() {
+        let web1 = web1();
+        let refused = |signature: &[u8]| Subject { manifest: Some(unverified(b"manifest", signature)), ..about(&web1) };
+        let reader = Subject { unverified: Some(unverified(b"manifest", b"true")), ..about(&web1) };
+        let rejected = Outcome::bare(State::Rejected, Some("unknown key".into()), 1_790_000_000_042);
+        assert_eq!(read(hash(&rejected, &refused(b"true")), &reader).unwrap().state, State::Rejected);
+        for signature in [&b""[..], b"false"] {
+            assert!(matches!(read(hash(&rejected, &refused(signature)), &reader), Err(OutcomeError::Manifest)));
+        }
+        let succeeded = Outcome::bare(State::Succeeded, None, 1_790_000_000_042);
+        assert!(read(hash(&succeeded, &refused(b"true")), &reader).is_err(), "such a command never runs");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Status {
     pub trust_version: u64,
     /// The digest of both trust files that are in force ([`crate::trust::digest`]); empty where none ever was.
     pub trust_digest: String,
+    /// Commands rejected since start.
+    pub rejected: u64,
     /// Entries dropped since start, by reason.
     pub dropped: Vec<(String, u64)>,
 }
@@ -66,6 +68,7 @@ impl Status {
             ("trust", self.trust.clone().unwrap_or_default()),
             ("trust_version", self.trust_version.to_string()),
             ("trust_digest", self.trust_digest.clone()),
+            ("rejected", self.rejected.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
@@ -97,6 +100,7 @@ impl Status {
             trust: Some(text("trust").to_owned()).filter(|text| !text.is_empty()),
             trust_version: number("trust_version"),
             trust_digest: text("trust_digest").into(),
+            rejected: number("rejected"),
             dropped,
         })
     }
@@ -117,6 +121,7 @@ mod tests {
             trust: Some("trust: it is gone".into()),
             trust_version: 7,
             trust_digest: "0123456789abcdef".into(),
+            rejected: 3,
             dropped: vec![("malformed".into(), 2)],
             ..Status::default()
         };

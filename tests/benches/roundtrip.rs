@@ -4,6 +4,9 @@
 //! The floor is a bare loop on the same Redis: XADD → a blocked XREADGROUP wakes → HSET, XADD, XACK,
 //! XDEL → a blocked XREAD wakes. Floor and ours alternate in small blocks, so that a drift of the machine's speed
 //! affects both. Quote the ratios: the times depend on the machine.
+//!
+//! The last row compares a `ping` with both signatures, the operator's and the host's, with one by a worker that was built
+//! to skip them. What making the one and verifying the other takes here is part of its time.
 
 use std::{
     fs::File,
@@ -12,13 +15,31 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol::{command::Manifest, event::Event, event::EventKind, keys::Keys, name::HostName};
+use protocol::{
+    command::{Envelope, Manifest},
+    event::{Event, EventKind},
+    keys::Keys,
+    name::HostName,
+    outcome::State,
+    secret::digest,
+    signed::{Fields, Signed},
+    statement::{Report, Subject},
+    targets::{Proof, Targets},
+    trust::{
+        batch::{self, Claim},
+        key::Key,
+        sshsig,
+    },
+};
 use redis::{Connection, Value, cmd, pipe};
-use tests::{Raw, Redis, Worker, released};
+use tests::{Raw, Redis, Worker, operator, released, unsigned};
 
 const BLOCKS: usize = 40;
 const IN_A_BLOCK: usize = 25;
 const HOST: &str = "web1";
+
+/// How many times as long as without them a `ping` with both signatures may take.
+const SIGNED_AT_MOST: f64 = 1.6;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -62,6 +83,23 @@ fn main() {
     println!("the worker's memory after all this: {} KB", worker.rss_kb());
     floor.kill().expect("the floor's consumer is ours");
     floor.wait().expect("it has been started");
+    compare_signed();
+}
+
+/// Prints what both signatures add to a ping.
+fn compare_signed() {
+    let mut fleets = [Fleet::new(false), Fleet::new(true)];
+    let mut took = [Vec::new(), Vec::new()];
+    for _ in 0..BLOCKS {
+        for (fleet, took) in fleets.iter_mut().zip(&mut took) {
+            took.extend((0..IN_A_BLOCK).map(|_| fleet.ping()));
+        }
+    }
+    let [unsigned, signed] = took.map(median);
+    let ratio = signed.as_secs_f64() / unsigned.as_secs_f64();
+    println!("\n{:<23} {:>10} {:>10} {:>7}   bar", "", "unsigned", "signed", "ratio");
+    let name = "ping, signed / unsigned";
+    println!("{name:<23} {unsigned:>10.1?} {signed:>10.1?} {ratio:>7.2}   at most {SIGNED_AT_MOST:.2}");
 }
 
 /// What a row of the table measures.
@@ -132,17 +170,9 @@ impl Bench {
     }
 
     fn round_trip(&mut self, manifest: &Manifest) -> Duration {
-        let keys = Keys::new(None);
         let envelope = Raw::envelope(manifest, &[HOST]);
         let begun = Instant::now();
-        let job = keys.job(manifest.job);
-        let mut dispatch = pipe();
-        dispatch.hset_multiple(&job, &[("manifest", envelope.signed.bytes.clone())]).ignore();
-        dispatch.expire(&job, 3600).ignore();
-        dispatch.zadd(keys.jobs(), manifest.job.to_string(), manifest.issued_at_ms).ignore();
-        dispatch.zremrangebyrank(keys.jobs(), 0, -10_001).ignore();
-        dispatch.xadd(keys.commands(&HOST.parse::<HostName>().expect("a name")), "*", &envelope.fields()).ignore();
-        let () = dispatch.query(&mut self.connection).expect("Redis takes the command");
+        dispatch(&mut self.connection, manifest, &envelope);
         self.await_end(manifest);
         begun.elapsed()
     }
@@ -186,6 +216,102 @@ impl Bench {
             let all = [keys.job(job), keys.job_hosts(job), keys.job_result(job, &host), keys.job_events(job)];
             let bytes: u64 = all.iter().map(|key| self.raw.query::<u64>(&["MEMORY", "USAGE", key])).sum();
             println!("Redis memory of a finished {name} on one host: {bytes} bytes in {} keys", all.len());
+        }
+    }
+}
+
+/// Writes a job, its place in the index and its one command, as `ctl` does.
+fn dispatch(connection: &mut Connection, manifest: &Manifest, envelope: &Envelope<Manifest>) {
+    let keys = Keys::new(None);
+    let job = keys.job(manifest.job);
+    let mut dispatch = pipe();
+    dispatch.hset_multiple(&job, &envelope.signed.fields()).ignore();
+    dispatch.expire(&job, 3600).ignore();
+    dispatch.zadd(keys.jobs(), manifest.job.to_string(), manifest.issued_at_ms).ignore();
+    dispatch.zremrangebyrank(keys.jobs(), 0, -10_001).ignore();
+    dispatch.xadd(keys.commands(&host()), "*", &envelope.fields()).ignore();
+    let () = dispatch.query(connection).expect("Redis takes the command");
+}
+
+fn host() -> HostName {
+    HOST.parse().expect("a name")
+}
+
+/// A worker on a Redis of its own, and the operator who pings it. Both sign and verify, or neither does.
+struct Fleet {
+    raw: Raw,
+    connection: Connection,
+    signs: bool,
+    /// The key that the host's results are signed with.
+    host_key: Option<Key>,
+    proof: Proof,
+    _worker: Worker,
+    _redis: Redis,
+}
+
+impl Fleet {
+    fn new(signs: bool) -> Self {
+        let redis = Redis::start();
+        let worker = Worker::on(&redis).program(if signs { released("worker") } else { unsigned("worker") }).start();
+        worker.wait_online();
+        let (raw, connection) = (Raw::on(&redis), redis.blocking());
+        let targets = Targets::new([host()]);
+        let (_, proof) = targets.proofs().next().expect("one host");
+        let mut fleet = Self { raw, connection, signs, host_key: None, proof, _worker: worker, _redis: redis };
+        let first = fleet.raw.manifest(&[HOST], "ping");
+        let (_, report) = fleet.run(&first);
+        let signature = &report.signed.signature;
+        assert_eq!(signs, !signature.is_empty(), "the worker was built for this fleet");
+        if signs {
+            let blob = batch::claimed_key(signature).expect("a signature");
+            fleet.host_key = Some(Key::from_bytes(blob).expect("a key"));
+        }
+        for _ in 0..BLOCKS {
+            fleet.ping();
+        }
+        fleet
+    }
+
+    /// From the encoding of the manifest to the outcome that `ctl` would show.
+    fn ping(&mut self) -> Duration {
+        let manifest = self.raw.manifest(&[HOST], "ping");
+        let host = host();
+        let begun = Instant::now();
+        let (sent, report) = self.run(&manifest);
+        if let Some(key) = &self.host_key {
+            let Signed { bytes, signature, .. } = &report.signed;
+            let verdicts = batch::verify(sshsig::HOST, &[Claim { key, document: bytes, signature }]);
+            assert!(verdicts.iter().all(Result::is_ok), "{verdicts:?}");
+        }
+        let manifest_digest = Some(digest(&sent));
+        let about =
+            Subject { namespace: None, job: manifest.job, host: &host, manifest: manifest_digest, unverified: None };
+        let outcome = report.open(&about).expect("an outcome of this ping");
+        let took = begun.elapsed();
+        assert_eq!(outcome.state, State::Succeeded);
+        took
+    }
+
+    /// Sends the job, and reads its events and the host's result in one round trip. Returns the bytes of the manifest,
+    /// too.
+    fn run(&mut self, manifest: &Manifest) -> (Vec<u8>, Report) {
+        let mut signed = Signed::unsigned(manifest);
+        if self.signs {
+            signed.signature = operator().sign_bytes(sshsig::JOB, &signed.bytes);
+        }
+        let envelope = Envelope { signed, proof: self.proof.clone() };
+        dispatch(&mut self.connection, manifest, &envelope);
+        let keys = Keys::new(None);
+        let (events, result) = (keys.job_events(manifest.job), keys.job_result(manifest.job, &host()));
+        let mut read = pipe();
+        read.cmd("XREAD").arg("BLOCK").arg(10_000).arg("STREAMS").arg(&events).arg("0").ignore();
+        read.hgetall(&result);
+        loop {
+            let (fields,): (Fields,) = read.query(&mut self.connection).expect("Redis replies");
+            // An event that is not the end is of a worker that was slow.
+            if !fields.is_empty() {
+                return (envelope.signed.bytes, Report::take(fields).expect("a statement"));
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ mod network;
 mod process;
 mod program;
 mod raw;
+pub mod search;
 mod server;
 mod signatory;
 mod small_disk;

@@ -14,7 +14,7 @@ use protocol::{
     sealing::{SealedKey, SealingKey},
     secret::{JobKey, Sealed, digest},
     signed::{Fields, Signed},
-    statement::{Report, Subject},
+    statement::{self, Report, Subject},
     targets::Targets,
     time::Millis,
 };
@@ -164,10 +164,25 @@ impl Raw {
             }
             let host = name(host);
             let bytes = Signed::unsigned(manifest).bytes;
-            let about = Subject { namespace: None, job: manifest.job, host: &host, manifest: Some(digest(&bytes)) };
-            let outcome = Report::take(fields).and_then(|report| report.open(&about));
-            Some(outcome.expect("an outcome with a valid statement"))
+            let report = Report::take(fields).expect("a statement");
+            // These tests send a manifest with whatever signature: a refusal may name any of them.
+            let unverified = report.signed.open().expect("a statement").manifest();
+            let manifest_digest = Some(digest(&bytes));
+            let about =
+                Subject { namespace: None, job: manifest.job, host: &host, manifest: manifest_digest, unverified };
+            Some(report.open(&about).expect("an outcome with a valid statement"))
         })
+    }
+
+    /// Whether the outcome on `host` is about the command with this signature, or with a signature that is accepted.
+    pub fn is_about(&mut self, host: &str, manifest: &Manifest, signature: &[u8]) -> bool {
+        let key = self.keys.job_result(manifest.job, &name(host));
+        let report = Report::take(self.query(&["HGETALL", &key])).expect("a statement");
+        let (host, bytes) = (name(host), Signed::unsigned(manifest).bytes);
+        let unverified = Some(statement::unverified(&bytes, signature));
+        let about =
+            Subject { namespace: None, job: manifest.job, host: &host, manifest: Some(digest(&bytes)), unverified };
+        report.open(&about).is_ok()
     }
 
     /// The events of a job so far.

@@ -8,9 +8,13 @@ use protocol::{
     name::JobId,
     signed::{Document, Signed},
     targets::Targets,
-    trust::sshsig,
+    trust::{certificate::Certificate, sshsig},
 };
-use ssh_key::{HashAlg, LineEnding, PrivateKey, private::Ed25519Keypair};
+use ssh_key::{
+    HashAlg, LineEnding, PrivateKey,
+    certificate::{Builder, CertType},
+    private::Ed25519Keypair,
+};
 
 /// Somebody with a key.
 pub struct Signatory(PrivateKey);
@@ -37,6 +41,24 @@ impl Signatory {
         let signed = Signed::unsigned(document);
         let signature = self.sign_bytes(namespace, &signed.bytes);
         signed.with_signature(signature)
+    }
+
+    /// Signs a document as a job's, under a certificate.
+    pub fn sign_under<T: Document>(&self, certificate: &Certificate, document: &T) -> Signed<T> {
+        let signed = Signed::unsigned(document);
+        let signature = sshsig::sign(&self.0, sshsig::JOB, &signed.bytes).expect("a signature");
+        let signature = signature.certified(certificate).expect("a certificate of the same key");
+        signed.with_signature(signature.to_bytes())
+    }
+
+    /// Certifies somebody's key as an authority, from 2020 to 2120.
+    pub fn certify(&self, owner: &Self, kind: CertType, change: impl FnOnce(&mut Builder)) -> Certificate {
+        let (since, until) = (1_577_836_800, 4_733_510_400);
+        let mut builder = Builder::new([7; 16], owner.0.public_key().key_data().clone(), since, until).expect("a time");
+        builder.cert_type(kind).expect("a type");
+        change(&mut builder);
+        let certificate = builder.sign(&self.0).expect("a certificate");
+        Certificate::from_bytes(&certificate.to_bytes().expect("its bytes")).expect("a certificate")
     }
 
     /// Signs any bytes.

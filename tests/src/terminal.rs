@@ -56,6 +56,12 @@ impl OnTerminal {
         self.master.write_all(answer.as_bytes()).expect("a terminal that takes input");
     }
 
+    /// Waits until the program has asked `question`.
+    #[track_caller]
+    pub fn wait_for(&self, question: &str) {
+        self.shown.wait(question);
+    }
+
     /// Whether the terminal shows what is typed.
     pub fn echoes(&self) -> bool {
         tcgetattr(&self.master).expect("a terminal").local_flags.contains(LocalFlags::ECHO)

@@ -286,6 +286,11 @@ impl Worker {
         process::send(&self.child, Signal::SIGCONT);
     }
 
+    /// Sends SIGHUP: the worker rereads its trust files.
+    pub fn hangup(&self) {
+        process::send(&self.child, Signal::SIGHUP);
+    }
+
     /// Sends SIGTERM: the worker stops in order; see [`Self::wait`].
     pub fn term(&self) {
         process::send(&self.child, Signal::SIGTERM);

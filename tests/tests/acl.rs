@@ -241,13 +241,16 @@ fn what_acl_print_prints_makes_a_user_that_suffices() {
     let file = ctl.write("web1.password", "open sesame\nsecond line");
     let print = ["acl", "print", "--host", "web9", "--password-file", file.to_str().expect("text")];
     let line = ctl.run([&print[..], &["--setuser"]].concat()).expect(0);
-    assert!(!line.stdout.contains("sesame") && line.stderr.is_empty(), "{line}");
+    assert!(!line.stdout.contains("sesame") && line.stdout.ends_with("\nACL SAVE\n"), "{line}");
+    assert!(line.stderr.contains("name an `aclfile`"), "{line}");
     let mut cli = Command::new("redis-cli");
     cli.arg("-s").arg(redis.socket()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut cli = cli.spawn().expect("redis-cli starts");
     cli.stdin.take().expect("piped").write_all(line.stdout.as_bytes()).expect("redis-cli reads");
     let said = cli.wait_with_output().expect("redis-cli ends").stdout;
-    assert_eq!(String::from_utf8_lossy(&said).trim(), "OK");
+    assert_eq!(String::from_utf8_lossy(&said).trim(), "OK\nOK");
+    let saved = fs::read_to_string(redis.directory().join("users.acl")).expect("a file");
+    assert!(saved.contains("user worker-web9 on "), "{saved}");
     let url = format!("{}?user=worker-web9&pass=open%20sesame", redis.url());
     let worker = Worker::on(&redis).host("web9").redis(&url).start();
     worker.wait_log("ready: ");

@@ -103,7 +103,7 @@ fn attack_same_key_under_two_names() {
 #[test]
 fn attack_requester_twice() {
     let mut scene = Scene::needing(2);
-    scene.refuses(&[("ann", SPARE)], "ann: who has signed already counts once");
+    scene.refuses(&[("ann", SPARE)], "ann: this principal has already signed");
     scene.refuses(&[("ann", ANN), ("ann", SPARE), ("ann", ANN)], "it has 1");
     scene.survives();
 }
@@ -142,5 +142,33 @@ fn attack_approval_of_another_job() {
 fn attack_taking_the_approvals_away() {
     let mut scene = Scene::needing(2);
     scene.refuses(&[], "it has 1");
+    scene.survives();
+}
+
+/// Each byte of an approval is altered, one at a time.
+#[test]
+fn attack_altering_one_byte_of_an_approval() {
+    let mut scene = Scene::needing(2);
+    let targets = Targets::new(["web1".parse().expect("a name")]);
+    let (_, proof) = targets.proofs().next().expect("one host");
+    let mut sent = 0;
+    loop {
+        // Each is another job: one that is known by its id would be dropped without a look at its approvals.
+        let (_, signed) = scene.job();
+        let approval = approve(&signed.bytes, "bob", BOB);
+        let (name, mut altered) = Approvals(vec![approval]).entry_field().expect("an approval");
+        let Some(byte) = altered.get_mut(sent) else { break };
+        *byte ^= 1 << (sent % 8);
+        let envelope = Envelope { signed, proof: proof.clone() };
+        scene.raw.add("web1", &envelope.fields().into_iter().chain([(name, altered)]).collect::<Vec<_>>());
+        sent += 1;
+    }
+    scene.raw.wait_settled("web1");
+    assert!(sent > 64, "a signature is in it");
+    for key in scene.raw.query::<Vec<String>>(&["KEYS", "job:*:hosts"]) {
+        let states: Vec<String> = scene.raw.query(&["HVALS", &key]);
+        assert_eq!(states, ["rejected"], "{key}");
+    }
+    assert_eq!(scene.evidence.count(), 0, "a program ran");
     scene.survives();
 }

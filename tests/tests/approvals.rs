@@ -1,7 +1,15 @@
 //! The two-person rule: one proposes, others look at it and approve, and whoever completes the number sends it.
 
-use protocol::{command::Manifest, job::JobRecord, keys::Keys, signed::Signed, targets::Targets, trust::sshsig};
-use tests::{Ctl, Evidence, Raw, Redis, Signatory, Worker, eventually, renewed};
+use protocol::{
+    action::{Argument, Arguments},
+    command::Manifest,
+    job::JobRecord,
+    keys::Keys,
+    signed::Signed,
+    targets::Targets,
+    trust::sshsig,
+};
+use tests::{Ctl, Evidence, Network, Raw, Redis, Signatory, Worker, eventually, renewed};
 
 const RULES: &str = "
 [[policy]]
@@ -73,7 +81,7 @@ fn what_one_proposes_and_another_approves_runs() {
     }
     assert_eq!(scene.evidence.count(), 1);
     let shown = scene.ann.run(["job", "show", &job, "-o", "json"]).expect(0).json();
-    assert_eq!((&shown["approved_by"][0], &shown["proposed"]), (&"bob".into(), &serde_json::Value::Null));
+    assert_eq!((&shown["approved_by_unverified"][0], &shown["proposed"]), (&"bob".into(), &serde_json::Value::Null));
     let trail = std::fs::read_to_string(scene.worker.options().directory().join("state/audit.jsonl")).expect("a trail");
     assert!(trail.contains(r#""approved_by":["bob"]"#), "{trail}");
     let late = scene.bob.run(["job", "approve", &job, "--yes"]).expect(1);
@@ -225,4 +233,133 @@ fn what_cannot_be_approved_says_why() {
         refused.stderr.contains("it is too late: its start-by has passed").then_some(())
     });
     scene.never_ran();
+}
+
+/// A proposal of ann for web1 that runs `argv`, as a faulty or hostile Redis may show it.
+fn proposal(raw: &mut Raw, namespace: Option<&str>, argv: &[&str]) -> JobRecord {
+    let namespace = namespace.map(|name| name.parse().expect("a name"));
+    let manifest = renewed(Manifest { operator: "ann".into(), namespace, ..raw.exec(&["web1"], argv) });
+    let targets = Targets::new(["web1".parse().expect("a name")]);
+    JobRecord { proposed: Some(2), ..Signatory::new(11).record(manifest, targets) }
+}
+
+/// Whoever writes to Redis copies a proposal for one fleet to another one, where a host of the same name is less precious.
+#[test]
+fn a_proposal_of_another_fleet_is_not_approved() {
+    let redis = Redis::start();
+    let (mut raw, mut connection) = (Raw::on(&redis), redis.blocking());
+    let record = proposal(&mut raw, Some("prod"), &["true"]);
+    let id = record.id().to_string();
+    let within =
+        |namespace| Ctl::within(&redis, namespace).with_key(&Signatory::new(12)).env("REDFLEET_OPERATOR", "bob");
+    for namespace in ["prod", "staging"] {
+        let keys = Keys::new(Some(&namespace.parse().expect("a name")));
+        record.write(&keys).query::<()>(&mut connection).expect("a record");
+    }
+    let (prod, staging) = (within("prod"), within("staging"));
+    for verb in [&["job", "approve", &id, "--yes"][..], &["job", "show", &id], &["job", "cancel", &id, "--yes"]] {
+        let refused = staging.run(verb).expect(1);
+        let reason = "it was signed for the namespace 'prod', and this is the namespace 'staging'";
+        assert!(refused.stderr.contains(reason) && refused.stderr.contains("--namespace prod"), "{refused}");
+    }
+    let fields: Vec<String> = raw.query(&["HKEYS", &format!("staging:job:{{{id}}}")]);
+    assert!(!fields.contains(&"approval:bob".to_owned()), "bob has signed it");
+    let shown = prod.run(["job", "show", &id]).expect(0);
+    assert!(shown.stdout.lines().any(|line| line.starts_with("namespace ") && line.ends_with(" prod")), "{shown}");
+    let unasked = prod.run(["job", "approve", &id]).expect(1);
+    assert!(unasked.stderr.lines().any(|line| line.starts_with("namespace ") && line.ends_with(" prod")), "{unasked}");
+}
+
+/// Ann has signed two jobs under one id. Whoever writes to Redis shows bob one, and replaces it before he agrees.
+#[test]
+fn only_what_was_shown_is_sent() {
+    let scene = Scene::new(RULES);
+    let mut raw = Raw::on(&scene.redis);
+    let mut connection = scene.redis.blocking();
+    let shown = proposal(&mut raw, None, &["true"]);
+    let script = scene.evidence.script();
+    let argv = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    let arguments = Arguments::from([("argv".to_owned(), Argument::List(argv))]);
+    let other = Manifest { arguments, ..shown.manifest.clone() };
+    let other = JobRecord { proposed: Some(1), ..Signatory::new(11).record(other, shown.targets.clone()) };
+    shown.write(&Keys::new(None)).query::<()>(&mut connection).expect("a record");
+
+    let mut terminal = scene.bob.start_at_terminal(["job", "approve", &shown.id().to_string()]);
+    terminal.wait_for("Approve it as bob?");
+    other.write(&Keys::new(None)).query::<()>(&mut connection).expect("a record");
+    terminal.answer("Approve it as bob?", "y\n");
+    let (code, said) = terminal.wait();
+    assert!(code == Some(1) && said.contains("its record was replaced while it was approved"), "{said}");
+    let sent: u64 = raw.query(&["EXISTS", "server:{web1}:commands"]);
+    let sent = if sent == 0 { 0 } else { raw.query::<u64>(&["XLEN", "server:{web1}:commands"]) };
+    assert_eq!(sent, 0, "the other job was sent");
+    scene.never_ran();
+}
+
+/// A name beside a signature is what somebody has typed: only the trust file tells whose key it is.
+#[test]
+fn names_are_verified_by_the_copy_of_the_trust_file() {
+    let scene = Scene::new(&RULES.replace("approvals = 2", "approvals = 3"));
+    let job = scene.propose();
+    scene.bob.run(["job", "approve", &job, "--yes"]).expect(0);
+    let carol = operator(&scene.redis, "carol", 13);
+    let looked = |ctl: &Ctl| {
+        let asked = ctl.run(["job", "approve", &job]).expect(1).stderr;
+        let [table, json] =
+            [&["job", "show", &job][..], &["job", "show", &job, "-o", "json"]].map(|words| ctl.run(words));
+        (asked, table.expect(0), json.expect(0).json())
+    };
+    let trusted = |lines: [(&str, u8); 2]| {
+        let lines = lines.map(|(name, seed)| Signatory::new(seed).line(name, "")).concat();
+        carol.write(".config/redfleet/fleet/allowed_signers", &lines);
+    };
+
+    let (asked, table, json) = looked(&carol);
+    assert!(asked.contains("ann (not verified), ") && asked.contains("bob (not verified)"), "{asked}");
+    assert!(table.stdout.contains("bob (not verified)") && table.stderr.contains("no copy of the fleet's"), "{table}");
+    assert_eq!((&json["approved_by"], &json["approved_by_unverified"][0]), (&serde_json::json!([]), &"bob".into()));
+    trusted([("ann", 11), ("bob", 12)]);
+    let (asked, table, json) = looked(&carol);
+    assert!(!asked.contains("not verified") && !table.to_string().contains("not verified"), "{asked}{table}");
+    let null = serde_json::Value::Null;
+    assert_eq!((&json["approved_by"][0], &json["approved_by_unverified"]), (&"bob".into(), &null));
+    // The keys are others'.
+    trusted([("bob", 11), ("ann", 12)]);
+    let (asked, table, json) = looked(&carol);
+    assert!(asked.contains("ann (not verified), ") && asked.contains("is not trusted as 'bob'"), "{asked}");
+    assert!(table.stdout.contains("bob (not verified)") && table.stderr.contains("is not trusted as 'bob'"), "{table}");
+    assert_eq!((&json["approved_by"], &json["approved_by_unverified"][0]), (&serde_json::json!([]), &"bob".into()));
+}
+
+/// Whoever owns Redis, or sets its clock, does not decide from when and until when a job is valid.
+#[test]
+fn nothing_is_signed_by_a_wrong_clock() {
+    let scene = Scene::new(RULES);
+    let job = scene.propose();
+    let network = Network::to(&scene.redis);
+    let [ann, bob] = [&scene.ann, &scene.bob].map(|ctl| ctl.clone().through(&scene.redis, &network.url()));
+    let attempts = [
+        (&ann, vec!["run", "--host", "web1", "ping"]),
+        (&ann, vec!["run", "--host", "web1", "--propose", "ping"]),
+        (&bob, vec!["job", "approve", &job, "--yes"]),
+        (&ann, vec!["job", "cancel", &job]),
+    ];
+    for (seconds, reason) in
+        [(-600, "this machine's clock is 10m ahead of Redis'"), (600, "Redis' clock is 10m ahead of this machine's")]
+    {
+        network.step_clock(seconds);
+        for (ctl, words) in &attempts {
+            let refused = ctl.run(words).expect(1);
+            // Part of a second is lost on the way.
+            let said = refused.stderr.replace("9m 59s", "10m").replace("10m 1s", "10m");
+            assert!(said.contains(reason) && said.contains("timedatectl"), "{refused}");
+        }
+    }
+    // Nothing was withdrawn, or ordered to be cancelled.
+    scene.never_ran();
+    // A small difference is no matter.
+    network.step_clock(-60);
+    ann.run(["run", "--host", "web1", "ping"]).expect(0);
+    bob.run(["job", "approve", &job, "--yes"]).expect(0);
+    assert_eq!(scene.evidence.count(), 1);
 }

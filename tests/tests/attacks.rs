@@ -15,6 +15,7 @@ use protocol::{
     targets::Targets,
     trust::sshsig,
 };
+use ssh_key::certificate::{Builder, CertType};
 use tests::{
     Evidence, Network, Raw, Redis, Signatory, Worker, WorkerOptions, eventually,
     hostile::{Entry, entry, with, without},
@@ -178,6 +179,50 @@ fn attack_signing_with_a_revoked_key() {
     let signed = scene.mallory.sign(&bobs);
     scene.send(signed);
     assert!(scene.refused(&bobs).contains("is revoked"));
+    scene.survives();
+}
+
+/// Certificates of a trusted authority that do not fit, and good ones of another.
+#[test]
+fn attack_signing_under_a_certificate_that_does_not_fit() {
+    let (authority, stranger) = (Signatory::new(20), Signatory::new(21));
+    let lines = [Signatory::new(10).line(OPERATOR, ""), authority.line("bob", "cert-authority")];
+    let mut scene = Scene::trusting(&lines.concat());
+    let for_bob = |builder: &mut Builder| {
+        builder.valid_principal("bob").expect("a name");
+    };
+    let owner = Signatory::new(66);
+    let user = CertType::User;
+    let for_carol = |builder: &mut Builder| drop(builder.valid_principal("carol"));
+    let for_everybody = |builder: &mut Builder| drop(builder.all_principals_valid());
+    let with_option = |builder: &mut Builder| {
+        for_bob(builder);
+        builder.critical_option("force-command", "true").expect("an option");
+    };
+    let certificates = [
+        (stranger.certify(&owner, user, for_bob), "is not trusted"),
+        (authority.certify(&owner, user, for_carol), "not for 'bob'"),
+        (authority.certify(&owner, user, for_everybody), "names no principals"),
+        (authority.certify(&owner, CertType::Host, for_bob), "no certificate for users"),
+        (authority.certify(&owner, user, with_option), "critical option 'force-command'"),
+    ];
+    for (certificate, reason) in certificates {
+        let bobs = renewed(Manifest { operator: "bob".into(), ..scene.job() });
+        let signed = scene.mallory.sign_under(&certificate, &bobs);
+        scene.send(signed);
+        let refused = scene.refused(&bobs);
+        assert!(refused.contains(reason), "{refused}");
+    }
+    // One that fits is for bob alone.
+    let good = authority.certify(&owner, user, for_bob);
+    let manifest = scene.job();
+    let signed = scene.mallory.sign_under(&good, &manifest);
+    scene.send(signed);
+    assert!(scene.refused(&manifest).contains("is not trusted as 'ann'"));
+    let bobs = renewed(Manifest { operator: "bob".into(), ..scene.raw.manifest(&["web1"], "ping") });
+    let signed = scene.mallory.sign_under(&good, &bobs);
+    scene.send(signed);
+    assert_eq!(scene.raw.outcome("web1", &bobs).state, State::Succeeded);
     scene.survives();
 }
 
@@ -389,6 +434,23 @@ fn attack_a_manifest_that_decodes_two_ways() {
     scene.survives();
 }
 
+/// A field that no release knows would be ignored, but this one is as deep as would exhaust the stack of many a decoder.
+#[test]
+fn attack_nesting_deeply() {
+    let mut scene = Scene::new();
+    let ping = Manifest { operator: OPERATOR.into(), ..scene.raw.manifest(&["web1"], "ping") };
+    for depth in [30, 900] {
+        let mut bytes = Signed::unsigned(&renewed(ping.clone())).bytes;
+        assert!(bytes[0] < 0x8f, "a map with room for one more");
+        bytes[0] += 1;
+        bytes.extend([tests::hostile::text("later"), tests::hostile::nested(depth)].concat());
+        let signature = scene.ann.sign_bytes(sshsig::JOB, &bytes);
+        scene.send(Signed::of_bytes(bytes, signature));
+    }
+    scene.raw.wait_dropped("web1", "malformed", 2);
+    scene.survives();
+}
+
 /// A signature that is far too large, none, and several.
 #[test]
 fn attack_strange_signatures() {
@@ -400,5 +462,27 @@ fn attack_strange_signatures() {
     let armored = format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n", "A".repeat(70));
     scene.send_entry(&with(&without(&valid, "signature"), "signature", armored));
     eventually("a refusal", || (scene.raw.state("web1", &manifest) == Some(State::Rejected)).then_some(()));
+    scene.survives();
+}
+
+/// Each byte of the proof that the host is meant, which nobody signs, is altered, one at a time.
+#[test]
+fn attack_altering_one_byte_of_the_proof() {
+    let mut scene = Scene::new();
+    let hosts = ["db1", "web1", "web2"];
+    let manifest = Manifest { operator: OPERATOR.into(), ..scene.raw.manifest(&hosts, "ping") };
+    let proof = |entry: &Entry| entry.iter().find(|(name, _)| name == b"proof").expect("a proof").1.clone();
+    let mut sent = 0;
+    loop {
+        let entry = entry(&to_web1(scene.ann.sign(&renewed(manifest.clone())), &hosts));
+        let mut altered = proof(&entry);
+        let Some(byte) = altered.get_mut(sent) else { break };
+        *byte ^= 1 << (sent % 8);
+        scene.send_entry(&with(&entry, "proof", altered));
+        sent += 1;
+    }
+    scene.raw.wait_settled("web1");
+    assert!(sent > 64, "two hashes of the tree are in it");
+    assert_eq!(scene.raw.query::<Vec<String>>(&["KEYS", "job:*:hosts"]), [""; 0], "a command ran");
     scene.survives();
 }

@@ -213,8 +213,10 @@ fn decisions_are_in_the_events_of_the_job() {
     gate.reached();
     raw.cancel("web1", &running);
     raw.outcome("web1", &running);
+    // A slow machine also reports the signals.
     let events = raw.events(&running);
-    let kinds: Vec<_> = events.iter().map(|event| (&event.kind, event.decision.as_ref())).collect();
+    let events = events.iter().filter(|event| !matches!(event.kind, EventKind::Progress(_)));
+    let kinds: Vec<_> = events.map(|event| (&event.kind, event.decision.as_ref())).collect();
     let accepted = decision(true);
     assert_eq!(
         kinds,

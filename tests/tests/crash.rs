@@ -3,6 +3,7 @@
 use protocol::{
     command::Manifest,
     keys::{CONSUMER_GROUP, Keys},
+    name::HostName,
     outcome::State,
 };
 use tests::{Evidence, Gate, Raw, Redis, Worker, fleet};
@@ -81,7 +82,9 @@ fn a_crash_between_the_outcome_and_the_acknowledgement_changes_nothing() {
     let once = raw.shell("web1", &evidence.script());
     die_with(&mut worker, &mut raw, &once);
     // As if the dead worker had published its outcome and died right after.
-    let _: u64 = raw.query(&["HSET", &Keys::new(None).job_hosts(once.job), "web1", "succeeded"]);
+    let (keys, web1) = (Keys::new(None), "web1".parse::<HostName>().expect("a name"));
+    let _: u64 = raw.query(&["HSET", &keys.job_hosts(once.job), "web1", "succeeded"]);
+    let _: u64 = raw.query(&["HSET", &keys.job_result(once.job, &web1), "status", "succeeded"]);
     let worker = worker.options().start();
     raw.wait_settled("web1");
     worker.wait_log("it has an outcome already");

@@ -8,7 +8,7 @@ use std::{
 };
 
 use redis::Client;
-use tests::{Ctl, Output, Redis, Signatory, Worker, WorkerOptions, eventually, operator};
+use tests::{Authority, Ctl, Output, Redis, Signatory, Worker, WorkerOptions, eventually, operator};
 
 /// `ctl` of somebody with the key of this seed; 1 is the operator's.
 fn ctl_of(redis: &Redis, name: &str, seed: u8) -> Ctl {
@@ -119,10 +119,141 @@ fn without_the_right_to_make_users_the_command_is_printed() {
     let printed =
         ann.run(["host", "enroll", "web7", "--out", "web7.sh", "--worker-redis", "rediss://[::1]:7/2"]).expect(0);
     assert!(printed.stdout.starts_with("ACL SETUSER worker-web7 reset on "), "{printed}");
-    assert_eq!(printed.stdout.lines().count(), 1, "{printed}");
+    assert_eq!(printed.stdout.lines().skip(1).collect::<Vec<_>>(), ["ACL SAVE"], "{printed}");
+    assert!(printed.stderr.contains("name an `aclfile`"), "{printed}");
     let script = fs::read_to_string(ann.home().join("web7.sh")).unwrap();
     assert!(script.contains(r#"redis = "rediss://worker-web7@[::1]:7/2""#), "{script}");
     assert!(ann.run(["host", "enroll", "web7"]).expect(0).stdout.starts_with("#!/bin/sh\n"));
+}
+
+/// To enroll a host once more locks its worker out, until the new script has run there.
+#[test]
+fn the_password_of_a_host_is_replaced_only_by_intent() {
+    let redis = Redis::start();
+    let administrator = ctl_of(&redis, "ann", 1).env("REDFLEET_REDIS", &redis.url());
+    let enroll = ["host", "enroll", "web7", "--out", "web7.sh"];
+    let with = |more: &[&str]| administrator.run(enroll.iter().chain(more).copied());
+    with(&["--apply-acl"]).expect(0);
+    let user = || redis.cli(["ACL", "GETUSER", "worker-web7"]);
+    let before = user();
+    for more in [&[][..], &["--apply-acl"]] {
+        let refused = with(more).expect(1);
+        assert!(refused.stderr.contains("the password of its Redis user worker-web7 is replaced"), "{refused}");
+        assert!(refused.stderr.contains("ctl host enroll web7 --yes"), "{refused}");
+    }
+    assert_eq!(user(), before);
+    with(&["--apply-acl", "--yes"]).expect(0);
+    assert_ne!(user(), before);
+
+    // Who may not ask for users sees which hosts have reported.
+    let worker = Worker::on(&redis).host("web8").start();
+    worker.wait_online();
+    let ann = ctl_of(&redis, "ann", 1);
+    let refused = ann.run(["host", "enroll", "web8"]).expect(1);
+    assert!(refused.stderr.contains("web8 is enrolled already"), "{refused}");
+    assert!(ann.run(["host", "enroll", "web8", "--yes"]).expect(0).stdout.starts_with("#!/bin/sh\n"));
+    // The script can be written without Redis.
+    let alone = ann.env("REDFLEET_REDIS", "redis://127.0.0.1:1");
+    assert!(alone.run(["host", "enroll", "web8"]).expect(0).stdout.starts_with("#!/bin/sh\n"));
+}
+
+#[test]
+fn a_host_may_need_a_certificate_of_its_own() {
+    let redis = Redis::start();
+    let ann = ctl_of(&redis, "ann", 1);
+    let issued = Authority::new(ann.home(), "ca").issue("ann", &[]);
+    let [cert, key] = [&issued.cert, &issued.key].map(|file| file.to_str().unwrap());
+    let words = ["--redis", "rediss://127.0.0.1:1", "--redis-cert", cert, "--redis-key", key, "host", "enroll", "web7"];
+    let enrolled = ann.run(words).expect(0);
+    assert!(enrolled.stderr.contains("Redis may want a certificate of web7"), "{enrolled}");
+    for line in ["# redis_cert = \"/etc/redfleet/redis-cert.pem\"", "# redis_key = \"/etc/redfleet/redis-key.pem\""] {
+        assert!(enrolled.stdout.lines().any(|one| one == line), "{enrolled}");
+    }
+    let without = ann.run(["--redis", "rediss://127.0.0.1:1", "host", "enroll", "web7"]).expect(0);
+    assert!(!without.to_string().contains("redis_cert"), "{without}");
+}
+
+/// Two operators make the next version of one file. The one that comes second must not undo what the first has revoked.
+#[test]
+fn a_revocation_of_another_operator_is_not_lost() {
+    let redis = Redis::start();
+    let options = changeable(&redis, "web1");
+    let first = version(1, &[("ann", 1), ("bob", 2), ("eve", 3)]);
+    options.trust(&first);
+    let worker = options.start();
+    worker.wait_online();
+    let ann = ctl_of(&redis, "ann", 1);
+    let other = ctl_of(&redis, "ann", 1);
+    for ctl in [&ann, &other] {
+        ctl.write(".config/redfleet/fleet/allowed_signers", &first);
+    }
+    ann.run(["key", "revoke", "eve", "--all"]).expect(0);
+    eventually("it to be published", || (worker.status()?.trust_version == 2).then_some(()));
+    let key = public_key(&other, "carol.pub", 4);
+    other.run(["key", "trust", "carol", &key, "--local"]).expect(0);
+    other.run(["key", "revoke", "bob", "--local"]).expect(0);
+    let refused = other.run(["key", "send", "--all"]).expect(1);
+    assert!(refused.stderr.contains("its trust file is not an earlier version of"), "{refused}");
+    ping(&ctl_of(&redis, "eve", 3), "web1").expect(2);
+    // What comes of the own copy is known, however many versions lie between.
+    let key = public_key(&ann, "carol.pub", 4);
+    ann.run(["key", "trust", "carol", &key, "--local"]).expect(0);
+    ann.run(["key", "revoke", "bob", "--local"]).expect(0);
+    ann.run(["key", "send", "--all"]).expect(0);
+    // The override stays.
+    other.run(["key", "send", "--all", "--force"]).expect(2);
+}
+
+#[test]
+fn a_name_is_revoked_wherever_it_stands() {
+    let redis = Redis::start();
+    let ann = ctl_of(&redis, "ann", 1);
+    let lines = [("ann", 1), ("bob,carol", 2), ("\"dave,bob\"", 3), ("*", 4), ("b?b", 5), ("!bob,*", 6)];
+    ann.write(".config/redfleet/fleet/allowed_signers", &version(1, &lines));
+    let revoked = ann.run(["key", "revoke", "bob", "--local", "-o", "json"]).expect(0);
+    assert_eq!((&revoked.json()["version"], &revoked.json()["sent"]), (&2.into(), &false.into()));
+    for (seed, is_revoked) in [(2, true), (3, true), (4, false), (5, false), (6, false)] {
+        let key = Signatory::new(seed).fingerprint();
+        assert_eq!(
+            revoked.stderr.contains(&format!("{key} {}", lines[usize::from(seed) - 1].0.trim_matches('"'))),
+            is_revoked,
+            "{seed}: {revoked}"
+        );
+        let is_named = revoked.stderr.contains(&format!("lets the key {key} speak for 'bob'"));
+        assert_eq!(is_named, [4, 5].contains(&seed), "{seed}: {revoked}");
+    }
+    let copy = fs::read_to_string(copy_of(&ann)).unwrap();
+    assert!(!copy.contains("carol") && !copy.contains("dave") && copy.contains("\nb?b "), "{copy}");
+    let only = ann.run(["key", "revoke", "bob", "--local"]).expect(1);
+    assert!(only.stderr.contains("no line of the fleet's trust file names 'bob'"), "{only}");
+    assert!(only.stderr.contains("as one of 'b?b'") && only.stderr.contains("ctl key revoke FINGERPRINT"), "{only}");
+    ann.run(["key", "send", "--local"]).expect(64);
+}
+
+/// A host that was killed while it took a trust file may have it.
+#[test]
+fn what_a_host_may_have_taken_stays_in_the_copy() {
+    let redis = Redis::start();
+    let options = changeable(&redis, "web1");
+    let mut worker = options.start();
+    worker.wait_online();
+    let ann = ctl_of(&redis, "ann", 1);
+    let key = public_key(&ann, "bob.pub", 2);
+    ann.write(".config/redfleet/fleet/allowed_signers", &version(1, &[("ann", 1)]));
+    // The host's key becomes known; the attacker's is another one.
+    ping(&ann, "web1").expect(0);
+    worker.stop();
+    let running = ann.spawn(["key", "trust", "bob", &key, "--all"]);
+    let job = eventually("the job", || redis.cli(["ZRANGE", "jobs", "1", "1"]).lines().next().map(str::to_owned));
+    redis.cli(["HSET", &format!("job:{{{job}}}:result:web1"), "statement", "forged", "signature", "forged"]);
+    redis.cli(["HSET", &format!("job:{{{job}}}:hosts"), "web1", "failed"]);
+    redis.cli(["XADD", &format!("job:{{{job}}}:events"), "*", "host", "web1", "state", "failed"]);
+    let output = running.wait().expect(2);
+    assert!(output.stderr.contains("unverified") && output.stderr.contains("some may have"), "{output}");
+    assert!(!output.stderr.contains("no host took it"), "{output}");
+    assert!(fs::read_to_string(copy_of(&ann)).unwrap().contains("bob"));
+    worker.cont();
+    worker.terminate();
 }
 
 #[test]

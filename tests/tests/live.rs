@@ -140,7 +140,9 @@ fn a_host_that_prints_without_pause_does_not_hold_up_the_end_of_another() {
         assert!(result.contains(r#""host":"web1""#), "{result}");
     });
     gates[1].open();
-    running.wait().expect(0);
+    // What was printed as web2's was not its own.
+    let output = running.wait().expect(2);
+    assert!(output.stderr.contains("LIVE OUTPUT OF web2 WAS FORGED!"), "{output}");
 }
 
 #[test]
@@ -401,4 +403,41 @@ fn progress_is_shown_to_whoever_follows() {
     cancel.wait().expect(0);
     let output = running.wait().expect(2);
     assert!(output.stderr.contains("cancelled"), "{output}");
+}
+
+/// Whoever writes to Redis has a program seem to print what it has not printed.
+#[test]
+fn forged_live_output_is_an_alarm_once_the_result_has_come() {
+    let (redis, _worker, ctl) = fleet();
+    let ctl = ctl.knowing_web1();
+    for (place, (words, code)) in
+        [(&["exec", "web1", "--"][..], 255), (&["run", "-f", "--host", "web1", "exec", "--"], 2)]
+            .into_iter()
+            .enumerate()
+    {
+        let mut gate = Gate::new(&redis, &format!("gate{place}"));
+        let script = format!("echo truth; {}", gate.script());
+        let running = ctl.spawn([words, &["sh", "-c", &script]].concat());
+        gate.reached();
+        running.wait_stdout("truth");
+        let mut raw = Raw::on(&redis);
+        let job = raw.query::<Vec<String>>(&["ZRANGE", "jobs", "-1", "-1"]).pop().expect("a job");
+        let output = format!("job:{{{job}}}:output:web1");
+        let piece = ["XADD", &output, "*", "stream", "stdout", "offset", "6", "data", "all is well\n"];
+        raw.query::<String>(&piece);
+        running.wait_stdout("all is well");
+        // An offset beyond all others is no more than that.
+        let most = u64::MAX.to_string();
+        raw.query::<String>(&["XADD", &output, "*", "stream", "stdout", "offset", &most, "data", "more\n"]);
+        running.wait_stdout("more");
+        gate.open();
+        let output = running.wait().expect(code);
+        assert!(output.stderr.contains("@ WARNING: LIVE OUTPUT OF web1 WAS FORGED! @"), "{output}");
+        assert!(output.stderr.contains(&format!("ctl job wait {}", &job[28..])), "{output}");
+        // Who looks later is shown what the host has signed.
+        assert_eq!(ctl.run(["job", "logs", &job]).expect(0).stdout, "truth\n");
+        let json = ctl.run(["job", "logs", &job, "-o", "json"]).expect(0);
+        assert_eq!(json.json()["hosts"][0]["stdout"], "truth\n");
+        assert_eq!(ctl.run(["job", "wait", &job]).expect(0).stdout, "truth\n");
+    }
 }

@@ -101,6 +101,29 @@ fn the_job_of_another_is_cancelled_only_by_intent() {
 }
 
 #[test]
+fn an_order_to_cancel_that_a_host_refuses_is_reported_with_the_reason() {
+    let redis = Redis::start();
+    let worker = Worker::on(&redis).allow_exec().start();
+    worker.wait_online();
+    let [ann, bob] = operators(&redis);
+    let mut gate = Gate::new(&redis, "gate");
+    let job = ann.dispatch("web1", &gate.script());
+    gate.reached();
+    // Twice: what the host said to the first order is not the reply to the second.
+    for _ in 0..2 {
+        let refused = bob.run(["job", "cancel", &job, "--yes"]).expect(2);
+        let reason = "web1: does not cancel it: the job is not bob@desk's own";
+        assert!(refused.stderr.contains(reason) && !refused.stderr.contains("not replied"), "{refused}");
+    }
+    assert_eq!(ann.host_states(&job)[0].1, "running");
+    let cancelled = ann.run(["job", "cancel", &job]).expect(0);
+    assert!(
+        cancelled.stderr.contains("web1: cancelled") && !cancelled.stderr.contains("does not cancel"),
+        "{cancelled}"
+    );
+}
+
+#[test]
 fn jobs_are_listed_short_and_filtered() {
     let (redis, _workers) = fleet();
     let [ann, bob] = operators(&redis);

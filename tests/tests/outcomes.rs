@@ -19,7 +19,7 @@ use protocol::{
     },
 };
 use redis::Connection;
-use tests::{Ctl, Output, Raw, Redis, Worker, eventually, fleet_with_ctl};
+use tests::{Ctl, Gate, Output, Raw, Redis, Worker, eventually, fleet_with_ctl};
 
 /// Somebody who can write to Redis whatever they like.
 struct Attacker {
@@ -61,7 +61,7 @@ impl Attacker {
         };
         let host: HostName = host.parse().expect("a name");
         let job: JobId = job.parse().expect("an id");
-        let about = Subject { namespace: None, job, host: &host, manifest: Some(digest(&manifest)) };
+        let about = Subject { namespace: None, job, host: &host, manifest: Some(digest(&manifest)), unverified: None };
         let fields = statement::fields(&outcome, &about, &self.key);
         fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
@@ -119,6 +119,23 @@ fn a_forged_result_is_never_shown_as_true_and_the_other_key_is_an_alarm() {
     let output = ctl.run(["job", "wait", "-q", &job]).expect(2);
     assert!(output.stderr.contains("THE HOST KEY OF web1 HAS CHANGED!"), "{output}");
     assert!(output.stderr.contains(&attacker.key.fingerprint()), "{output}");
+}
+
+/// Whoever writes to Redis claims that a command has ended, so that nobody ends it.
+#[test]
+fn a_forged_end_keeps_no_command_from_being_cancelled() {
+    let (redis, worker, ctl) = fleet_with_ctl("");
+    let mut attacker = Attacker::of(&redis);
+    failed(&ctl);
+    let mut gate = Gate::new(&redis, "gate");
+    let job = ctl.dispatch("web1", &gate.script());
+    gate.reached();
+    let forged = attacker.forged(&job, "web1", "forged\n");
+    attacker.put(&job, "web1", "succeeded", &forged);
+    let output = ctl.run(["job", "cancel", &job]).expect(2);
+    assert!(output.stderr.contains("web1: the order to cancel was sent, but whether it was obeyed"), "{output}");
+    assert!(output.stderr.contains("unverified: it is signed by the key"), "{output}");
+    worker.wait_log("cancelled");
 }
 
 #[test]
@@ -228,6 +245,46 @@ fn a_result_of_another_host_or_job_or_purpose_is_not_believed() {
     disbelieved(&ctl, &job, "made for another purpose");
 }
 
+/// Whoever can write to Redis can write events of any job. They report that something has happened; what is shown as
+/// true is what the host has signed.
+#[test]
+fn attack_injecting_into_the_events_of_another_job() {
+    let (redis, _worker, ctl) = fleet_with_ctl("");
+    let mut gate = Gate::new(&redis, "gate");
+    let run = ctl.spawn(["run", "--host", "web1", "exec", "--", "sh", "-c", &format!("{}; exit 3", gate.script())]);
+    gate.reached();
+    let job = redis.cli(["ZRANGE", "jobs", "0", "-1"]).trim().to_owned();
+    let events = format!("job:{{{job}}}:events");
+    let mut pipe = redis::pipe();
+    for (host, field, value) in [
+        ("web1", "state", "succeeded"),
+        ("web1", "state", "cancelled"),
+        ("web1", "state", "nonsense"),
+        ("web9", "state", "succeeded"),
+        ("\u{1b}[2J", "state", "failed"),
+        ("web1", "waits_for", "\u{1b}[2Jforged"),
+        ("web1", "progress", "\u{1b}[2Jforged"),
+    ] {
+        pipe.xadd(&events, "*", &[("host", host), (field, value)]);
+    }
+    pipe.xadd(&events, "*", &[("garbage", [0xff_u8; 9].as_slice())]);
+    let calls = || {
+        let all = redis.cli(["INFO", "commandstats"]);
+        let (_, calls) = all.split_once("cmdstat_hgetall:calls=").expect("ctl has read hashes");
+        calls.split(',').next().expect("a number").parse::<u64>().expect("a number")
+    };
+    let before = calls();
+    pipe.query::<()>(&mut redis.blocking()).expect("the attacker may do that");
+    // The results of the ends that the events name are looked for, and are not there.
+    eventually("ctl to look", || (calls() >= before + 2).then_some(()));
+    gate.open();
+    let output = run.wait().expect(2);
+    assert!(output.stderr.contains("web1: failed") && output.stderr.contains("exit code 3"), "{output}");
+    let all = output.to_string();
+    assert!(!all.contains("succeeded") && !all.contains("cancelled") && !all.contains("web9"), "{all}");
+    assert!(!all.contains('\u{1b}'), "{all}");
+}
+
 #[test]
 fn the_refusal_of_another_command_with_the_jobs_id_is_not_the_jobs_end() {
     let (redis, mut worker, ctl) = fleet_with_ctl("");
@@ -287,10 +344,42 @@ fn a_host_is_known_from_its_first_result_on_until_it_is_forgotten() {
     ctl.run(ping).expect(0);
     assert!(ctl.run(["host", "show", "web1"]).expect(0).stdout.contains(&own.fingerprint()));
 
-    ctl.run(["host", "key", "web1", "--forget"]).expect(0);
+    let pinned = ctl.run(["host", "key", "web1", &format!("--pin={}", own.line()), "-o", "json"]).expect(0).json();
+    assert_eq!(pinned["pinned"]["fingerprint"], own.fingerprint());
+    let forgotten = ctl.run(["host", "key", "web1", "--forget", "-o", "json"]).expect(0).json();
+    assert_eq!(forgotten["forgotten"][0]["fingerprint"], own.fingerprint());
     ctl.run(["host", "key", "web1", "--forget"]).expect(1);
     let again = ctl.run(ping).expect(0);
     assert!(again.stderr.contains(&own.fingerprint()), "{again}");
+}
+
+/// Whoever writes to Redis has any host say anything: who only looks must not know their keys from then on.
+#[test]
+fn a_mere_look_makes_no_key_known() {
+    let (redis, _worker, ctl) = fleet_with_ctl("");
+    let mut attacker = Attacker::of(&redis);
+    let job = failed(&ctl);
+    let known = ctl.home().join(".config/redfleet/known_hosts");
+    let before = fs::read_to_string(&known).expect("known hosts");
+    for host in ["db1", "web1"] {
+        let forged = attacker.forged(&job, host, "forged\n");
+        attacker.put(&job, host, "succeeded", &forged);
+    }
+    let listed = ctl.run(["job", "list", "-o", "json"]).expect(0);
+    assert!(listed.stderr.contains("THE HOST KEY OF web1 HAS CHANGED!"), "{listed}");
+    assert_eq!(listed.json()[0]["states"]["unverified"], 1, "{listed}");
+    assert_eq!(fs::read_to_string(&known).expect("known hosts"), before);
+    // Who knows nobody sees what hosts have signed, and still knows nobody.
+    let stranger = Ctl::on(&redis);
+    let listed = stranger.run(["job", "list", "-o", "json"]).expect(0);
+    assert_eq!(listed.json()[0]["states"], serde_json::json!({ "succeeded": 2 }), "{listed}");
+    for words in [&["job", "show", &job][..], &["job", "logs", &job], &["job", "list"]] {
+        let looked = stranger.run(words).expect(0);
+        assert!(!looked.stderr.contains("host key"), "{looked}");
+    }
+    assert!(!stranger.home().join(".config/redfleet/known_hosts").exists());
+    // To wait for it does.
+    assert!(stranger.run(["job", "wait", &job]).stderr.contains("its host key"));
 }
 
 #[test]

@@ -87,6 +87,8 @@ fn json_has_reasons_labels_and_numbers() {
     let hosts = ctl.run(["host", "list", "-o", "json"]).expect(0).json();
     assert_eq!(hosts[0]["labels"], json!({ "rack": "12", "role": "web" }));
     let host = ctl.run(["host", "show", "web1", "-o", "json"]).expect(0).json();
+    assert!(hosts[0]["trust"].is_null() && hosts[0]["trust_version"].is_u64(), "{hosts:#}");
+    assert_eq!(host["trust_digest"].as_str().map(str::len), Some(16), "{host:#}");
     assert!(host["facts"]["cores"].is_u64() && host["facts"]["memory_bytes"].is_u64(), "{host:#}");
     assert_eq!(host["labels"]["rack"], "12", "a label is a text");
 

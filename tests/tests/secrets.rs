@@ -1,6 +1,6 @@
 //! Secret arguments reach the program of their host and nothing else.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use protocol::{
     action::{Argument, Arguments},
@@ -11,7 +11,10 @@ use protocol::{
     signed::Signed,
     trust::{signing::SigningKey, sshsig::HOST},
 };
-use tests::{Ctl, Evidence, Gate, Raw, Redis, Worker, eventually, fleet, fleet_with_ctl, renewed};
+use tests::{
+    Ctl, Evidence, Gate, Raw, Redis, Worker, eventually, fleet, fleet_with_ctl, renewed,
+    search::{assert_hidden, command_lines, contains, files, kept},
+};
 
 const SECRET: &str = "tin-opener-and-lamp";
 
@@ -22,41 +25,6 @@ const INBOX: &str = "server:{web1}:commands";
 
 fn token(value: &str) -> Arguments {
     Arguments::from([("secret".to_owned(), Argument::Map([("TOKEN".to_owned(), value.to_owned())].into()))])
-}
-
-/// Every key of the server with what is in it.
-fn kept(redis: &Redis) -> Vec<u8> {
-    let mut connection = redis.blocking();
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).expect("keys");
-    let dump = |key: String| {
-        let value = redis::cmd("DUMP").arg(&key).query::<Option<Vec<u8>>>(&mut connection).expect("a value");
-        [key.into_bytes(), value.unwrap_or_default()].concat()
-    };
-    keys.into_iter().flat_map(dump).collect()
-}
-
-/// All files in a directory and below.
-fn files(directory: &Path) -> Vec<u8> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(directory).expect("a directory") {
-        let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))).expect("an entry");
-        if kind.is_dir() {
-            all.extend(files(&path));
-        } else if kind.is_file() {
-            all.extend(fs::read(path).expect("a file"));
-        }
-    }
-    all
-}
-
-/// The command lines of all processes, as `ps` shows them.
-fn command_lines() -> Vec<u8> {
-    let processes = fs::read_dir("/proc").expect("processes").flatten();
-    processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok()).flatten().collect()
-}
-
-fn contains(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
 #[test]
@@ -87,7 +55,7 @@ fn a_secret_reaches_the_program_and_is_nowhere_else() {
     raw.wait_settled("web1");
 
     assert!(contains(&fs::read(redis.directory().join("dump.rdb")).expect("a dump"), "x-x-x"), "a dump was written");
-    for (place, bytes) in [
+    let places = [
         ("Redis while it ran", inside),
         ("Redis afterwards", kept(&redis)),
         ("the files of Redis", files(redis.directory())),
@@ -96,10 +64,8 @@ fn a_secret_reaches_the_program_and_is_nowhere_else() {
         ("what ctl wrote", files(&written)),
         ("what ctl printed", format!("{output}{shown}{json}").into_bytes()),
         ("ps", ps),
-    ] {
-        assert!(contains(&bytes, "x-x-x"), "a search of {place} finds nothing at all");
-        assert!(!contains(&bytes, HIDDEN), "the secret is in {place}");
-    }
+    ];
+    assert_hidden(&places, "x-x-x", &[HIDDEN]);
 }
 
 #[test]

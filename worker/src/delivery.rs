@@ -20,6 +20,8 @@ pub(crate) struct Asker {
     pub(crate) signer: Vec<u8>,
     /// The others who have signed.
     pub(crate) approved_by: Vec<String>,
+    /// Each principal who counts, and the key or certificate that signed, in the SSH encoding.
+    pub(crate) signatories: Vec<(String, Vec<u8>)>,
 }
 
 impl Asker {
@@ -33,12 +35,14 @@ impl Asker {
     pub(crate) fn has_signed(&mut self, principal: &str, signature: Option<&Signature>) {
         self.principal = Some(excerpt(principal, log::NAME));
         self.signer = signature.map(|signature| signature.blob().to_vec()).unwrap_or_default();
+        self.signatories.extend(signature.map(|signature| (principal.to_owned(), signature.blob().to_vec())));
         self.key = signature.map(|signature| signature.signer().plain().fingerprint());
     }
 
     /// These have signed it, too.
-    pub(crate) fn is_approved_by(&mut self, principals: &[String]) {
-        self.approved_by = principals.iter().map(|principal| excerpt(principal, log::NAME)).collect();
+    pub(crate) fn is_approved_by(&mut self, approvals: &[(String, Vec<u8>)]) {
+        self.approved_by = approvals.iter().map(|(principal, _)| excerpt(principal, log::NAME)).collect();
+        self.signatories.extend_from_slice(approvals);
     }
 
     /// What an event says about a decision.
@@ -52,7 +56,8 @@ impl Asker {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
     pub(crate) job: JobId,
-    /// The digest of its manifest's bytes; absent in the journals of earlier builds.
+    /// What the host's statements name it by: the digest of its manifest's bytes, or [`protocol::statement::unverified`].
+    /// Absent in the journals of earlier builds.
     pub(crate) manifest: Option<Digest>,
     /// The stream entry's id.
     pub(crate) entry: String,

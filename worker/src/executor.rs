@@ -9,6 +9,7 @@ use protocol::{
     command::Manifest,
     event::EventKind,
     limits,
+    name::HostName,
     outcome::{Outcome, State},
     time::{Millis, show_duration},
 };
@@ -20,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     actions::{Call, Context, Failure, Output, Requester, Services},
-    admission::{self, BEFORE_START, StartVerdict},
+    admission::{self, BEFORE_START, Refusal, StartVerdict},
     audit::Receipt,
     delivery::Delivery,
     fault::{self, Bug, Point},
     identity::Identity,
-    journal::{BeginRequest, Journal, Prior},
+    journal::{Begin, BeginRequest, Journal, Prior},
     live::{FLUSH_AFTER, Joiner, Live, Report},
     log::{self, excerpt, with_sources},
     metrics::{Figures, MetricGroup},
@@ -65,12 +66,54 @@ pub(crate) struct Task {
     pub(crate) taken_ms: Millis,
     /// Whether it was cancelled before its turn.
     pub(crate) cancelled: bool,
+    /// Why it must not start although it was admitted: a signature does not count any more.
+    pub(crate) distrusted: Option<Refusal>,
     pub(crate) clock: FleetClock,
     pub(crate) stop: watch::Receiver<Option<Stop>>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) services: Arc<Services>,
     pub(crate) journal: Journal,
     pub(crate) writes: mpsc::UnboundedSender<Write>,
+}
+
+/// A command that must not run twice, about which the journal is asked.
+pub(crate) struct Ask<'a> {
+    pub(crate) journal: &'a Journal,
+    pub(crate) delivery: &'a Delivery,
+    pub(crate) prior: Prior,
+    pub(crate) action: &'a str,
+    pub(crate) clock: &'a FleetClock,
+    pub(crate) host: &'a HostName,
+}
+
+impl Ask<'_> {
+    /// Records the start, or that the command is refused; returns how it ends if it must not start. `refusal`: why it must
+    /// not, if the journal does not know it.
+    pub(crate) async fn journal(self, refusal: Option<Refusal>) -> Option<Box<Outcome>> {
+        let Self { journal, delivery, prior, action, clock, host } = self;
+        let start = BeginRequest { delivery: delivery.clone(), now: clock.now(), allowed: refusal.is_none(), prior };
+        let reply = journal.begin(start).await;
+        let is_unknown = matches!(reply, Begin::NotAllowed);
+        match admission::start(reply, prior, refusal, action) {
+            StartVerdict::Go => None,
+            StartVerdict::Ended(outcome) => Some(outcome),
+            StartVerdict::Refused(refusal) => {
+                let outcome = refusal.outcome(clock.now());
+                // The reported outcome must be final: a copy that comes later, when it might be allowed, must not run.
+                if is_unknown && !fault::planted(Bug::NoLastWord) {
+                    journal.refuse(delivery.clone(), outcome.clone()).await;
+                }
+                Some(outcome)
+            }
+            StartVerdict::Interrupted(refusal) => {
+                // The reported outcome must be final, so leftover processes of the command are ended first.
+                program::end_leftovers(&[delivery.job], host).await;
+                let outcome = refusal.outcome(clock.now());
+                journal.finish(delivery.clone(), outcome.clone()).await;
+                Some(outcome)
+            }
+        }
+    }
 }
 
 /// The end of a command.
@@ -147,23 +190,12 @@ impl Task {
             None => Ok(()),
         };
         fault::point(Point::Audited);
-        let (now, prior) = (self.clock.now(), self.prior);
-        let refusal = admission::may_start(&self.manifest, self.cancelled, self.taken_ms, now);
+        let refusal = admission::may_start(&self.manifest, self.cancelled, self.taken_ms, self.clock.now());
+        let refusal = refusal.or_else(|| self.distrusted.take());
         let refusal = refusal.or_else(|| Some(admission::unrecorded(&self.manifest.action, &audited.err()?)));
-        let start = BeginRequest { delivery: self.delivery.clone(), now, allowed: refusal.is_none(), prior };
-        let reply = self.journal.begin(start).await;
-        match admission::start(reply, prior, refusal, &self.manifest.action) {
-            StartVerdict::Go => None,
-            StartVerdict::Ended(outcome) => Some(outcome),
-            StartVerdict::Refused(refusal) => Some(refusal.outcome(self.clock.now())),
-            StartVerdict::Interrupted(refusal) => {
-                // The reported outcome must be final, so leftover processes of the command are ended first.
-                program::end_leftovers(&[self.delivery.job], &self.identity.host).await;
-                let outcome = refusal.outcome(self.clock.now());
-                self.journal.finish(self.delivery.clone(), outcome.clone()).await;
-                Some(outcome)
-            }
-        }
+        let Self { journal, delivery, prior, manifest, clock, identity, .. } = self;
+        let ask = Ask { journal, delivery, prior: *prior, action: &manifest.action, clock, host: &identity.host };
+        ask.journal(refusal).await
     }
 
     /// How the command ends if it was stopped, or its wait became too long, while its start was being recorded:
@@ -178,9 +210,14 @@ impl Task {
         Some(Box::new(Outcome::bare(state, Some(reason.into()), now)))
     }
 
+    /// How long it may run.
+    fn limit(&self) -> Duration {
+        Duration::from_millis(self.manifest.timeout_ms).min(limits::TIMEOUT_MAX)
+    }
+
     fn announcement(&self) -> Write {
         // The keys must outlive the run; the outcome sets their time to live anew.
-        let retention = self.delivery.retention + Duration::from_millis(self.manifest.timeout_ms);
+        let retention = self.delivery.retention + self.limit();
         Write::State { delivery: Delivery { retention, ..self.delivery.clone() }, state: State::Running }
     }
 
@@ -237,10 +274,10 @@ impl Task {
 
     /// Runs the action to its end, or ends it: at its timeout, or when `stop` holds a reason.
     async fn end(self, live: Live) -> Finished {
+        let limit = self.limit();
         let Self { delivery, call, manifest, clock, identity, services, mut stop, .. } = self;
         let started_at_ms = clock.now();
         let token = CancellationToken::new();
-        let limit = Duration::from_millis(manifest.timeout_ms).min(limits::TIMEOUT_MAX);
         let owner = Owner { job: manifest.job, host: identity.host.clone() };
         let keep_output = manifest.kept_output();
         let signer = delivery.asker.map(|asker| asker.signer.clone()).unwrap_or_default();

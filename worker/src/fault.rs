@@ -59,6 +59,10 @@ pub(crate) enum Bug {
     NoDistinct,
     /// Start what may have been forgotten.
     NoFloor,
+    /// Refuse without a record.
+    NoLastWord,
+    /// Do not look again who has signed what has waited.
+    NoSecondLook,
     /// Judge deadlines by Redis' clock alone.
     NoClock,
     /// Take an older trust file.

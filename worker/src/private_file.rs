@@ -1,9 +1,9 @@
 //! Files with private keys: made once, whole, for this user alone, and never replaced.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -68,7 +68,7 @@ pub(crate) fn open(
 /// Makes the file whole, or not at all. One that is there stays.
 pub(crate) fn make(path: &Path, text: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory)?;
+    make_directory(directory)?;
     let draft = path.with_extension(format!("new-{}", std::process::id()));
     // What a process of the same number has left.
     remove(&draft)?;
@@ -79,6 +79,11 @@ pub(crate) fn make(path: &Path, text: &[u8]) -> io::Result<()> {
     remove(&draft)?;
     linked?;
     File::open(directory)?.sync_all()
+}
+
+/// Makes a directory for this user alone, and those above it, where they are missing.
+pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn write(path: &Path, text: &[u8]) -> io::Result<()> {

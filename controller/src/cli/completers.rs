@@ -9,7 +9,7 @@ use protocol::action::{ActionSpec, Kind, Parameter};
 
 use super::settings::{Global, Settings};
 use crate::{
-    client::{Fleet, JobFilter, RecentJob, offers},
+    client::{Fleet, JobFilter, KnownHosts, RecentJob, offers},
     output::{moments, style, summary},
 };
 
@@ -95,8 +95,9 @@ fn candidates(typed: &OsStr, words: Vec<(String, String)>) -> Vec<CompletionCand
 fn ask<T>(question: impl AsyncFnOnce(&mut Fleet) -> anyhow::Result<Vec<T>>) -> Vec<T> {
     let answer = async {
         let settings = Settings::resolve(flags(&env::args().collect::<Vec<_>>()))?;
-        let mut fleet = Fleet::connect(&settings.redis()?, settings.namespace.as_ref()).await?;
-        question(&mut fleet).await
+        let known_hosts = KnownHosts::open(&settings.known_hosts()?)?;
+        let fleet = Fleet::connect(&settings.redis()?, settings.namespace.as_ref()).await?;
+        question(&mut fleet.knowing(known_hosts)).await
     };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
@@ -115,6 +116,9 @@ fn flags(words: &[String]) -> Global {
     Global {
         redis: value("--redis"),
         redis_password_file: value("--redis-password-file").map(Into::into),
+        redis_ca: value("--redis-ca").map(Into::into),
+        redis_cert: value("--redis-cert").map(Into::into),
+        redis_key: value("--redis-key").map(Into::into),
         namespace: value("--namespace").and_then(|name| name.parse().ok()),
         config: value("--config").map(Into::into),
         ..Global::default()
@@ -128,10 +132,15 @@ mod tests {
     #[test]
     fn flags_are_found_in_an_unfinished_line() {
         let words: Vec<_> =
-            "ctl -- ctl --redis unix:///r run --namespace=prod --host".split(' ').map(str::to_owned).collect();
+            "ctl -- ctl --redis unix:///r --redis-ca ca --redis-cert=cert --redis-key key run --namespace=prod --host"
+                .split(' ')
+                .map(str::to_owned)
+                .collect();
         let flags = flags(&words);
         assert_eq!(flags.redis.as_deref(), Some("unix:///r"));
         assert_eq!(flags.namespace.unwrap().as_str(), "prod");
+        let files = [flags.redis_ca, flags.redis_cert, flags.redis_key].map(|file| file.unwrap());
+        assert_eq!(files, ["ca", "cert", "key"].map(std::path::PathBuf::from));
         assert!(flags.config.is_none());
     }
 

@@ -29,7 +29,12 @@ pub struct FleetTrust {
     pub revoked: Option<Vec<u8>>,
     /// What both say.
     pub trust: Trust,
+    /// The digests of the versions that this copy had, the newest last.
+    prior: Vec<String>,
 }
+
+/// Prior versions of the copy that are remembered.
+const PRIOR: usize = 1000;
 
 impl FleetTrust {
     /// Reads the copy; `None` where there is none.
@@ -37,11 +42,16 @@ impl FleetTrust {
     /// # Errors
     /// It cannot be read, or is broken.
     pub fn read(settings: &Settings) -> anyhow::Result<Option<Self>> {
-        let directory = directory(settings)?;
+        Self::read_from(directory(settings)?)
+    }
+
+    fn read_from(directory: PathBuf) -> anyhow::Result<Option<Self>> {
         let [signers, revoked] = paths(&directory);
         let Some(text) = content(&signers)? else { return Ok(None) };
         let text = String::from_utf8(text).with_context(|| format!("{} is no text", signers.display()))?;
-        Self::of(directory, text, content(&revoked)?).map(Some)
+        let prior = content(&directory.join(VERSIONS))?.unwrap_or_default();
+        let prior = String::from_utf8_lossy(&prior).lines().map(str::to_owned).collect();
+        Self::of(directory, text, content(&revoked)?, prior).map(Some)
     }
 
     /// A first version, with one line.
@@ -50,13 +60,13 @@ impl FleetTrust {
     /// There is no place for it, or the line is broken.
     pub fn begin(settings: &Settings, line: &str) -> anyhow::Result<Self> {
         let text = format!("# Whom the hosts of this fleet obey: ctl key list, trust, revoke.\n# version: 1\n{line}\n");
-        Self::of(directory(settings)?, text, None)
+        Self::of(directory(settings)?, text, None, Vec::new())
     }
 
-    fn of(directory: PathBuf, signers: String, revoked: Option<Vec<u8>>) -> anyhow::Result<Self> {
+    fn of(directory: PathBuf, signers: String, revoked: Option<Vec<u8>>, prior: Vec<String>) -> anyhow::Result<Self> {
         let trust = Trust::parse(&signers, revoked.as_deref());
         let trust = trust.with_context(|| format!("the fleet's trust file in {}", directory.display()))?;
-        Ok(Self { directory, signers, revoked, trust })
+        Ok(Self { directory, signers, revoked, trust, prior })
     }
 
     /// Where the file of those who are trusted is.
@@ -70,10 +80,10 @@ impl FleetTrust {
         digest(&self.signers, self.revoked.as_deref())
     }
 
-    /// Whether nothing is lost where this copy, or what is made of it, replaces what a host has in force.
+    /// Whether nothing is lost where this copy, or what is made of it, replaces what a host has in force. A lower number
+    /// does not tell: another operator may have made that version of the same prior one, and revoked a key in it.
     pub fn knows(&self, host: &Status) -> bool {
-        let is_prior = (1..self.trust.version()).contains(&host.trust_version);
-        is_prior || host.trust_digest.is_empty() || host.trust_digest == self.digest()
+        host.trust_digest.is_empty() || host.trust_digest == self.digest() || self.prior.contains(&host.trust_digest)
     }
 
     /// The next version, with one line more.
@@ -127,10 +137,11 @@ impl FleetTrust {
             Some(at) => lines[at] = version,
             None => lines.insert(0, version),
         }
-        Self::of(self.directory.clone(), lines.concat(), revoked)
+        let prior = self.prior.iter().cloned().chain([self.digest()]).collect();
+        Self::of(self.directory.clone(), lines.concat(), revoked, prior)
     }
 
-    /// Writes the copy. The list comes first, as on the hosts.
+    /// Writes the copy. The list of what is revoked comes before the file, as on the hosts.
     ///
     /// # Errors
     /// It cannot be written.
@@ -138,6 +149,13 @@ impl FleetTrust {
         let [signers, revoked] = paths(&self.directory);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
         made.with_context(|| format!("cannot make the directory {}", self.directory.display()))?;
+        let mut versions: Vec<String> = Vec::new();
+        for digest in self.prior.iter().cloned().chain([self.digest()]) {
+            versions.retain(|known| *known != digest);
+            versions.push(digest);
+        }
+        let versions = &versions[versions.len().saturating_sub(PRIOR)..];
+        replace(&self.directory.join(VERSIONS), 0o644, (versions.join("\n") + "\n").as_bytes())?;
         if let Some(list) = &self.revoked {
             replace(&revoked, 0o644, list)?;
         }
@@ -178,6 +196,9 @@ pub fn replace(path: &Path, mode: u32, content: &[u8]) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// The file beside the copy with the digests of the versions that it had.
+const VERSIONS: &str = "versions";
+
 fn directory(settings: &Settings) -> anyhow::Result<PathBuf> {
     let unknown = || Advice::new("no place for the fleet's trust file: HOME is not set");
     Ok(settings.fleet.clone().ok_or_else(unknown)?)
@@ -217,7 +238,7 @@ mod tests {
     }
 
     fn fleet(text: &str) -> FleetTrust {
-        FleetTrust::of("/nowhere".into(), text.to_owned(), None).unwrap()
+        FleetTrust::of("/nowhere".into(), text.to_owned(), None, Vec::new()).unwrap()
     }
 
     #[test]
@@ -237,11 +258,28 @@ mod tests {
 
     #[test]
     fn a_host_that_has_something_else_is_not_known() {
-        let own = fleet(&format!("# version: 3\nann {}", key(1).words()));
+        let first = fleet(&format!("# version: 2\nann {}", key(1).words()));
+        let own = first.with(&format!("bob {}", key(2).words())).unwrap();
         let host = |trust_version, trust_digest: &str| {
             own.knows(&Status { trust_version, trust_digest: trust_digest.into(), ..Status::default() })
         };
-        assert!(host(0, "") && host(2, "other") && host(3, &own.digest()));
-        assert!(!host(0, "other") && !host(3, "other") && !host(4, "other"));
+        assert!(host(0, "") && host(2, &first.digest()) && host(3, &own.digest()));
+        for version in 0..5 {
+            assert!(!host(version, "other"), "{version}");
+        }
+    }
+
+    #[test]
+    fn the_versions_that_it_had_are_kept_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let below = directory.path().join("fleet");
+        let first = FleetTrust { directory: below.clone(), ..fleet(&format!("ann {}", key(1).words())) };
+        first.store().unwrap();
+        let second = first.with(&format!("bob {}", key(2).words())).unwrap();
+        second.store().unwrap();
+        second.store().unwrap();
+        let read = FleetTrust::read_from(below).unwrap().unwrap();
+        assert_eq!(read.prior, [first.digest(), second.digest()]);
+        assert!(read.knows(&Status { trust_digest: first.digest(), ..Status::default() }));
     }
 }

@@ -335,7 +335,7 @@ pub enum Host {
         name: HostName,
         /// Trust this key alone: 'ssh-ed25519 AAAA…', or SHA256:… of the one that the host publishes, or whichever that is
         ///
-        /// On the host, `worker --check-config` shows it.
+        /// On the host, `worker --config /etc/redfleet/worker.toml --check-config` shows it.
         #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true, default_missing_value = "")]
         pin: Option<String>,
         /// Trust no key: the next one that signs a result is taken for the host's own
@@ -374,6 +374,9 @@ pub struct Enroll {
     /// Redis as the host reaches it, without a login [default: as ctl does]
     #[arg(long, value_name = "URL")]
     pub worker_redis: Option<Address>,
+    /// Do not ask, even if the host has a Redis user already, whose password is replaced
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// `ctl action`.
@@ -409,7 +412,7 @@ pub enum Key {
     Revoke(RevokeKey),
     /// Send your copy of the fleet's trust files to hosts as it is: to those that missed a change
     #[command(after_help = help::KEY_TRUST)]
-    Send(SendTo),
+    Send(SendAgain),
 }
 
 /// Let a key speak for somebody, and send that to hosts
@@ -459,8 +462,19 @@ pub struct SendTo {
     /// Send nothing: change your copy only
     #[arg(long)]
     pub local: bool,
-    /// Overwrite even what your copy does not come from, and even if it locks you out
+    /// Overwrite newer or different trust files, even if that locks you out
     #[arg(long, conflicts_with = "local")]
+    pub force: bool,
+}
+
+/// Hosts that are sent the trust files as they are.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("hosts-or-all").args(["hosts", "all"]).required(true).multiple(false))]
+pub struct SendAgain {
+    #[command(flatten)]
+    pub whom: SomeHosts,
+    /// Overwrite newer or different trust files, even if that locks you out
+    #[arg(long)]
     pub force: bool,
 }
 

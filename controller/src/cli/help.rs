@@ -88,7 +88,7 @@ Examples:
 pub const ENROLL: &str = "\
 Examples:
   ctl host enroll web7 --out web7.sh | redis-cli
-      The script goes to the file, the command that makes its Redis user to redis-cli.
+      The script goes to the file, the commands that make and save its Redis user to redis-cli.
   scp web7.sh worker root@web7: && ssh root@web7 sh web7.sh
       A program `worker` beside the script is installed with the rest.";
 

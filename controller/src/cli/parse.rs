@@ -67,7 +67,7 @@ fn meant_by_run(typed: &[String]) -> Option<Vec<String>> {
 }
 
 /// Whether hosts are selected, and where the words are that are neither flags nor their values. `None` where a flag is
-/// not known: then nothing can be told of what follows it.
+/// not known: the rest cannot be interpreted.
 fn positionals(words: &[String]) -> Option<(bool, Vec<usize>)> {
     let command = Cli::command();
     let run = command.find_subcommand("run")?;

@@ -49,7 +49,7 @@ pub struct Global {
     /// Prefix of all keys, so that several fleets can share a Redis [env: REDFLEET_NAMESPACE]
     #[arg(long, global = true, value_name = "NAME")]
     pub namespace: Option<Namespace>,
-    /// Key that signs what is sent [env: REDFLEET_KEY] [default: ~/.config/redfleet/key, ~/.ssh/id_ed25519, ssh-agent]
+    /// Key that signs what is sent [env: REDFLEET_KEY] [default: that of `ctl up` for its Redis, ~/.config/redfleet/key, ~/.ssh/id_ed25519, ssh-agent]
     ///
     /// A private key of ssh, or a public one (.pub) whose private half is in ssh-agent. A certificate beside it
     /// (FILE-cert.pub) is used, too. Which one it is: ctl key show
@@ -76,6 +76,8 @@ pub struct Global {
 pub struct Settings {
     /// The Redis that is named, if one is.
     pub named_redis: Option<Address>,
+    /// The client's certificate for Redis, if one is named.
+    pub redis_cert: Option<PathBuf>,
     /// The usual state directory of `ctl up`; none where there is no home directory to put it into.
     state_dir: Option<PathBuf>,
     /// The file with the keys of hosts, where one is named.
@@ -171,7 +173,8 @@ impl Settings {
         }
         let mut named_redis = source.get(redis, "redis", environment::REDIS, parse)?;
         let variable = environment::REDIS_PASSWORD_FILE;
-        let file = source.get(flags.redis_password_file, "redis_password_file", variable, parse::<PathBuf>)?;
+        let path = |text: &str| Ok(below_home(text, lookup));
+        let file = source.get(flags.redis_password_file, "redis_password_file", variable, path)?;
         if let (Some(address), Some(file)) = (&named_redis, &file) {
             let read = address.clone().with_password_file(file);
             named_redis = Some(read.with_context(|| format!("cannot read the password file {}", file.display()))?);
@@ -182,17 +185,18 @@ impl Settings {
             Some(address) => address.socket().map(Path::to_owned),
             None => state_dir.as_ref().map(|directory| directory.join("redis.sock")),
         };
-        let file = |flag, key, variable| source.get(flag, key, variable, |text| Ok(below_home(text, lookup)));
+        let file = |flag, key, variable| source.get(flag, key, variable, path);
         let tls = TlsFiles {
             ca: file(flags.redis_ca, "redis_ca", environment::REDIS_CA)?,
             cert: file(flags.redis_cert, "redis_cert", environment::REDIS_CERT)?,
             key: file(flags.redis_key, "redis_key", environment::REDIS_KEY)?,
         };
+        let redis_cert = tls.cert.clone();
         let named_redis = named_redis.map(|address| address.with_tls(tls)).transpose()?;
         warnings.extend(named_redis.as_ref().and_then(Address::warning));
         let keys = KeyPlaces {
             stack: socket.map(|socket| socket.with_file_name(state_directory::KEY)),
-            named: source.get(flags.key, "key", environment::KEY, |text| Ok(below_home(text, lookup)))?,
+            named: source.get(flags.key, "key", environment::KEY, path)?,
             own: base_dir("XDG_CONFIG_HOME", ".config", lookup).map(|directory| directory.join("key")),
             ssh: lookup("HOME").map(|home| PathBuf::from(home).join(".ssh/id_ed25519")),
             agent: lookup("SSH_AUTH_SOCK").map(PathBuf::from),
@@ -203,7 +207,8 @@ impl Settings {
         let retention = source.get(None, "retention", "", up_to(limits::RETENTION_MAX))?;
         Ok(Self {
             named_redis,
-            named_known_hosts: source.get(None, "known_hosts", environment::KNOWN_HOSTS, parse)?,
+            redis_cert,
+            named_known_hosts: source.get(None, "known_hosts", environment::KNOWN_HOSTS, path)?,
             usual_known_hosts: base_dir("XDG_CONFIG_HOME", ".config", lookup).map(|dir| dir.join("known_hosts")),
             state_dir,
             namespace: source.get(flags.namespace, "namespace", environment::NAMESPACE, parse)?,
@@ -431,6 +436,13 @@ mod tests {
         let file = "key = '~/work/key'";
         assert_eq!(keys(&[("HOME", "/home/ann")], file).named, Some("/home/ann/work/key".into()));
         assert_eq!(keys(&[(environment::KEY, "/k")], file).named, Some("/k".into()));
+        // So do all files that are named, as no shell replaces ~ there.
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("password"), "secret\n").unwrap();
+        let file = "redis = 'redis://h'\nredis_password_file = '~/password'\nknown_hosts = '~/hosts'";
+        let all = resolve(Global::default(), &[("HOME", home.path().to_str().unwrap())], file).unwrap();
+        assert!(all.redis().unwrap().has_password());
+        assert_eq!(all.known_hosts().unwrap(), home.path().join("hosts"));
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl Fleet {
         signer: &Signer,
         report: impl FnMut(Event),
     ) -> Result<Approved, Error> {
-        self.ensure_clock().await?;
+        self.signing_moment().await?;
         self.check_approval(job, principal, None)?;
         let signature = signer.sign(sshsig::JOB, &job.record.signed.bytes).await?;
         self.check_approval(job, principal, Signature::from_bytes(&signature).ok().as_ref())?;
@@ -114,6 +114,10 @@ impl Fleet {
 
         let id = job.id();
         let record = JobRecord::from_fields(fields(hash), id).map_err(|error| Error::DamagedJob(id, error))?;
+        // Only the bytes that were shown and signed are sent. Another record may stand in its place by now.
+        if record.signed.bytes != job.record.signed.bytes {
+            return Err(Error::Proposal(id, ProposalError::Replaced));
+        }
         let mut job = Job::of_record(record, job.sealed_keys.clone());
         let over = || Error::Proposal(id, ProposalError::Over);
         let proposal = job.proposal(self.now()).ok_or_else(over)?;

@@ -6,7 +6,6 @@ use protocol::{
     keys::Keys,
     name::{HostName, JobId},
     outcome::State,
-    secret::{Digest, digest},
     signed::Fields,
     statement::{OutcomeError, Report, Subject},
 };
@@ -17,16 +16,19 @@ use super::{
     events::{Damage, Event},
     fleet::{Fleet, RawHash, text_fields},
     jobs::RecentJob,
-    witness::{Notice, Testimony},
+    witness::{Names, Notice, Strangers, Testimony},
 };
 
 /// The fields of a result that its state is in.
 const FIELDS: [&str; 2] = ["statement", "signature"];
 
+/// A field of a hash, if it is there.
+type RawField = Option<Vec<u8>>;
+
 /// That a command has ended, as Redis says.
 struct Claim {
     job: JobId,
-    manifest: Digest,
+    names: Names,
     host: HostName,
     claimed: State,
 }
@@ -36,20 +38,23 @@ impl Fleet {
     pub(super) fn believe<T>(
         &mut self,
         testimonies: Vec<Testimony<'_>>,
+        strangers: Strangers,
         read: impl Fn(Report, &Subject<'_>) -> Result<T, OutcomeError>,
     ) -> Vec<Result<T, Damage>> {
         let namespace = self.namespace.as_ref();
         let said: Vec<_> = testimonies.iter().map(Testimony::said).collect();
-        let verdicts = self.witness.judge(namespace, &said);
+        let verdicts = self.witness.judge(namespace, &said, strangers);
         let believed = testimonies.into_iter().zip(verdicts).map(|(testimony, verdict)| {
             verdict?;
-            let Testimony { host, job, manifest, report } = testimony;
-            Ok(read(report, &Subject { namespace, job, host, manifest: Some(manifest) })?)
+            let Testimony { host, job, names: Names { manifest, unverified }, report } = testimony;
+            let (manifest, unverified) = (Some(manifest), Some(unverified));
+            Ok(read(report, &Subject { namespace, job, host, manifest, unverified })?)
         });
         believed.collect()
     }
 
-    /// Replaces the ends that Redis names by those that the hosts have signed.
+    /// Replaces the ends that Redis names by those that the hosts have signed. Whoever can write to Redis decides which
+    /// hosts these are: their keys are not recorded.
     pub(super) async fn verify_states(&mut self, jobs: &mut [RecentJob]) -> Result<(), Error> {
         let claims = self.claimed_ends(jobs).await?;
         let ask = |keys: &Keys, claim: &Claim| [Cmd::hmget(keys.job_result(claim.job, &claim.host), &FIELDS)];
@@ -59,11 +64,11 @@ impl Fleet {
         };
         let reports = self.query_each(&claims, ask, read).await?;
         let signed = claims.iter().zip(reports).filter_map(|(claim, report)| {
-            let Claim { job, host, manifest, .. } = claim;
-            Some((claim, Testimony { host, job: *job, manifest: *manifest, report: report? }))
+            let Claim { job, host, names, .. } = claim;
+            Some((claim, Testimony { host, job: *job, names: *names, report: report? }))
         });
         let (signed, testimonies): (Vec<_>, Vec<_>) = signed.unzip();
-        let believed = self.believe(testimonies, |report, about| report.state(about));
+        let believed = self.believe(testimonies, Strangers::Overlook, |report, about| report.state(about));
         let ends =
             signed.into_iter().zip(believed).filter_map(|(claim, state)| Some(((claim.job, &claim.host), state.ok()?)));
         let ends: HashMap<_, _> = ends.collect();
@@ -83,13 +88,15 @@ impl Fleet {
     async fn claimed_ends(&mut self, jobs: &[RecentJob]) -> Result<Vec<Claim>, Error> {
         let ended: Vec<_> = jobs.iter().filter(|job| job.states.keys().any(|state| state.is_terminal())).collect();
         let ask = |keys: &Keys, job: &&RecentJob| {
-            [Cmd::hget(keys.job(job.id), "manifest"), Cmd::hgetall(keys.job_hosts(job.id))]
+            let record = |field| Cmd::hget(keys.job(job.id), field);
+            [record("manifest"), record("signature"), Cmd::hgetall(keys.job_hosts(job.id))]
         };
-        let read = |job: &&RecentJob, (manifest, states): (Option<Vec<u8>>, RawHash), _| {
-            let (job, manifest) = (job.id, digest(&manifest.unwrap_or_default()));
+        let read = |job: &&RecentJob, (manifest, signature, states): (RawField, RawField, RawHash), _| {
+            let (manifest, signature) = (manifest.unwrap_or_default(), signature.unwrap_or_default());
+            let (job, names) = (job.id, Names::of(&manifest, &signature));
             let claim = |(host, state): (String, String)| {
                 let claimed = state.parse().ok().filter(|state: &State| state.is_terminal())?;
-                Some(Claim { job, manifest, host: host.parse().ok()?, claimed })
+                Some(Claim { job, names, host: host.parse().ok()?, claimed })
             };
             text_fields(states).into_iter().filter_map(claim).collect::<Vec<_>>()
         };

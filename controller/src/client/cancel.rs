@@ -49,6 +49,8 @@ impl Fleet {
         if let Some(stranger) = hosts.iter().find(|host| job.targets().hosts().all(|target| target != *host)) {
             return Err(Error::NotATarget(stranger.clone(), job.id()));
         }
+        // Before anything is changed.
+        self.signing_moment().await?;
         if hosts.is_empty() {
             self.withdraw(job).await?;
         }
@@ -56,7 +58,8 @@ impl Fleet {
         follower.never_redispatch();
         follower.look(self).await?;
         let wanted = follower.results().filter(|result| hosts.is_empty() || hosts.contains(&result.host));
-        let (ended, open): (Vec<_>, Vec<_>) = wanted.cloned().partition(HostResult::has_ended);
+        // Where the result is not known to be the host's, the command may still run.
+        let (ended, open): (Vec<_>, Vec<_>) = wanted.cloned().partition(|result| result.outcome.is_some());
 
         let open: Vec<_> = open.into_iter().map(|result| result.host).collect();
         self.send_order(job, &open, operator, signer).await?;
@@ -80,8 +83,8 @@ impl Fleet {
             return Ok(());
         }
         let targets = Targets::new(hosts.iter().cloned());
-        let order =
-            CancelOrder::new(job.manifest(), &job.record.signed, targets.root(), operator.to_owned(), self.now());
+        let now = self.signing_moment().await?;
+        let order = CancelOrder::new(job.manifest(), &job.record.signed, targets.root(), operator.to_owned(), now);
         let document = Signed::unsigned(&order);
         let signature = signer.sign(sshsig::JOB, &document.bytes).await?;
         let document = document.with_signature(signature);

@@ -67,13 +67,13 @@ impl Fleet {
         signer: &Signer,
         report: impl FnMut(Event),
     ) -> Result<Job, Error> {
-        self.ensure_clock().await?;
         let mut sealing = Ok(Vec::new());
         if !request.secrets.is_empty() {
             sealing = self.sealing_keys(&request.targets.hosts().collect::<Vec<_>>()).await;
             self.take_notices().into_iter().for_each(report);
         }
-        let mut job = Job::new(request, &sealing?, self.namespace.clone(), self.now())?;
+        let now = self.signing_moment().await?;
+        let mut job = Job::new(request, &sealing?, self.namespace.clone(), now)?;
         job.sign(signer).await?;
         Ok(job)
     }

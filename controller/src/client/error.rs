@@ -1,12 +1,15 @@
 //! Errors of a fleet: a variant for each situation, with the data that explains it.
 
+use std::time::Duration;
+
 use protocol::{
     connection::{Address, is_broken},
     diagnosis::{Mistake, diagnose},
     job::{JobHeadline, RecordError},
-    name::{HostName, JobId, NameError},
+    limits,
+    name::{HostName, JobId, NameError, Namespace},
     secret::SecretError,
-    time::Millis,
+    time::{Millis, show_duration},
 };
 use redis::{ErrorKind, RedisError, RetryMethod};
 
@@ -52,6 +55,12 @@ pub enum Error {
     /// Nothing was sent, as the key did not sign it.
     #[error("nothing was sent: {0}")]
     Signer(#[from] SignerError),
+    /// Nothing was signed, as the clocks of Redis and of this machine disagree about when it would be valid.
+    #[error("nothing was sent: {}", disagree(*.local_ahead_ms))]
+    Clocks {
+        /// How far this machine's clock is ahead of Redis'; negative where it is behind.
+        local_ahead_ms: i64,
+    },
     /// The secret arguments of a job cannot be sent.
     #[error("nothing was sent: {0}")]
     Secrets(SecretError),
@@ -166,6 +175,16 @@ pub enum Error {
     /// A job's record cannot be read, or is that of another job.
     #[error("the record of job {0} is damaged, or of a newer release: {1}")]
     DamagedJob(JobId, #[source] RecordError),
+    /// The job was signed for the hosts of another namespace.
+    #[error("job {short} is not of this fleet: it was signed for {}, and this is {}", fleet(.theirs.as_ref()), fleet(.ours.as_ref()), short = .job.short())]
+    ForeignJob {
+        /// The job.
+        job: JobId,
+        /// Its namespace.
+        theirs: Option<Namespace>,
+        /// The namespace in which its record was found.
+        ours: Option<Namespace>,
+    },
     /// The job cannot be proposed or approved.
     #[error("job {short}: {1}", short = .0.short())]
     Proposal(JobId, #[source] ProposalError),
@@ -248,6 +267,21 @@ pub fn shorten(names: &[impl ToString]) -> String {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }
+}
+
+/// Which clock is ahead, and by how much.
+fn disagree(local_ahead_ms: i64) -> String {
+    let by = show_duration(Duration::from_secs(local_ahead_ms.unsigned_abs() / 1000));
+    let (ahead, other) = if local_ahead_ms < 0 { ("Redis'", "this machine's") } else { ("this machine's", "Redis'") };
+    let margin = show_duration(limits::SIGNING_MARGIN);
+    format!(
+        "{ahead} clock is {by} ahead of {other}, and what is signed by a wrong clock is valid at a wrong time (at most {margin} are allowed)"
+    )
+}
+
+/// A fleet, by the namespace of its keys.
+fn fleet(namespace: Option<&Namespace>) -> String {
+    namespace.map_or("the fleet without a namespace".to_owned(), |name| format!("the namespace '{name}'"))
 }
 
 fn subject(hosts: &[HostName], one: &str, several: &str) -> String {

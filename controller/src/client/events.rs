@@ -58,6 +58,17 @@ pub enum Event {
         /// Those that are offline: they obey when they return.
         offline: Vec<HostName>,
     },
+    /// A host does not obey an order to cancel the command.
+    CancelRefused {
+        /// The host.
+        host: HostName,
+        /// Who gave the order, as the order says.
+        operator: String,
+        /// Why the host does not obey.
+        reason: String,
+        /// When the host wrote this.
+        at_ms: Option<Millis>,
+    },
     /// Hosts whose keys were not known have signed results, or their sealing keys: their keys are recorded, and trusted from now on.
     NewHostKeys(Vec<NewKey>),
     /// A result, or a sealing key, is signed by another key than that of its host: somebody may be forging it. Each host is reported

@@ -3,9 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use protocol::{
-    clock::FleetClock,
+    clock::{FleetClock, millis},
     connection::{Address, Connection},
     keys::Keys,
+    limits,
     name::Namespace,
     signed::Fields,
     time::Millis,
@@ -184,9 +185,18 @@ impl Fleet {
         parsed.map(|reply| (reply, damage)).ok_or_else(missing)
     }
 
-    /// Reads Redis' clock unless that was done before.
-    pub(super) async fn ensure_clock(&mut self) -> Result<(), Error> {
-        if self.clock.is_none() { self.query_with_time(&redis::pipe()).await } else { Ok(()) }
+    /// The moment to sign as that of a document. It decides when the document is valid, so Redis alone must not set it.
+    ///
+    /// # Errors
+    /// Redis' clock and that of this machine are too far apart.
+    pub(super) async fn signing_moment(&mut self) -> Result<Millis, Error> {
+        let is_sound = |clock: FleetClock| clock.local_ahead_ms().unsigned_abs() <= millis(limits::SIGNING_MARGIN);
+        if self.clock.is_none_or(|clock| !is_sound(clock)) {
+            // Since the clock was read, this machine may have slept.
+            self.query_with_time::<()>(&redis::pipe()).await?;
+        }
+        let clock = self.clock();
+        if is_sound(clock) { Ok(clock.now()) } else { Err(Error::Clocks { local_ahead_ms: clock.local_ahead_ms() }) }
     }
 
     /// Sends transactions, each on the keys of one slot. See [`Connection::transact`].

@@ -17,7 +17,6 @@ use protocol::{
     limits,
     name::HostName,
     outcome::State,
-    secret::{Digest, digest},
     statement::Report,
     status::Status,
     time::{Millis, read_moment},
@@ -32,15 +31,15 @@ use super::{
     jobs::Job,
     outputs::{Outputs, by_key, has_everything},
     verdict::{self, Awaited},
-    witness::Testimony,
+    witness::{Names, Strangers, Testimony},
 };
 
 /// Follows one job. It keeps its place over lost connections and dropped futures.
 #[derive(Debug)]
 pub struct Follower<'a> {
     job: &'a Job,
-    /// The digest of the job's manifest.
-    manifest: Digest,
+    /// What the hosts' statements may name the command by.
+    names: Names,
     hosts: BTreeMap<HostName, Awaited>,
     /// How many hosts are not done.
     waiting: usize,
@@ -51,6 +50,8 @@ pub struct Follower<'a> {
     away: Option<Backoff>,
     redispatch: Redispatch<'a>,
     watches_output: bool,
+    /// What becomes of the keys of hosts of which none is known.
+    strangers: Strangers,
     outputs: Outputs,
     /// Whether hosts that are offline and have not begun are left.
     leaves_offline: bool,
@@ -83,7 +84,7 @@ impl<'a> Follower<'a> {
         }
         Self {
             job,
-            manifest: digest(&job.record.signed.bytes),
+            names: Names::of(&job.record.signed.bytes, &job.record.signed.signature),
             waiting: hosts.len() - finished.len(),
             hosts,
             cursor: "0".into(),
@@ -91,6 +92,7 @@ impl<'a> Follower<'a> {
             away: None,
             redispatch: Redispatch::new(job),
             watches_output: false,
+            strangers: Strangers::Meet,
             outputs: Outputs::default(),
             leaves_offline: false,
             offline: 0,
@@ -151,6 +153,12 @@ impl<'a> Follower<'a> {
     /// Never redispatches, whatever Redis has lost: for a caller that wants the job to end.
     pub const fn never_redispatch(&mut self) {
         self.redispatch.forbid();
+    }
+
+    /// Records no keys of hosts, and sends nothing again: for a caller that only looks at the job.
+    pub const fn only_look(&mut self) {
+        self.never_redispatch();
+        self.strangers = Strangers::Overlook;
     }
 
     /// How many hosts are not awaited any more.
@@ -328,12 +336,14 @@ impl<'a> Follower<'a> {
         for (id, values) in events {
             let at = id.split('-').next().and_then(|moment| moment.parse().ok());
             let event = event::Event::from_fields(&fields(values));
-            if let Some(event::Event { host, kind, .. }) = event.filter(|event| self.hosts.contains_key(&event.host)) {
+            if let Some(event::Event { host, kind, decision }) =
+                event.filter(|event| self.hosts.contains_key(&event.host))
+            {
                 match kind {
                     EventKind::State(state) => self.observe(host, state, None, at, &mut ended),
                     EventKind::Waits(what) => self.observe(host, State::Delivered, Some(what), at, &mut ended),
                     EventKind::Progress(text) => self.events.push_back(Event::Progress { host, text }),
-                    EventKind::CancelOrdered => {}
+                    EventKind::CancelOrdered => self.events.extend(refusal(host, decision, at)),
                 }
             }
             self.cursor = id;
@@ -390,10 +400,10 @@ impl<'a> Follower<'a> {
                 Err(damage) => outcomes.push((host, Err(damage))),
             }
         }
-        let testimony = |(host, report)| Testimony { host, job, manifest: self.manifest, report };
+        let testimony = |(host, report)| Testimony { host, job, names: self.names, report };
         let (hosts, reports): (Vec<_>, Vec<_>) = reports.into_iter().unzip();
         let testimonies = hosts.iter().zip(reports).map(testimony).collect();
-        let believed = fleet.believe(testimonies, Report::open);
+        let believed = fleet.believe(testimonies, self.strangers, Report::open);
         outcomes.extend(hosts.into_iter().zip(believed));
         self.events.extend(fleet.take_notices());
         for (host, outcome) in outcomes {
@@ -495,6 +505,12 @@ impl<'a> Follower<'a> {
         }
         Ok(())
     }
+}
+
+/// That the host does not obey an order to cancel, if that is what it decided.
+fn refusal(host: HostName, decision: Option<event::Decision>, at_ms: Option<Millis>) -> Option<Event> {
+    let event::Decision { operator, reason, .. } = decision.filter(|decision| !decision.accepted)?;
+    Some(Event::CancelRefused { host, operator, reason: reason.unwrap_or_default(), at_ms })
 }
 
 #[cfg(test)]

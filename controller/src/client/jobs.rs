@@ -280,6 +280,12 @@ impl Fleet {
             return Err(Error::UnknownJob(id.to_string()));
         }
         let record = JobRecord::from_fields(fields(hash), id).map_err(|error| Error::DamagedJob(id, error))?;
+        // Whoever writes to Redis can copy a job of another fleet here. Its hosts are others, even where they are called
+        // the same.
+        if record.manifest.namespace != self.namespace {
+            let (theirs, ours) = (record.manifest.namespace, self.namespace.clone());
+            return Err(Error::ForeignJob { job: id, theirs, ours });
+        }
         let has_secrets = record.manifest.sealed.is_some();
         let sealed_keys = if has_secrets { self.sealed_keys(id).await? } else { HashMap::new() };
         Ok(Job::of_record(record, sealed_keys))

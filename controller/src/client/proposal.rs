@@ -50,6 +50,11 @@ pub enum ProposalError {
     /// Its id is another job's.
     #[error("no host would take it: its id is not one that its operator can give it")]
     Id,
+    /// Another one has taken its place.
+    #[error(
+        "its record was replaced while it was approved: what it says now is not what you have signed, and was not sent"
+    )]
+    Replaced,
     /// It says more than this release can show.
     #[error("it holds something that this release of ctl does not know, and cannot show: approve it with a newer one")]
     Unknown,

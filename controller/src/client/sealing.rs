@@ -14,7 +14,7 @@ use redis::Cmd;
 use super::{
     error::Error,
     fleet::{Fleet, RawHash, text},
-    witness::{Said, Unsealable},
+    witness::{Said, Strangers, Unsealable},
 };
 
 impl Fleet {
@@ -33,7 +33,7 @@ impl Fleet {
                 signed.as_ref().ok_or_else(|| unsealable(host, Unsealable::Missing))?;
             said.push(Said { host, document, signature });
         }
-        let verdicts = self.witness.judge(self.namespace.as_ref(), &said);
+        let verdicts = self.witness.judge(self.namespace.as_ref(), &said, Strangers::Meet);
         let mut keys = Vec::with_capacity(hosts.len());
         for ((host, signed), verdict) in hosts.iter().zip(published.iter().flatten()).zip(verdicts) {
             verdict.map_err(|error| unsealable(host, error.into()))?;

@@ -6,8 +6,8 @@ use std::{collections::HashSet, path::PathBuf};
 
 use protocol::{
     name::{HostName, JobId, Namespace},
-    secret::Digest,
-    statement::Report,
+    secret::{Digest, digest},
+    statement::{self, Report},
     trust::{
         UNSIGNED,
         batch::{self, Claim},
@@ -81,9 +81,23 @@ pub enum Unsealable {
 pub(super) struct Testimony<'a> {
     pub(super) host: &'a HostName,
     pub(super) job: JobId,
+    pub(super) names: Names,
+    pub(super) report: Report,
+}
+
+/// What a host's statements may name a command by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names {
     /// The digest of the manifest's bytes.
     pub(super) manifest: Digest,
-    pub(super) report: Report,
+    /// See [`statement::unverified`].
+    pub(super) unverified: Digest,
+}
+
+impl Names {
+    pub(super) fn of(manifest: &[u8], signature: &[u8]) -> Self {
+        Self { manifest: digest(manifest), unverified: statement::unverified(manifest, signature) }
+    }
 }
 
 /// A document that names a host as its signer.
@@ -101,6 +115,15 @@ pub(super) enum Notice {
     Changed(ChangedKey),
 }
 
+/// What becomes of the keys of hosts of which none is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Strangers {
+    /// They are recorded, and trusted from then on.
+    Meet,
+    /// A signature by one counts, and nothing is recorded: who only looks decides nothing.
+    Overlook,
+}
+
 /// Verifies what hosts state, and remembers what an operator should know about keys.
 #[derive(Debug, Default)]
 pub(super) struct Witness {
@@ -111,20 +134,28 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    /// Whether each document is signed by the key of its host, in order. Hosts that have none become known.
-    pub(super) fn judge(&mut self, namespace: Option<&Namespace>, all: &[Said<'_>]) -> Vec<Result<(), Unverified>> {
+    /// Whether each document is signed by the key of its host, in order.
+    pub(super) fn judge(
+        &mut self,
+        namespace: Option<&Namespace>,
+        all: &[Said<'_>],
+        strangers: Strangers,
+    ) -> Vec<Result<(), Unverified>> {
         if UNSIGNED {
             return all.iter().map(|_| Ok(())).collect();
         }
         let names: Vec<_> = all.iter().map(|said| known_name(namespace, said.host)).collect();
-        let refused = self.meet(all, &names);
+        let refused = if strangers == Strangers::Meet { self.meet(all, &names) } else { None };
+        let is_overlooked = |name: &str| strangers == Strangers::Overlook && self.known.keys(name).is_empty();
+        let claimed = |(said, name): (&Said<'_>, &String)| if is_overlooked(name) { said.claimed_key() } else { None };
+        let claimed: Vec<Option<Key>> = all.iter().zip(&names).map(claimed).collect();
 
         let mut verdicts = Vec::with_capacity(all.len());
         let (mut claims, mut places) = (Vec::new(), Vec::new());
         for (place, (said, name)) in all.iter().zip(&names).enumerate() {
             let known = match find(&self.known, name, said) {
                 Ok(Some(key)) => Ok(key),
-                Ok(None) => Err(stranger(said, refused.as_deref())),
+                Ok(None) => claimed[place].as_ref().ok_or_else(|| stranger(said, refused.as_deref())),
                 Err(error) => Err(error),
             };
             verdicts.push(known.map(|key| {
@@ -149,7 +180,7 @@ impl Witness {
     fn meet(&mut self, all: &[Said<'_>], names: &[String]) -> Option<String> {
         let strangers = all.iter().zip(names).filter(|(_, name)| self.known.keys(name).is_empty());
         let signed = strangers.filter_map(|(said, name)| {
-            let key = Key::from_bytes(batch::claimed_key(said.signature).ok()?).ok()?;
+            let key = said.claimed_key()?;
             let is_true = batch::verify(HOST, &[said.claim(&key)]).iter().all(Result::is_ok);
             is_true.then(|| (said.host, (name.clone(), key)))
         });
@@ -182,6 +213,11 @@ impl Testimony<'_> {
 }
 
 impl<'a> Said<'a> {
+    /// The key that has signed it, as its signature says.
+    fn claimed_key(&self) -> Option<Key> {
+        Key::from_bytes(batch::claimed_key(self.signature).ok()?).ok()
+    }
+
     const fn claim(&self, key: &'a Key) -> Claim<'a> {
         Claim { key, document: self.document, signature: self.signature }
     }

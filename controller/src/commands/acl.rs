@@ -13,6 +13,17 @@ use crate::{
     output::{Format, Printer, Table},
 };
 
+/// What makes a user outlive Redis' restart, where Redis keeps its users in a file.
+pub const SAVE: &str = "ACL SAVE";
+
+/// Tells what `redis-cli` must not have replied to [`SAVE`].
+pub fn note_save(user: &str, printer: &Printer) {
+    printer.note(&format!(
+        "{SAVE} keeps the user {user} over Redis' restart; if Redis replies that it has no ACL file, name an `aclfile` in its \
+         configuration first"
+    ));
+}
+
 /// Prints the user of a role. Asks no Redis.
 pub fn print(options: AclPrint, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
     let role = match options.host {
@@ -34,6 +45,10 @@ pub fn print(options: AclPrint, settings: &Settings, printer: &Printer) -> anyho
     if printer.format() == Format::Table {
         let begin = if options.setuser { "ACL SETUSER" } else { "user" };
         printer.line(&format!("{begin} {line}"))?;
+        if options.setuser {
+            printer.line(SAVE)?;
+            note_save(user, printer);
+        }
     } else {
         printer.object(&json!({ "user": user, "rules": rules }))?;
     }

@@ -1,13 +1,13 @@
 //! `ctl job cancel`: a command that runs is ended, one that has not started never does.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use protocol::{job::shown, name::HostName, outcome::State, time::Millis};
 use tokio::time::timeout;
 
 use crate::{
     cli::{keys, settings::Settings},
-    client::{Error, Event, Fleet, Follower, Job},
+    client::{Error, Event, Fleet, Follower, HostResult, Job},
     output::{
         Advice, Exit, Printer, events, moments, style,
         summary::{command, hosts, standing},
@@ -16,6 +16,9 @@ use crate::{
 
 /// How long the ends on hosts that are online are awaited: the grace period of a process group and some.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How far this program's estimate of Redis' time may be off, in milliseconds.
+const CLOCK_TOLERANCE: Millis = 1000;
 
 /// Shows what is cancelled. Asks whether that is meant where the job is another operator's, unless `sure`.
 ///
@@ -62,6 +65,7 @@ pub async fn cancel(
     let operator = &settings.operator;
     agree(job, only, operator, sure, fleet.now(), printer)?;
     let signer = keys::open(settings).await?;
+    let ordered_ms = fleet.now();
     let cancellation = fleet.cancel(job, only, operator, &signer).await?;
     for result in &cancellation.ended {
         printer.note(&format!("{}: already ended ({})", result.host, standing(result)));
@@ -77,6 +81,7 @@ pub async fn cancel(
 
     let mut follower = Follower::of_old(job);
     follower.never_redispatch();
+    let mut refused: HashMap<HostName, String> = HashMap::new();
     let ends = async {
         // Without any, all hosts would be awaited.
         if online.is_empty() {
@@ -86,8 +91,19 @@ pub async fn cancel(
         while let Some(event) = follower.next(fleet).await? {
             // Which hosts are offline, and that they were ordered to cancel, was printed above. What the command waits
             // for does not matter any more.
-            if !matches!(event, Event::Absent(_) | Event::CancelOrdered { .. } | Event::State { .. }) {
-                events::note(&event, job, fleet.now(), printer);
+            match event {
+                Event::CancelRefused { host, operator: by, reason, at_ms } => {
+                    // The events of the job begin with earlier orders.
+                    if by == *operator && at_ms.is_some_and(|at| at + CLOCK_TOLERANCE >= ordered_ms) {
+                        refused.insert(host, reason);
+                    }
+                }
+                Event::Absent(_) | Event::CancelOrdered { .. } | Event::State { .. } => {}
+                event => events::note(&event, job, fleet.now(), printer),
+            }
+            let has_ended = |host| follower.result(host).is_some_and(HostResult::has_ended);
+            if online.iter().all(|host| refused.contains_key(host) || has_ended(host)) {
+                break;
             }
         }
         Ok::<_, Error>(())
@@ -99,15 +115,24 @@ pub async fn cancel(
     let mut exit = Exit::Success;
     for result in online.iter().filter_map(|host| follower.result(host)) {
         match result.state {
+            // A result that nobody can believe stays in Redis even if the host has obeyed.
+            State::Unverified => {
+                exit = Exit::Failed;
+                let order = "the order to cancel was sent, but whether it was obeyed cannot be known";
+                printer.trouble(&format!("{}: {order}: {}", result.host, standing(result)));
+            }
             State::Cancelled => printer.note(&format!("{}: {}", result.host, standing(result))),
             state if state.is_terminal() => {
                 exit = Exit::Failed;
                 printer.trouble(&format!("{}: ended before it could be cancelled: {}", result.host, standing(result)));
             }
             _ => {
+                let refusal = refused.get(&result.host);
                 // A failure outweighs a missing reply, as everywhere.
-                exit = if exit == Exit::Failed { exit } else { Exit::Incomplete };
-                printer.trouble(&format!("{}: has not replied yet", result.host));
+                exit = if exit == Exit::Failed || refusal.is_some() { Exit::Failed } else { Exit::Incomplete };
+                let standing =
+                    refusal.map_or("has not replied yet".into(), |reason| format!("does not cancel it: {reason}"));
+                printer.trouble(&format!("{}: {standing}", result.host));
             }
         }
     }

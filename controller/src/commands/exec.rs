@@ -278,6 +278,8 @@ async fn follow(
 
     let code = match (stopped, follower.results().next()) {
         (Some(code), _) => code,
+        // A program whose output was forged has no code that one should go by.
+        (None, _) if tail.is_forged() => Exit::NoCode as u8,
         (None, Some(result)) => code_of(result).unwrap_or_else(|| {
             printer.trouble(&format!("{}: {}", result.host, standing(result)));
             Exit::NoCode as u8

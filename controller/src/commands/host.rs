@@ -139,7 +139,10 @@ fn overview(host: &Host, now: Millis) -> Table {
     pairs.pair("worker since", moment(status.started_at_ms));
     pairs.pair("pid", status.pid.to_string());
     pairs.pair("clock", moments::offset(status.clock_ahead_ms));
-    pairs.pair("inbox last read", format!("{} before that", moments::span(Duration::from_millis(status.read_age_ms))));
+    pairs.pair(
+        "inbox last read",
+        format!("{} before the last heartbeat", moments::span(Duration::from_millis(status.read_age_ms))),
+    );
     if let Some(reason) = &status.refuses {
         pairs.pair("refuses", Cell::styled(reason, style::WARNING));
     }
@@ -147,7 +150,7 @@ fn overview(host: &Host, now: Millis) -> Table {
         pairs.pair("trust", Cell::styled(problem, style::WARNING));
     }
     for (reason, count) in status.dropped.iter().filter(|(_, count)| *count > 0) {
-        pairs.pair("dropped", Cell::styled(&format!("{count} {}", reason.replace('_', " ")), style::WARNING));
+        pairs.pair("dropped", Cell::styled(&format!("{count} {}", summary::dropped(reason)), style::WARNING));
     }
     pairs
 }
@@ -169,6 +172,9 @@ fn headline(host: &Host, now: Millis) -> Value {
         "clock_ahead_ms": status.map(|status| status.clock_ahead_ms),
         "damage": host.damage.as_ref().map(ToString::to_string),
         "refuses": status.and_then(|status| status.refuses.as_deref()),
+        "trust": status.and_then(|status| status.trust.as_deref()),
+        "trust_version": status.map(|status| status.trust_version),
+        "trust_digest": status.map(|status| &status.trust_digest),
         "dropped": status.map(|status| status.dropped.iter().cloned().collect::<BTreeMap<_, _>>()),
     })
 }

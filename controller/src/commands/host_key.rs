@@ -13,6 +13,9 @@ use crate::{
     output::{Advice, Cell, Format, Printer, Table, style},
 };
 
+/// What shows a host's key on the host.
+const CHECK: &str = "worker --config /etc/redfleet/worker.toml --check-config";
+
 /// What shall become of the key that is trusted.
 pub enum Change {
     /// Nothing.
@@ -62,10 +65,9 @@ impl HostKeys {
 
     /// The keys for scripts.
     pub fn object(&self) -> Value {
-        let key = |key: &Key| json!({ "fingerprint": key.fingerprint(), "key": key.line() });
         json!({
-            "known": self.known.iter().map(key).collect::<Vec<_>>(),
-            "published": self.published.as_ref().map(key),
+            "known": self.known.iter().map(object).collect::<Vec<_>>(),
+            "published": self.published.as_ref().map(object),
             "known_hosts": self.file,
         })
     }
@@ -98,12 +100,20 @@ pub async fn run(
                 return Err(Advice::new(format!("no key of {host} is known")).into());
             }
             let keys = fingerprints(&forgotten);
+            if printer.format() != Format::Table {
+                let forgotten: Vec<_> = forgotten.iter().map(object).collect();
+                printer.object(&json!({ "host": host, "forgotten": forgotten }))?;
+            }
             printer.note(&format!("{host}: {keys} is forgotten; the next key that signs a result is trusted"));
             return Ok(());
         }
         Change::Pin { typed, sure } => {
             let key = meant(host, typed, *sure, fleet).await?;
             let before = fleet.known_hosts().pin(&name, &key)?;
+            if printer.format() != Format::Table {
+                let before: Vec<_> = before.iter().map(object).collect();
+                printer.object(&json!({ "host": host, "pinned": object(&key), "before": before }))?;
+            }
             let instead = before.iter().any(|before| before.blob() != key.blob());
             let instead = if instead { format!(", and not {}", fingerprints(&before)) } else { String::new() };
             printer.note(&format!("{host}: {} is trusted from now on{instead}", key.fingerprint()));
@@ -119,8 +129,8 @@ pub async fn run(
     printer.table(&keys.table(host))?;
     if keys.differ() {
         printer.trouble(&format!(
-            "{host} publishes another key than the trusted one. Ask there which is right (worker --check-config); if it is \
-             the new one: ctl host key {host} --pin"
+            "{host} publishes another key than the trusted one. Ask there which is right ({CHECK}); if it is the \
+             new one: ctl host key {host} --pin"
         ));
     }
     Ok(())
@@ -148,9 +158,9 @@ async fn meant(host: &HostName, typed: &str, sure: bool, fleet: &mut Fleet) -> a
     }
     if !typed.is_empty() {
         let other = Advice::new(format!("{host} publishes the key {fingerprint}, and not '{typed}'"));
-        return Err(other.hint(format!("which one has it? On {host}: worker --check-config")).into());
+        return Err(other.hint(format!("which one has it? On {host}: {CHECK}")).into());
     }
-    let question = format!("{host} publishes the key {fingerprint}. `worker --check-config` shows it there. Trust it?");
+    let question = format!("{host} publishes the key {fingerprint}. `{CHECK}` shows it there. Trust it?");
     match Printer::confirm(&question) {
         Some(true) => Ok(key),
         Some(false) => Err(Advice::new("nothing was changed").into()),
@@ -159,6 +169,11 @@ async fn meant(host: &HostName, typed: &str, sure: bool, fleet: &mut Fleet) -> a
             Err(error.hint(format!("if it is: ctl host key {host} --pin={fingerprint}")).into())
         }
     }
+}
+
+/// A key for scripts.
+fn object(key: &Key) -> Value {
+    json!({ "fingerprint": key.fingerprint(), "key": key.line() })
 }
 
 fn fingerprints(keys: &[Key]) -> String {

@@ -6,13 +6,17 @@ use anyhow::Context;
 use protocol::{
     event::Stream,
     job::shown,
-    outcome::Outcome,
+    outcome::{Outcome, State},
     time::{Millis, show_moment},
     trust::sshsig::Signature,
 };
 use serde_json::{Value, json};
 
-use super::{cancel, last, proposal, watch};
+use super::{
+    cancel, last, proposal,
+    register::{Register, Signed},
+    watch,
+};
 use crate::{
     cli::{grammar::Job as Command, settings::Settings},
     client::{Event, Fleet, Follower, HostResult, Job, JobFilter, Proposal, RecentJob},
@@ -48,7 +52,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             let job = last::find(&id.id, fleet, settings).await?;
             match raw {
                 Some(directory) => write_raw(&job, &directory, printer)?,
-                None => show(&job, fleet, printer).await?,
+                None => show(&job, fleet, settings, printer).await?,
             }
         }
         Command::Wait { id, look } => {
@@ -66,7 +70,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             if follow {
                 return watch::watch(fleet, &job, &mut follower, printer, true).await;
             }
-            logs(&job, follower, fleet, printer).await?;
+            return logs(&job, follower, fleet, printer).await;
         }
         Command::Approve(options) => return proposal::approve(options, fleet, settings, printer).await,
         Command::Cancel { id, only, yes } => {
@@ -77,10 +81,10 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
     Ok(Exit::Success)
 }
 
-/// Prints the output so far.
-async fn logs(job: &Job, mut follower: Follower<'_>, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+/// Prints the output so far. It fails only where some of it was forged.
+async fn logs(job: &Job, mut follower: Follower<'_>, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<Exit> {
     follower.watch_output();
-    follower.never_redispatch();
+    follower.only_look();
     follower.look(fleet).await?;
 
     let mut tail = Tail::new(job.id(), follower.results().count(), printer);
@@ -97,7 +101,13 @@ async fn logs(job: &Job, mut follower: Follower<'_>, fleet: &mut Fleet, printer:
     let summary = Summary::of(job.manifest(), &results, fleet.now());
     if printer.format() == Format::Json {
         let mut whole = json::of_job(job, &results, &summary);
+        let is_signed =
+            |result: &HostResult| result.outcome.as_ref().is_some_and(|outcome| outcome.state != State::Interrupted);
         for (object, result) in whole["hosts"].as_array_mut().into_iter().flatten().zip(&results) {
+            // What the host has signed stands there already.
+            if is_signed(result) {
+                continue;
+            }
             for stream in [Stream::Stdout, Stream::Stderr] {
                 let (bytes, missing) = tail.collected(&result.host, stream);
                 json::put_output(object, stream, bytes, missing);
@@ -106,7 +116,7 @@ async fn logs(job: &Job, mut follower: Follower<'_>, fleet: &mut Fleet, printer:
         printer.object(&whole)?;
     }
     printer.note(&summary.of_results(&results));
-    Ok(())
+    Ok(if tail.is_forged() { Exit::Failed } else { Exit::Success })
 }
 
 /// Prints a list of jobs, or `none` where it is empty.
@@ -167,9 +177,9 @@ fn object(job: &RecentJob) -> Value {
     object
 }
 
-async fn show(job: &Job, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+async fn show(job: &Job, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
     let mut follower = Follower::of_old(job);
-    follower.never_redispatch();
+    follower.only_look();
     follower.look(fleet).await?;
     let now = fleet.now();
     while let Some(event) = follower.take() {
@@ -179,12 +189,16 @@ async fn show(job: &Job, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result
         }
     }
 
+    // Keys that have expired since were good when it was signed.
+    let at = if job.proposal(now).is_some() { now } else { job.manifest().issued_at_ms };
+    let approvers = Register::read(settings, at, printer).approvers(job);
     let results: Vec<_> = follower.results().collect();
     let summary = Summary::of(job.manifest(), &results, now);
     if printer.format() != Format::Table {
-        return printer.object(&whole(job, &results, &summary, now));
+        return printer.object(&whole(job, &approvers, &results, &summary, now));
     }
-    printer.table(&overview(job, now))?;
+    printer.table(&overview(job, &approvers, now))?;
+    approvers.iter().filter_map(Signed::remark).for_each(|remark| printer.note(&remark));
     if job.proposal(now).is_some() {
         printer.note(&format!("nothing was sent; to approve it: ctl job approve {}", job.id().short()));
         return Ok(());
@@ -206,16 +220,29 @@ fn write_raw(job: &Job, directory: &Path, printer: &Printer) -> anyhow::Result<(
         let path = directory.join(name);
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    if printer.format() != Format::Table {
+        let path = |name| directory.join(name).display().to_string();
+        printer.object(&json!({ "job": job.id(), "manifest": path("manifest"), "signature": path("manifest.sig") }))?;
+    }
     printer.note(&format!("job {short} is in {0}/manifest, its signature in {0}/manifest.sig", directory.display()));
     Ok(())
 }
 
-fn whole(job: &Job, results: &[&HostResult], summary: &Summary, now: Millis) -> Value {
+fn whole(job: &Job, approvers: &[Signed], results: &[&HostResult], summary: &Summary, now: Millis) -> Value {
     let manifest = job.manifest();
     let mut value = json::of_job(job, results, summary);
     value["arguments"] = shown(manifest).into();
+    // Present only where there is one.
+    if let Some(namespace) = &manifest.namespace {
+        value["namespace"] = json!(namespace);
+    }
     value["operator"] = json!(manifest.operator);
-    value["approved_by"] = json!(proposal::approvers(job));
+    let (verified, others): (Vec<_>, Vec<_>) = approvers.iter().partition(|approver| approver.is_verified());
+    value["approved_by"] = json!(names(&verified));
+    // Present only where nobody vouches for some.
+    if !others.is_empty() {
+        value["approved_by_unverified"] = json!(names(&others));
+    }
     // Present only where it was not sent.
     if let Some(Proposal { signed, needed }) = job.proposal(now) {
         value["proposed"] = json!({ "signed": signed, "needed": needed });
@@ -227,11 +254,18 @@ fn whole(job: &Job, results: &[&HostResult], summary: &Summary, now: Millis) -> 
     value
 }
 
-fn overview(job: &Job, now: Millis) -> Table {
+fn names<'a>(signed: &[&'a Signed]) -> Vec<&'a str> {
+    signed.iter().map(|signed| signed.name()).collect()
+}
+
+fn overview(job: &Job, approvers: &[Signed], now: Millis) -> Table {
     let manifest = job.manifest();
     let duration = |millis| moments::span(Duration::from_millis(millis));
     let mut pairs = Table::of_pairs();
     pairs.pair("job", job.id().to_string());
+    if let Some(namespace) = &manifest.namespace {
+        pairs.pair("namespace", namespace.to_string());
+    }
     pairs.pair("action", &manifest.action);
     for (name, argument) in &manifest.arguments {
         pairs.pair(&format!("  {name}"), argument.to_string());
@@ -240,9 +274,8 @@ fn overview(job: &Job, now: Millis) -> Table {
         pairs.pair(&format!("  {name}"), "***");
     }
     pairs.pair("operator", &manifest.operator);
-    let approvers = proposal::approvers(job);
     if !approvers.is_empty() {
-        pairs.pair("approved by", approvers.join(", "));
+        pairs.pair("approved by", approvers.iter().map(Signed::shown).collect::<Vec<_>>().join(", "));
     }
     if let Some(proposal) = job.proposal(now) {
         pairs.pair("state", format!("proposed, {proposal} have signed"));

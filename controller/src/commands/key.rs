@@ -118,7 +118,7 @@ async fn show(check: bool, settings: &Settings, printer: &Printer) -> anyhow::Re
         }));
     }
     let mut pairs = Table::of_pairs();
-    pairs.pair("key", file.unwrap_or_else(|| "of ssh-agent".into()));
+    pairs.pair("key", file.unwrap_or_else(|| "in ssh-agent".into()));
     pairs.pair("private half", private);
     pairs.pair("type", key.type_name());
     pairs.pair("fingerprint", key.fingerprint());

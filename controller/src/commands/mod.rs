@@ -14,6 +14,7 @@ mod job;
 mod key;
 mod last;
 mod proposal;
+mod register;
 mod run;
 mod secrets;
 mod trust;

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{
     last,
+    register::{Register, Signed},
     watch::{self, Sent},
 };
 use crate::{
@@ -35,11 +36,6 @@ pub fn refuse_waiting(job: &Job, now: Millis) -> anyhow::Result<()> {
     let short = job.id().short();
     let waits = Advice::new(format!("job {short} was not sent: it is proposed, and {proposal} have signed it"));
     Err(waits.hint(format!("somebody else sends it with: ctl job approve {short}")).into())
-}
-
-/// Who has approved the job, fit for a line.
-pub fn approvers(job: &Job) -> Vec<String> {
-    job.approvals().0.iter().map(|approval| style::plain(&approval.principal)).collect()
 }
 
 /// Signs a job and keeps it. Whoever proposes wants somebody else to look at it, even where no host asks for that.
@@ -72,7 +68,13 @@ pub async fn approve(
     let principal = &settings.operator;
     fleet.check_approval(&job, principal, None)?;
     let Some(proposal) = job.proposal(fleet.now()) else { anyhow::bail!("its start-by has just passed") };
-    for line in shown(&job, proposal, fleet.now()).lines(None) {
+    let register = Register::read(settings, fleet.now(), printer);
+    let remarks = [register.operator(&job)]
+        .iter()
+        .chain(&register.approvers(&job))
+        .filter_map(Signed::remark)
+        .collect::<Vec<_>>();
+    for line in shown(&job, proposal, &register, fleet.now()).lines(None).into_iter().chain(remarks) {
         // Nobody is asked about what was not shown.
         if options.yes { printer.note(&line) } else { printer.trouble(&line) }
     }
@@ -116,13 +118,16 @@ fn agree(job: &Job, principal: &str, sure: bool) -> anyhow::Result<()> {
 }
 
 /// All that is signed, as far as it decides what happens.
-fn shown(job: &Job, proposal: Proposal, now: Millis) -> Table {
+fn shown(job: &Job, proposal: Proposal, register: &Register, now: Millis) -> Table {
     let manifest = job.manifest();
     let mut pairs = Table::of_pairs();
     pairs.pair("job", job.id().to_string());
+    if let Some(namespace) = &manifest.namespace {
+        pairs.pair("namespace", namespace.to_string());
+    }
     let key = job.requester_key().unwrap_or_default();
     let asked = moments::ago(manifest.issued_at_ms, now);
-    pairs.pair("asked by", format!("{}, {asked}, with the key {key}", manifest.operator));
+    pairs.pair("asked by", format!("{}, {asked}, with the key {key}", register.operator(job).shown()));
     pairs.pair("action", style::exact(&manifest.action));
     for (name, words) in arguments(&manifest.arguments) {
         pairs.pair(&format!("  {}", style::exact(&name)), words);
@@ -134,7 +139,7 @@ fn shown(job: &Job, proposal: Proposal, now: Millis) -> Table {
     let names: Vec<_> = job.targets().hosts().map(ToString::to_string).collect();
     pairs.pair("on", format!("{}: {}", summary::hosts(names.len()), names.join(", ")));
     pairs.pair("start by", moments::exact(manifest.start_by_ms));
-    let approvers = approvers(job);
+    let approvers: Vec<_> = register.approvers(job).iter().map(Signed::shown).collect();
     if !approvers.is_empty() {
         pairs.pair("approved by", approvers.join(", "));
     }

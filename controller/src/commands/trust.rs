@@ -18,11 +18,11 @@ use super::watch;
 use crate::{
     cli::{
         fleet_trust::{FleetTrust, public_key, revoked_keys},
-        grammar::{RevokeKey, SendTo, SomeHosts, TrustKey},
+        grammar::{RevokeKey, SendAgain, SendTo, SomeHosts, TrustKey},
         keys,
         settings::Settings,
     },
-    client::{Fleet, Follower, Host, Request, Selection, shorten, understand},
+    client::{Fleet, Follower, Host, HostResult, Request, Selection, shorten, understand},
     output::{Advice, Cell, Exit, Format, Printer, Table, events, moments, style},
 };
 
@@ -143,7 +143,7 @@ pub async fn trust(options: TrustKey, settings: &Settings, printer: &Printer) ->
 /// Takes the trust from keys, for good.
 pub async fn revoke(options: RevokeKey, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
     let own = own_copy(settings).await?;
-    let keys = meant(&options.what, &own)?;
+    let keys = meant(&options.what, &own, printer)?;
     for (key, remark) in &keys {
         printer.note(&format!("{} {remark} is to be revoked", key.fingerprint()));
     }
@@ -151,20 +151,40 @@ pub async fn revoke(options: RevokeKey, settings: &Settings, printer: &Printer) 
     bring(&own, &new, options.to, settings, printer).await
 }
 
-/// The keys that somebody means by a name, a fingerprint or a file, each with whose it is.
-fn meant(what: &str, own: &FleetTrust) -> anyhow::Result<Vec<(Key, String)>> {
+/// The keys that somebody means by a name, a fingerprint or a file, each with whose it is. A line that is for a name only
+/// by a pattern is for others, too: it is named, and stays.
+fn meant(what: &str, own: &FleetTrust, printer: &Printer) -> anyhow::Result<Vec<(Key, String)>> {
     let lines = own.trust.lines();
-    let named = |line: &&Line| line.principals() == what || line.key().fingerprint() == what;
-    let found: Vec<_> =
-        lines.iter().filter(named).map(|line| (line.key().clone(), line.principals().to_owned())).collect();
-    if !found.is_empty() {
-        return Ok(found);
+    let pair = |line: &Line| (line.key().clone(), line.principals().to_owned());
+    let by_fingerprint: Vec<_> = lines.iter().filter(|line| line.key().fingerprint() == what).map(pair).collect();
+    if !by_fingerprint.is_empty() {
+        return Ok(without_repeats(by_fingerprint));
+    }
+    let (named, matching): (Vec<_>, Vec<_>) = lines
+        .iter()
+        .filter(|line| line.is_for(what))
+        .partition(|line| line.principals().split(',').any(|one| one == what));
+    let others = matching.iter().map(|line| {
+        let (number, key, principals) = (line.number(), line.key().fingerprint(), line.principals());
+        format!(
+            "line {number} of {} lets the key {key} speak for '{what}', as one of '{principals}'",
+            own.path().display()
+        )
+    });
+    if !named.is_empty() {
+        others.for_each(|line| printer.warn(&format!("not revoked: {line}")));
+        return Ok(without_repeats(named.into_iter().map(pair).collect()));
     }
     let path = std::path::Path::new(what);
     if !path.exists() {
-        let message =
-            format!("'{what}' is neither a principal nor a fingerprint of the fleet's trust file, nor a file");
-        bail!(Advice::new(message).hint("whom the fleet trusts: ctl key list"));
+        if matching.is_empty() {
+            let message =
+                format!("'{what}' is neither a principal nor a fingerprint of the fleet's trust file, nor a file");
+            bail!(Advice::new(message).hint("whom the fleet trusts: ctl key list"));
+        }
+        let message = format!("no line of the fleet's trust file names '{what}'");
+        let advice = others.fold(Advice::new(message), Advice::hint);
+        bail!(advice.hint("to revoke such a key for all whom it speaks for: ctl key revoke FINGERPRINT"));
     }
     let key = public_key(path)?;
     let whose = lines.iter().find(|line| line.key().blob() == key.blob()).map(Line::principals).unwrap_or_default();
@@ -172,8 +192,21 @@ fn meant(what: &str, own: &FleetTrust) -> anyhow::Result<Vec<(Key, String)>> {
     Ok(vec![(key, whose)])
 }
 
+/// Each key once: several lines may have it.
+fn without_repeats(keys: Vec<(Key, String)>) -> Vec<(Key, String)> {
+    let mut once: Vec<(Key, String)> = Vec::new();
+    for (key, whose) in keys {
+        if once.iter().all(|(known, _)| known.blob() != key.blob()) {
+            once.push((key, whose));
+        }
+    }
+    once
+}
+
 /// Sends the copy as it is.
-pub async fn send(to: SendTo, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
+pub async fn send(options: SendAgain, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
+    let SendAgain { whom, force } = options;
+    let to = SendTo { whom, local: false, force };
     let own = own_copy(settings).await?;
     bring(&own, &own, to, settings, printer).await
 }
@@ -190,6 +223,11 @@ async fn bring(
     let SendTo { whom, local, force } = to;
     let Some(selection) = selection(whom).filter(|_| !local) else {
         new.store()?;
+        if printer.format() != Format::Table {
+            let (version, digest) = (new.trust.version(), new.digest());
+            let file = own.path().display().to_string();
+            printer.object(&json!({ "file": file, "version": version, "digest": digest, "sent": false }))?;
+        }
         printer.note(&format!("version {} of {}; nothing was sent", new.trust.version(), own.path().display()));
         return Ok(Exit::Success);
     };
@@ -215,11 +253,18 @@ async fn bring(
         trace: settings.trace.clone(),
     };
     let Reception { exit, taken } = dispatch(request, &hosts, &mut fleet, settings, printer).await?;
-    if taken {
+    let path = own.path();
+    let path = path.display();
+    if taken != Taken::Nowhere {
         new.store()?;
-        printer.note(&format!("version {} of {}", new.trust.version(), own.path().display()));
-    } else {
-        printer.note(&format!("no host took it: {} stays as it is", own.path().display()));
+        printer.note(&format!("version {} of {path}", new.trust.version()));
+    }
+    match taken {
+        Taken::Somewhere => {}
+        Taken::Perhaps => {
+            printer.warn("no host has confirmed it, but some may have it, or may still take it: ctl key list --all");
+        }
+        Taken::Nowhere => printer.note(&format!("no host took it: {path} stays as it is")),
     }
     Ok(exit)
 }
@@ -227,8 +272,41 @@ async fn bring(
 /// How it went.
 struct Reception {
     exit: Exit,
-    /// Whether some host took it, or may still do so.
-    taken: bool,
+    taken: Taken,
+}
+
+/// Whether a host has the new version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Taken {
+    /// No host has.
+    Nowhere,
+    /// Some may have it, or may still take it.
+    Perhaps,
+    /// A host has said so.
+    Somewhere,
+}
+
+/// The beginnings of what a host says that has refused a version before it wrote anything.
+const REFUSALS: [&str; 1] = ["the new trust file "];
+
+/// The same of one whose file is not the worker's.
+const FOREIGN: &str = " is not the worker's to write: ";
+
+/// Whether this host has the new version.
+fn taken(result: &HostResult) -> Taken {
+    // Without an outcome it is not known: what is published may be forged.
+    let Some(outcome) = &result.outcome else { return Taken::Perhaps };
+    match outcome.state {
+        State::Succeeded => Taken::Somewhere,
+        State::Rejected | State::Expired => Taken::Nowhere,
+        State::Cancelled if outcome.started_at_ms.is_none() => Taken::Nowhere,
+        State::Failed => {
+            let reason = outcome.reason.as_deref().unwrap_or_default();
+            let is_refusal = REFUSALS.iter().any(|begin| reason.starts_with(begin)) || reason.contains(FOREIGN);
+            if is_refusal { Taken::Nowhere } else { Taken::Perhaps }
+        }
+        _ => Taken::Perhaps,
+    }
 }
 
 async fn dispatch(
@@ -248,7 +326,7 @@ async fn dispatch(
     follower.known_absent(&absent);
     follower.leave_offline();
     let exit = watch::watch(fleet, &job, &mut follower, printer, false).await?;
-    let taken = follower.results().any(|result| result.state == State::Succeeded || !result.has_ended());
+    let taken = follower.results().map(taken).max().unwrap_or(Taken::Nowhere);
     Ok(Reception { exit, taken })
 }
 
@@ -266,7 +344,12 @@ fn refuse_unknown(hosts: &[Host], own: &FleetTrust, new: &FleetTrust) -> anyhow:
     let message = if version > ours {
         format!("{}: version {version} of the trust file is in force, and {copy} is version {ours}", shorten(&names))
     } else {
-        format!("{}: a trust file is in force that {copy} (version {ours}) does not come from", shorten(&names))
+        let verb = if names.len() == 1 {
+            "its trust file is not an earlier version"
+        } else {
+            "their trust files are not earlier versions"
+        };
+        format!("{}: {verb} of {copy} (version {ours})", shorten(&names))
     };
     let fetch = format!(
         "nothing was sent: it would lose lines of others. Put the trust file and `revoked` of {} there (from /etc/redfleet), and try again",

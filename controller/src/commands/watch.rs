@@ -114,7 +114,7 @@ pub async fn watch(
     if detached {
         printer.note(&format!("detached; the job goes on: ctl job wait {}", job.id().short()));
     }
-    Ok(Exit::of(results.iter().map(|result| result.state)))
+    Ok(output.tail.exit_of(&results))
 }
 
 /// An error that ends the following of a job, which goes on.

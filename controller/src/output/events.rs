@@ -1,6 +1,11 @@
 //! Events of a job as remarks beside its result.
 
-use protocol::{name::HostName, outcome::State, time::Millis};
+use protocol::{
+    event::Stream,
+    name::{HostName, JobId},
+    outcome::State,
+    time::Millis,
+};
 
 use super::{moments, printer::Printer, style, summary::hosts};
 use crate::client::{Absent, ChangedKey, Event, Job, NewKey, shorten};
@@ -71,8 +76,21 @@ fn alarm(ChangedKey { host, shown, known, file }: &ChangedKey) -> Vec<String> {
         format!("Somebody who can write to Redis may be forging results of {host}, or it was set up anew."),
         format!("its key:           {known}{file}"),
         format!("signed this time:  {shown}"),
-        format!("Ask on {host} which is right: worker --check-config. If it is the new one: ctl host key {host} --pin"),
+        format!("Ask on {host} which is right: worker --config /etc/redfleet/worker.toml --check-config"),
+        format!("If it is the new one: ctl host key {host} --pin"),
     ]
+}
+
+/// Warns that live output was not what the host has signed.
+pub fn forged_output(job: JobId, host: &HostName, stream: Stream, printer: &Printer) {
+    let title = format!("@ WARNING: LIVE OUTPUT OF {host} WAS FORGED! @");
+    let rule = "@".repeat(title.len());
+    let what = format!("What was printed as its {} is not what {host} has signed.", stream.as_str());
+    let why = "Somebody who can write to Redis may have written it: believe nothing of it.".to_owned();
+    let own = format!("What the program has printed: ctl job wait {}", job.short());
+    for line in [&rule, &title, &rule, &what, &why, &own] {
+        printer.trouble(line);
+    }
 }
 
 fn cancel_ordered(online: &[HostName], offline: &[HostName], printer: &Printer) {

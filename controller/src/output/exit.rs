@@ -31,7 +31,7 @@ impl Exit {
     pub const ALL: [(Self, &'static str); 8] = [
         (Self::Success, "all hosts succeeded"),
         (Self::NotSent, "nothing dispatched: no such host or action, Redis unreachable, refused before sending"),
-        (Self::Failed, "some host failed, timed out, was cancelled, interrupted or rejected"),
+        (Self::Failed, "some host failed, timed out, was cancelled, interrupted, rejected or unverified"),
         (Self::NoReply, "no host replied: the command expired on all of them"),
         (Self::Incomplete, "some hosts have not answered: the command is queued or under way there, or expired"),
         (Self::Usage, "wrong usage"),

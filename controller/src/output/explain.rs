@@ -106,6 +106,13 @@ fn hints_of(error: &Error) -> Vec<String> {
         Error::Name(NameError::JobId(_)) => "list the jobs: ctl job list; your last one: last".into(),
         Error::TooLarge { .. } => "put large input into a file on the host".into(),
         Error::UnknownJob(_) => "its results may have expired; list the jobs: ctl job list".into(),
+        Error::Clocks { .. } => return CLOCKS.map(str::to_owned).into(),
+        Error::ForeignJob { theirs: Some(theirs), .. } => {
+            format!("somebody has copied its record; look for the job itself with: --namespace {theirs}")
+        }
+        Error::ForeignJob { theirs: None, .. } => {
+            "somebody has copied its record; look for the job itself without --namespace".into()
+        }
         Error::Proposal(job, error) => return hint_of_proposal(*job, error).into_iter().collect(),
         Error::NotATarget(_, job) => format!("its hosts: ctl job show {}", job.short()),
         Error::NoJobs(_) => "the jobs of all operators: ctl job list".into(),
@@ -118,6 +125,7 @@ fn hint_of_proposal(job: JobId, error: &ProposalError) -> Option<String> {
     Some(match error {
         ProposalError::Over => format!("how it stands: ctl job show {}", job.short()),
         ProposalError::Late => "propose it anew: ctl run --propose --start-by DURATION …".into(),
+        ProposalError::Replaced => "find out who writes to Redis; then propose it anew: ctl run --propose …".into(),
         ProposalError::Own(_) => format!("withdraw it: ctl job cancel {}", job.short()),
         ProposalError::SameKey => "somebody else, with a key of their own, must approve it".into(),
         _ => return None,
@@ -144,6 +152,12 @@ pub fn how_to_allow(action: &str) -> String {
         style::plain(action)
     )
 }
+
+/// The hints where Redis and this machine disagree about the time.
+const CLOCKS: [&str; 2] = [
+    "compare `date` here and on the machine of Redis with another clock, and set the wrong one (timedatectl set-ntp true)",
+    "if both are right, somebody between here and Redis alters what it says: use rediss:// (TLS)",
+];
 
 /// The hint where a Unix socket has no server.
 const RESTART: &str = "if it is the one of `ctl up`, start it again: ctl up";

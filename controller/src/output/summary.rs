@@ -178,6 +178,16 @@ pub fn troubles(results: &[&HostResult]) -> Vec<String> {
     troubles.iter().map(|((_, standing), hosts)| format!("{}: {standing}", shorten(hosts))).collect()
 }
 
+/// Why entries of its streams were dropped by a worker, fit for a line behind their number.
+pub fn dropped(reason: &str) -> String {
+    match reason {
+        "untrusted" => "orders to cancel that nobody with that right has signed".to_owned(),
+        "not_for_this_host" => "meant for another host or namespace".to_owned(),
+        "duplicate" => "that it had already".to_owned(),
+        other => super::style::plain(other).replace('_', " "),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

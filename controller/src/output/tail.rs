@@ -8,16 +8,20 @@ use std::collections::HashMap;
 use protocol::{
     event::Stream,
     name::{HostName, JobId},
-    outcome::{Captured, Outcome, cut_line},
+    outcome::{Captured, Outcome, State, cut_line},
 };
 
 use super::{
+    compared::Printed,
+    events,
+    exit::Exit,
     figures::bytes,
     fold::label,
     json::{self, streams},
     printer::{Format, Printer},
     terminal::Filter,
 };
+use crate::client::HostResult;
 
 /// Prints one job's output: as it is, or with each line behind its host's name, or as events in JSON.
 pub struct Tail<'a> {
@@ -26,6 +30,8 @@ pub struct Tail<'a> {
     /// Whether each line begins with its host, as there are several hosts.
     prefixed: bool,
     streams: HashMap<(HostName, Stream), Position>,
+    /// Something that was printed is not what its host has signed.
+    forged: bool,
 }
 
 /// Bytes of a line at most that are kept until its end arrives. A longer line is broken.
@@ -37,6 +43,8 @@ struct Position {
     offset: u64,
     /// Bytes that were missing among them.
     missing: u64,
+    /// What nobody has vouched for yet.
+    printed: Printed,
     /// The beginning of a line or character whose end has not arrived.
     unfinished: Vec<u8>,
     /// Makes the output harmless for a terminal.
@@ -48,7 +56,7 @@ struct Position {
 impl<'a> Tail<'a> {
     /// A tail of the job's output on that many hosts, which has printed nothing yet.
     pub fn new(job: JobId, hosts: usize, printer: &'a Printer) -> Self {
-        Self { job, printer, prefixed: hosts > 1, streams: HashMap::new() }
+        Self { job, printer, prefixed: hosts > 1, streams: HashMap::new(), forged: false }
     }
 
     /// Prints the new part of a piece of output that begins at `offset`.
@@ -56,7 +64,9 @@ impl<'a> Tail<'a> {
         let position = self.position(host, stream);
         let Some(new) = unseen(position.offset, offset, data) else { return Ok(()) };
         let missing = offset.saturating_sub(position.offset);
-        position.offset = offset + data.len() as u64;
+        let begin = offset.max(position.offset);
+        position.offset = offset.saturating_add(data.len() as u64);
+        position.printed.add(begin, new);
         position.missing += missing;
         if missing > 0 {
             self.print(host, stream, cut_line(missing).as_bytes(), false)?;
@@ -64,15 +74,20 @@ impl<'a> Tail<'a> {
         self.print(host, stream, new, false)
     }
 
-    /// Prints the rest of a host's output, now that the whole of it is known.
+    /// Prints the rest of a host's output, now that the whole of it is known. What was printed before is compared with it.
     pub fn end(&mut self, host: &HostName, outcome: Option<&Outcome>) -> anyhow::Result<()> {
         for (stream, captured) in streams(outcome) {
             let position = self.position(host, stream);
             let printed = position.offset;
             position.offset = printed.max(captured.written_bytes);
             position.missing += captured.missing_after(printed);
+            let before = std::mem::take(&mut position.printed);
             self.print(host, stream, &captured.after(printed), true)?;
             self.note_cut(host, stream, captured);
+            if outcome.is_some_and(|outcome| before.differs(outcome, captured)) {
+                self.forged = true;
+                events::forged_output(self.job, host, stream, self.printer);
+            }
         }
         Ok(())
     }
@@ -95,6 +110,17 @@ impl<'a> Tail<'a> {
     pub fn collected(&self, host: &HostName, stream: Stream) -> (&[u8], u64) {
         let position = self.streams.get(&(host.clone(), stream));
         position.map_or((&[], 0), |position| (&position.collected, position.missing))
+    }
+
+    /// The exit code of these results. Forged output counts as an unverified result.
+    pub fn exit_of(&self, results: &[&HostResult]) -> Exit {
+        let forged = self.forged.then_some(State::Unverified);
+        Exit::of(results.iter().map(|result| result.state).chain(forged))
+    }
+
+    /// Whether something that was printed is not what its host has signed.
+    pub const fn is_forged(&self) -> bool {
+        self.forged
     }
 
     /// Tells that a result does not keep all output.

@@ -31,7 +31,7 @@ type Entries = Vec<(String, Fields)>;
 fn read(fields: Fields, job: JobId, host: &HostName) -> Result<Outcome, OutcomeError> {
     let report = Report::take(fields)?;
     let manifest = report.signed.open()?.manifest();
-    report.open(&Subject { namespace: None, job, host, manifest })
+    report.open(&Subject { namespace: None, job, host, manifest, unverified: None })
 }
 
 /// What Redis holds about a command on a host in the end.

@@ -221,7 +221,8 @@ fn ssh_keygen_verifies_a_job_that_was_written_out() {
     let job = ctl.run(["run", "--host", "web1", "--detach", "ping"]).expect(0).stdout;
     let (job, directory) = (job.trim(), ctl.home().join("out/raw"));
     let record = format!("job:{{{job}}}");
-    ctl.run(["job", "show", job, "--raw", text(&directory)]).expect(0);
+    let written = ctl.run(["job", "show", job, "--raw", text(&directory), "-o", "json"]).expect(0).json();
+    assert_eq!(written["manifest"], text(&directory.join("manifest")));
     let manifest: Vec<u8> = redis.blocking().hget(&record, "manifest").expect("a manifest");
     assert_eq!(fs::read(directory.join("manifest")).expect("a file"), manifest);
     verify(&ctl, &line, "ann@desk", &directory.join("manifest"));

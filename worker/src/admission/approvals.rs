@@ -17,8 +17,8 @@ const NAMED: usize = 3;
 /// The approvals of one command, each verified like the operator's own signature.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
-    /// The principals that count, the operator not among them.
-    pub(crate) by: Vec<String>,
+    /// The principals that count, the operator not among them, and the keys that signed.
+    pub(crate) by: Vec<(String, Vec<u8>)>,
     /// Whose approval does not count, and why.
     discounted: Vec<String>,
 }
@@ -37,16 +37,18 @@ impl Counted {
         for approval in &approvals.0 {
             let principal = &approval.principal;
             let verified = trusted.verify(sshsig::JOB, principal, manifest, &approval.signature);
+            let blob = |signature: &Signature| signature.blob().to_vec();
             let counts = match verified {
                 Err(unsigned) => Err(with_sources(&unsigned)),
-                Ok(Some(signature)) if !fault::planted(Bug::NoDistinct) => {
-                    signatories.admit(principal, &signature).map_err(|repeated| repeated.to_string())
-                }
+                Ok(Some(signature)) if !fault::planted(Bug::NoDistinct) => signatories
+                    .admit(principal, &signature)
+                    .map(|()| blob(&signature))
+                    .map_err(|repeated| repeated.to_string()),
                 // A check is switched off.
-                Ok(_) => Ok(()),
+                Ok(signature) => Ok(signature.as_ref().map(blob).unwrap_or_default()),
             };
             match counts {
-                Ok(()) => counted.by.push(principal.clone()),
+                Ok(signer) => counted.by.push((principal.clone(), signer)),
                 Err(why) => counted.discounted.push(format!("{}: {why}", excerpt(principal, log::NAME))),
             }
         }

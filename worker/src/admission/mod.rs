@@ -9,7 +9,7 @@ mod approvals;
 use std::{sync::Arc, time::Duration};
 
 use protocol::{
-    action::{ArgumentError, Arguments, Repeat},
+    action::{ActionSpec, ArgumentError, Arguments, Repeat},
     approval::Approvals,
     clock::millis,
     command::{EntryError, Envelope, Manifest},
@@ -19,8 +19,12 @@ use protocol::{
     sealing::{SealedKey, UnsealingKey},
     secret::{self, Digest, JobKey, SecretError},
     signed::{Fields, Signed},
+    statement,
     time::{Millis, show_duration, show_moment},
-    trust::sshsig::{self, Signature},
+    trust::{
+        self,
+        sshsig::{self, Signature},
+    },
 };
 
 use self::approvals::Counted;
@@ -50,6 +54,8 @@ pub(crate) struct Opened {
     pub(crate) manifest: Manifest,
     /// Of the manifest's bytes as they were received.
     pub(crate) digest: Digest,
+    /// What this host's statements name the command by.
+    pub(crate) stated: Digest,
     /// Who asks for it.
     pub(crate) asker: Arc<Asker>,
     /// The key of its secrets.
@@ -85,9 +91,17 @@ pub(crate) fn open(mut fields: Fields, identity: &Identity, trusted: &Trusted) -
         Ok(counted)
     });
 
-    let digest = secret::digest(&envelope.signed.bytes);
-    let bytes = envelope.signed.bytes.len();
-    Ok(Opened { manifest, digest, asker: Arc::new(asker), key, signed, bytes })
+    let Signed { bytes, signature, .. } = &envelope.signed;
+    let digest = secret::digest(bytes);
+    let stated = if signed.is_ok() { digest } else { statement::unverified(bytes, signature) };
+    Ok(Opened { manifest, digest, stated, asker: Arc::new(asker), key, signed, bytes: bytes.len() })
+}
+
+impl Opened {
+    /// Whether its operator is known and has signed it.
+    pub(crate) const fn is_signed(&self) -> bool {
+        self.signed.is_ok()
+    }
 }
 
 /// Why nobody who is known answers for a document.
@@ -179,8 +193,9 @@ pub(crate) enum Admission {
     Admitted(Manifest, Admitted),
     /// No outcome is due: the entry names no job, or its job is being handled or has an outcome.
     Dropped(Dropped),
-    /// The command never starts, and its outcome states the reason.
-    Refused(Manifest, Refusal),
+    /// The command never starts, and its outcome states the reason. If that `must_last`, the journal must keep the command
+    /// from starting later: its operator has signed it, and it may not be one that only reads.
+    Refused { manifest: Manifest, refusal: Refusal, must_last: bool },
 }
 
 /// What a command needs to run.
@@ -291,10 +306,12 @@ pub(crate) fn admit(entry: &str, opened: Result<Opened, EntryError>, known: &Kno
             return Admission::Dropped(Dropped::Answered(manifest));
         }
     }
+    let is_repeatable = |spec: &ActionSpec| spec.repeat == Repeat::Repeatable;
+    let must_last = signed.is_ok() && !known.catalogue.spec(&manifest.action).is_some_and(is_repeatable);
     let judged = signed.map_err(|untrusted| Rejection::from(untrusted).into());
     match judged.and_then(|approved| check(&manifest, || known.unsealing.open(&key?, &digest), &approved, known)) {
         Ok(admitted) => Admission::Admitted(manifest, admitted),
-        Err(refusal) => Admission::Refused(manifest, refusal),
+        Err(refusal) => Admission::Refused { manifest, refusal, must_last },
     }
 }
 
@@ -320,7 +337,8 @@ fn check(
     if let Some(sealed) = &manifest.sealed {
         arguments.extend(key().and_then(|key| sealed.open(manifest.job, &key)).map_err(Rejection::from)?);
     }
-    let principals: Vec<_> = [&manifest.operator].into_iter().chain(&approved.by).map(String::as_str).collect();
+    let approvers = approved.by.iter().map(|(principal, _)| principal);
+    let principals: Vec<_> = [&manifest.operator].into_iter().chain(approvers).map(String::as_str).collect();
     let decision = known.policy.decide(&principals, spec, &arguments);
     if !decision.is_granted() && !fault::planted(Bug::NoPolicy) {
         return Err(Rejection::Denied(decision, approved.remark()).into());
@@ -364,6 +382,11 @@ pub(crate) fn may_start(manifest: &Manifest, cancelled: bool, taken_ms: Millis, 
         return expired(&format!("its turn did not come within {}", show_duration(limits::QUEUE_MAX)));
     }
     None
+}
+
+/// The end of a command of which a signature has ceased to count while it waited.
+pub(crate) fn distrusted(untrusted: &trust::Untrusted) -> Refusal {
+    Refusal::new(State::Rejected, &format!("while it waited, this changed: {}", with_sources(untrusted)))
 }
 
 /// The end of a command that may change the host, where the decision to start it cannot be recorded.

@@ -106,7 +106,7 @@ impl Setting {
 
     fn refusal_of(&self, fields: Fields) -> Refusal {
         match self.admit_fields(fields) {
-            Admission::Refused(_, refusal) => refusal,
+            Admission::Refused { refusal, .. } => refusal,
             Admission::Admitted(..) => panic!("admitted"),
             Admission::Dropped(dropped) => panic!("dropped: {dropped}"),
         }
@@ -344,7 +344,7 @@ fn approvals_are_verified_and_counted_once_by_name_and_key() {
         (&[][..], ""),
         // The key for everybody is ann's: it signs under another name, and another key under her name.
         (&[("carol", 7, true)], "; carol: the key has signed already under another name, and counts once"),
-        (&[("ann@desk", 7, true)], "; ann@desk: who has signed already counts once"),
+        (&[("ann@desk", 7, true)], "; ann@desk: this principal has already signed"),
         (&[("bob", 8, false)], "; bob: its signature does not belong to it: it was altered"),
         (&[("carol", 9, true)], "; carol: the key SHA256:"),
     ] {

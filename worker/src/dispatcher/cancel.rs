@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use protocol::{
+    action::Repeat,
     command::EntryError,
     control::{CancelOrder, Control},
     outcome::{Outcome, State},
@@ -33,13 +34,28 @@ impl Dispatcher {
             Ok(None) => {}
             Err(error) => {
                 self.disobeyed(&entry.id, &error);
-                if self.drops(error.reason()) {
+                let is_first = self.drops(error.reason());
+                if is_first {
                     let error = excerpt(&with_sources(&error), log::SENTENCE);
                     tracing::warn!(entry = entry.id, "dropped a control entry: {error}");
+                }
+                // Whoever is trusted is told why. Of the orders of others there may be a flood.
+                if let Disobeyed::Refused { order, asker, reason } = error
+                    && (is_first || asker.principal.is_some())
+                {
+                    self.write(Write::CancelRefused { job: order.job, asker, reason });
                 }
             }
         }
         self.write(Write::AcknowledgeControl(entry));
+    }
+
+    /// Whether the operator may run something that an order to cancel can keep from running, or may cancel any job. The
+    /// orders of others are not remembered: they could name jobs that nobody has sent, until there is no more room.
+    fn may_change_the_host(&self, operator: &str) -> bool {
+        let policy = &self.config.policy;
+        let mut once = self.catalogue.specs().filter(|spec| spec.repeat == Repeat::Once);
+        policy.may_cancel(operator) || once.any(|spec| policy.may_ask(operator, spec))
     }
 
     /// Ends the job's command, or makes sure that it never starts. A command that has not been read is published as
@@ -51,6 +67,7 @@ impl Dispatcher {
         let unread = !self.more_prior && !self.pending.has_job(job);
         let waiting = self.schedule.take(|waiting| waiting.delivery.job == job);
         let room = self.cancelled.len() < CANCELLED_MOST || self.cancelled.contains_key(&job);
+        let room = room && self.may_change_the_host(&order.operator);
         let running = self.running.contains_key(&job);
         // The journal gets the request before whatever begins later.
         let recorded = (running || room).then(|| self.journal.cancel(job, now));

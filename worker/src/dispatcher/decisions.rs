@@ -58,6 +58,7 @@ impl Dispatcher {
         Refusal { state, reason }: &Refusal,
         again: bool,
     ) {
+        self.rejected += u64::from(*state == State::Rejected);
         let spec = self.catalogue.spec(&manifest.action);
         let about = About::Command { manifest, digest, spec, asker: delivery.asker.as_deref() };
         let (verdict, entry) = (Verdict::Refused(*state), &delivery.entry);
@@ -66,6 +67,7 @@ impl Dispatcher {
 
     /// A command that was admitted is refused before it has started.
     pub(super) fn refused_later(&mut self, delivery: &Delivery, state: State, reason: Option<&str>) {
+        self.rejected += u64::from(state == State::Rejected);
         let about = About::Known { job: delivery.job, asker: delivery.asker.as_deref() };
         let (verdict, entry) = (Verdict::Refused(state), &delivery.entry);
         self.audit.record(&Decision { about, verdict, reason, entry, again: false });

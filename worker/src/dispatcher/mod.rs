@@ -38,7 +38,7 @@ use crate::{
     audit::Audit,
     config::Config,
     delivery::Delivery,
-    executor::{self, Finished, Stop, Task},
+    executor::{self, Ask, Finished, Stop, Task},
     fault::{self, Bug, Point},
     identity::Identity,
     journal::{Journal, Prior},
@@ -115,6 +115,7 @@ pub(crate) struct Dispatcher {
     recoveries: mpsc::UnboundedSender<Recovery>,
     notices: mpsc::UnboundedSender<Notice>,
     dropped: BTreeMap<&'static str, u64>,
+    rejected: u64,
     floods: Floods<&'static str>,
     /// Whether it was logged that the worker is ready.
     ready: bool,
@@ -172,6 +173,7 @@ impl Dispatcher {
             recoveries: mpsc::unbounded_channel().0,
             notices: mpsc::unbounded_channel().0,
             dropped: Dropped::reasons().chain([FORGOTTEN]).map(|reason| (reason, 0)).collect(),
+            rejected: 0,
             floods: Floods::default(),
             ready: false,
             shown_running: 0,
@@ -360,9 +362,9 @@ impl Dispatcher {
     fn admit(&mut self, command: Command, prior: bool) -> Option<String> {
         let Command { entry, opened, published } = command;
         let (bytes, job) = opened.as_ref().map_or((0, None), |opened| (opened.bytes, Some(opened.manifest.job)));
-        let (digest, asker) = match &opened {
-            Ok(opened) => (opened.digest, Arc::clone(&opened.asker)),
-            Err(_) => (Digest::default(), Arc::default()),
+        let (digest, stated, asker) = match &opened {
+            Ok(opened) => (opened.digest, opened.stated, Arc::clone(&opened.asker)),
+            Err(_) => (Digest::default(), Digest::default(), Arc::default()),
         };
         let known = Known {
             catalogue: &self.catalogue,
@@ -381,22 +383,22 @@ impl Dispatcher {
         let taken_ms = known.taken_ms;
         match admission::admit(&entry, opened, &known) {
             Admission::Admitted(manifest, Admitted { call, claim }) => {
-                let (delivery, span) = (Delivery::new(entry, &manifest, digest, asker), self.span(&manifest));
+                let (delivery, span) = (Delivery::new(entry, &manifest, stated, asker), self.span(&manifest));
                 let receipt = self.accepted(&delivery, &manifest, &digest, claim.repeatable, prior);
-                let prior = match published {
-                    Some(State::Running) => Prior::Running,
-                    _ if prior => Prior::Delivered,
-                    _ => Prior::None,
-                };
+                let prior = Prior::of(published, prior);
                 self.pending.add(delivery.entry.clone(), delivery.job);
                 let waiting = Waiting { delivery, manifest, call, receipt, prior, taken_ms, announced: None, span };
                 self.schedule.push(claim, waiting, bytes);
             }
-            Admission::Refused(manifest, refusal) => {
-                let (delivery, span) = (Delivery::new(entry, &manifest, digest, asker), self.span(&manifest));
+            Admission::Refused { manifest, refusal, must_last } => {
+                let (delivery, span) = (Delivery::new(entry, &manifest, stated, asker), self.span(&manifest));
                 self.refused(&delivery, &manifest, &digest, &refusal, prior);
                 self.pending.add(delivery.entry.clone(), delivery.job);
-                self.refuse(delivery, &span, refusal);
+                if must_last {
+                    self.refuse_for_good(delivery, manifest, &span, refusal, Prior::of(published, prior));
+                } else {
+                    self.refuse(delivery, &span, refusal);
+                }
             }
             Admission::Dropped(dropped) => return self.drop_entry(entry, &dropped),
         }
@@ -442,6 +444,28 @@ impl Dispatcher {
         self.write(Write::Outcome { delivery, outcome, metrics: Vec::new() });
     }
 
+    /// Ends a command that never starts, and records that. If the journal knows of a run, that run's outcome is the end.
+    fn refuse_for_good(&mut self, delivery: Delivery, manifest: Manifest, span: &Span, refusal: Refusal, prior: Prior) {
+        span.in_scope(|| tracing::warn!("{}: {}", refusal.state, refusal.reason));
+        self.pending.mark_journaled(&delivery.entry);
+        let (journal, writes, clock) = (self.journal.clone(), self.writes.clone(), self.clock);
+        let identity = Arc::clone(&self.identity);
+        tokio::spawn(async move {
+            let action = &manifest.action;
+            let ask =
+                Ask { journal: &journal, delivery: &delivery, prior, action, clock: &clock, host: &identity.host };
+            let outcome = ask.journal(Some(refusal.clone())).await.unwrap_or_else(|| refusal.outcome(clock.now()));
+            let _ = writes.send(Write::Outcome { delivery, outcome, metrics: Vec::new() });
+        });
+    }
+
+    /// Why a command that has waited must not start any more: somebody who has signed it is trusted no more.
+    fn distrusted(&self, waiting: &Waiting) -> Option<Refusal> {
+        let asker = waiting.delivery.asker.as_deref().filter(|_| !fault::planted(Bug::NoSecondLook))?;
+        let untrusted = self.trusted.borrow().still_accepts(&asker.signatories).err()?;
+        Some(admission::distrusted(&untrusted))
+    }
+
     /// Starts every waiting command that has a lane. Thousands may wait, and each may leave megabytes of output.
     fn start_waiting(&mut self) {
         while !self.stopping
@@ -457,8 +481,9 @@ impl Dispatcher {
     fn start_or_refuse(&mut self, claim: Claim, waiting: Waiting, cancelled: bool) {
         let cancelled = cancelled || self.cancelled.contains_key(&waiting.delivery.job);
         let refusal = admission::may_start(&waiting.manifest, cancelled, waiting.taken_ms, self.clock.now());
-        match refusal.filter(|_| claim.repeatable) {
-            None => self.start(claim, waiting, cancelled),
+        let distrusted = self.distrusted(&waiting);
+        match refusal.or_else(|| distrusted.clone()).filter(|_| claim.repeatable) {
+            None => self.start(claim, waiting, cancelled, distrusted),
             Some(refusal) => {
                 self.schedule.ended(&claim);
                 self.refused_later(&waiting.delivery, refusal.state, Some(&refusal.reason));
@@ -467,7 +492,7 @@ impl Dispatcher {
         }
     }
 
-    fn start(&mut self, claim: Claim, waiting: Waiting, cancelled: bool) {
+    fn start(&mut self, claim: Claim, waiting: Waiting, cancelled: bool, distrusted: Option<Refusal>) {
         let Waiting { delivery, manifest, call, receipt, prior, taken_ms, span, .. } = waiting;
         span.in_scope(|| tracing::debug!("starts"));
         let (stop, stopped) = watch::channel(None);
@@ -485,6 +510,7 @@ impl Dispatcher {
             prior,
             taken_ms,
             cancelled,
+            distrusted,
             clock: self.clock,
             stop: stopped,
             identity: Arc::clone(&self.identity),

@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::{clock::millis, limits, name::JobId};
+use protocol::{
+    clock::{FleetClock, millis},
+    limits,
+    name::JobId,
+};
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{Dispatcher, PRUNE_EVERY};
@@ -96,7 +100,8 @@ impl Dispatcher {
         if !self.knows_time {
             return;
         }
-        let now = self.clock.now();
+        // Whoever owns Redis can set its clock ahead. What is forgotten too early could run once more, or nothing any more.
+        let now = self.clock.now().min(FleetClock::local().now());
         self.cancelled.retain(|_, at| at.saturating_add(millis(CANCELLED_FOR)) > now);
         self.journal.prune(now);
     }

@@ -43,6 +43,7 @@ impl Dispatcher {
             trust: trusted.problem,
             trust_version: trusted.trust.version(),
             trust_digest: trusted.digest,
+            rejected: self.rejected,
             dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         };
         self.write(Write::Status(Box::new(status)));

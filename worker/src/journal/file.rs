@@ -1,11 +1,20 @@
 //! The journal's file: opened, or made where there is none.
 
-use std::{fs, io::ErrorKind, path::Path};
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    io::ErrorKind,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
 
 use protocol::clock::FleetClock;
 use redb::Database;
 
 use super::{error::Cause, records};
+use crate::private_file;
+
+/// The output of programs is in it, which is for the worker's user alone.
+const MODE: u32 = 0o600;
 
 /// The store's page cache, in bytes.
 const CACHE: usize = 256 * 1024;
@@ -18,6 +27,9 @@ pub(super) fn open(path: &Path) -> Result<(Database, bool), Cause> {
     let made = !path.try_exists()?;
     if made {
         make(path)?;
+    } else {
+        // Earlier builds let others read it.
+        fs::set_permissions(path, Permissions::from_mode(MODE))?;
     }
     Ok((Database::builder().set_cache_size(CACHE).open(path)?, made))
 }
@@ -27,11 +39,14 @@ pub(super) fn open(path: &Path) -> Result<(Database, bool), Cause> {
 fn make(path: &Path) -> Result<(), redb::Error> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let fresh = path.with_extension("new");
-    fs::create_dir_all(directory)?;
+    private_file::make_directory(directory)?;
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-        _ => records::make(&Database::builder().create(&fresh)?, FleetClock::local().now())?,
+        _ => {}
     }
+    // The store takes an empty file for a new one.
+    OpenOptions::new().write(true).create_new(true).mode(MODE).open(&fresh)?;
+    records::make(&Database::builder().create(&fresh)?, FleetClock::local().now())?;
     // Unlike a renaming, this never replaces one that has come to be meanwhile.
     match fs::hard_link(&fresh, path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
@@ -52,6 +67,7 @@ mod tests {
         let [path, fresh] = ["web1.journal", "web1.new"].map(|name| directory.path().join(name));
         fs::write(&fresh, vec![0; 10_000]).unwrap();
         assert!(open(&path).unwrap().1, "it was made");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         assert!(!fresh.exists());
         assert!(!open(&path).unwrap().1, "it was there");
     }

@@ -195,6 +195,7 @@ impl Keeper {
             }
             Request::Begin { start, reply } => Some(after(reply, tables.begin(start, self.fresh, &self.bounds)?)),
             Request::Finish { job, end, reply } => Some(after(reply, tables.finish(job, &end)?)),
+            Request::Refuse { job, end, reply } => Some(after(reply, tables.refuse(job, &end, &self.bounds)?)),
             Request::Cancel { job, now, reply } => Some(after(reply, tables.cancel(job, now, &self.bounds)?)),
             Request::Published { job } => {
                 tables.published(job, &self.bounds)?;

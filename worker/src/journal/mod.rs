@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! (nothing) ──begin──▶ started ──finish──▶ finished ──published──▶ finished, published
+//!     ├──────refuse───────────────────────────▲
 //!     └──────cancel──▶ cancelled
 //! ```
 //!
@@ -23,7 +24,12 @@ use std::{
     sync::mpsc::{Sender, channel},
 };
 
-use protocol::{limits, name::JobId, outcome::Outcome, time::Millis};
+use protocol::{
+    limits,
+    name::JobId,
+    outcome::{Outcome, State},
+    time::Millis,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::{delivery::Delivery, log::with_sources};
@@ -51,6 +57,18 @@ pub(crate) enum Prior {
     Delivered,
     /// One had started it.
     Running,
+}
+
+impl Prior {
+    /// `state`: the command's published state. `delivered`: whether it was delivered to a prior process. A state alone does
+    /// not count: other hosts can write it.
+    pub(crate) fn of(state: Option<State>, delivered: bool) -> Self {
+        match state {
+            _ if !delivered => Self::None,
+            Some(State::Running) => Self::Running,
+            _ => Self::Delivered,
+        }
+    }
 }
 
 /// The journal's reply to a command that is about to start.
@@ -122,6 +140,7 @@ enum Request {
     Reconcile { now: Millis, reply: oneshot::Sender<Result<Found, JournalError>> },
     Begin { start: BeginRequest, reply: oneshot::Sender<Begin> },
     Finish { job: JobId, end: Box<Record>, reply: oneshot::Sender<()> },
+    Refuse { job: JobId, end: Box<Record>, reply: oneshot::Sender<()> },
     Published { job: JobId },
     Cancel { job: JobId, now: Millis, reply: oneshot::Sender<Option<bool>> },
     Probe,
@@ -187,6 +206,13 @@ impl Journal {
         let job = delivery.job;
         let end = Box::new(Record::finished(delivery, outcome));
         let _ = self.ask(|reply| Request::Finish { job, end, reply }).await;
+    }
+
+    /// Records, durably where there is room, that a command which was never started is refused and never starts.
+    pub(crate) async fn refuse(&self, delivery: Delivery, outcome: Box<Outcome>) {
+        let job = delivery.job;
+        let end = Box::new(Record::finished(delivery, outcome));
+        let _ = self.ask(|reply| Request::Refuse { job, end, reply }).await;
     }
 
     /// Records that the outcome is published; not durable by itself, as publishing again does no harm.

@@ -228,6 +228,15 @@ impl<'a> Tables<'a> {
         }
     }
 
+    /// Records the end of a command that was never started. Refusals take half of the room at most: whoever is trusted, but
+    /// may run nothing, must not keep others from running anything.
+    pub(super) fn refuse(&mut self, job: JobId, end: &Record, bounds: &Bounds) -> Result<(), redb::Error> {
+        if self.get(job)?.is_some() || self.known()? >= bounds.commands / 2 {
+            return Ok(());
+        }
+        self.put(job, end)
+    }
+
     /// Records that the outcome is published. The output of published outcomes is kept as long as there is room for it.
     pub(super) fn published(&mut self, job: JobId, bounds: &Bounds) -> Result<(), redb::Error> {
         let Some(mut record) = self.get(job)? else { return Ok(()) };

@@ -151,6 +151,11 @@ impl Policy {
         self.rules.iter().any(|rule| rule.grants_right(CANCEL) && rule.who.iter().any(|who| who.is(principal)))
     }
 
+    /// Whether some rule lets `principal` ask for this action, with whatever arguments and approvals.
+    pub fn may_ask(&self, principal: &str, spec: &ActionSpec) -> bool {
+        self.rules.iter().any(|rule| rule.covers(spec) && rule.who.iter().any(|who| who.is(principal)))
+    }
+
     /// Whether anybody may run this action.
     pub fn allows_at_all(&self, spec: &ActionSpec) -> bool {
         self.rules.iter().any(|rule| rule.covers(spec))

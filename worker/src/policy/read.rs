@@ -68,6 +68,17 @@ impl Policy {
             let reading = specs.iter().filter(|spec| spec.repeat == Repeat::Repeatable);
             rules.push(open("the default rule", reading.map(|spec| spec.name.as_str())));
         }
+        let covers = |rule: &Rule, name: &String| {
+            rule.grants_right(name) || specs.iter().any(|spec| spec.name == *name && rule.covers(spec))
+        };
+        let written = if input.rules.is_empty() { &[] } else { rules.as_slice() };
+        let voided = |name| Some((name, written.iter().find(|rule| covers(rule, name))?));
+        if let Some((name, Rule { title, .. })) = allow.iter().find_map(voided) {
+            return Err(PolicyError {
+                place: "actions.allow".into(),
+                problem: format!("it lets every known signer run {name} and so voids {title}: remove {name} from it"),
+            });
+        }
         if !allow.is_empty() {
             rules.push(open("actions.allow", allow.iter().map(String::as_str)));
         }

@@ -355,6 +355,40 @@ fn attack_names_with_injections_are_nobodys() {
     }
 }
 
+#[test]
+fn a_rule_names_the_secrets_that_may_be_given() {
+    let policy = policy("[[policy]]\nwho=['a']\nactions=['exec']\narguments={argv=['x'],secret={TOKEN='…'}}");
+    let secrets = |names: &[&str]| {
+        let secrets = names.iter().map(|name| ((*name).to_owned(), "hush".to_owned())).collect();
+        argv(&["x"]).into_iter().chain([("secret".to_owned(), Argument::Map(secrets))]).collect()
+    };
+    assert!(granted(&policy, &["a"], "exec", &secrets(&["TOKEN"])));
+    for other in [&["LD_PRELOAD"][..], &["TOKEN", "LD_PRELOAD"], &[]] {
+        assert!(!granted(&policy, &["a"], "exec", &secrets(other)), "{other:?}");
+    }
+    assert!(!granted(&policy, &["a"], "exec", &argv(&["x"])));
+    let compared = "[[policy]]\nwho=['a']\nactions=['exec']\narguments={argv=['x'],secret={TOKEN='x'}}";
+    assert!(problem(compared).contains("name those that may be given"), "{}", problem(compared));
+}
+
+#[test]
+fn what_is_open_to_everybody_voids_no_rule() {
+    let with = |allow: &[&str], text: &str| {
+        let File { groups, policy: rules } = toml::from_str(text).unwrap();
+        let origin = Origin { name: "worker.toml".into(), text: text.into() };
+        let allow: Vec<_> = allow.iter().map(|name| (*name).to_owned()).collect();
+        Policy::new(&Input { origin, groups, rules }, &allow, &specs())
+    };
+    let rule = "[[policy]]\nwho=['a']\nactions=['exec']\narguments={argv=['uptime']}";
+    assert_eq!(
+        with(&["exec"], rule).unwrap_err().to_string(),
+        "actions.allow: it lets every known signer run exec and so voids rule 1 (worker.toml, line 1): remove exec from it"
+    );
+    let cancel = "[[policy]]\nwho=['a']\nactions=['cancel']";
+    assert!(with(&["cancel"], cancel).is_err());
+    assert!(with(&["exec"], cancel).is_ok() && with(&["exec"], "").is_ok());
+}
+
 fn names() -> impl Strategy<Value = String> {
     prop_oneof![Just("alice".to_owned()), Just("bob".to_owned()), Just("x@ops".to_owned()), ".{0,6}"]
 }

@@ -1,6 +1,9 @@
 //! What a rule lets an argument be.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use protocol::action::{Argument, Kind, Parameter};
 use toml::Value;
@@ -25,6 +28,8 @@ pub(super) enum Allowed {
     Lists(Vec<List>),
     /// Exactly these keys.
     Map(BTreeMap<String, Vec<Pattern>>),
+    /// Secrets under exactly these names.
+    Secrets(BTreeSet<String>),
 }
 
 /// A pattern for each item of a list, in order.
@@ -62,8 +67,17 @@ impl Allowed {
         if is_rest(value) {
             return Ok(Self::Anything);
         }
-        if parameter.secret {
-            return Err("a secret cannot be compared: \"…\" lets it be given, leaving it out forbids it".into());
+        match (&parameter.kind, value) {
+            (Kind::Map, Value::Table(table)) if parameter.secret && table.values().all(is_rest) => {
+                return Ok(Self::Secrets(table.keys().cloned().collect()));
+            }
+            (Kind::Map, _) if parameter.secret => {
+                return Err("a secret cannot be compared: name those that may be given, as { TOKEN = \"…\" }".into());
+            }
+            _ if parameter.secret => {
+                return Err("a secret cannot be compared: \"…\" lets it be given, leaving it out forbids it".into());
+            }
+            _ => {}
         }
         match (&parameter.kind, value) {
             (Kind::Integer { .. }, value) => one_or_more(value, |value| {
@@ -99,6 +113,7 @@ impl Allowed {
             (Self::Map(wanted), Some(Argument::Map(given))) => {
                 wanted.keys().eq(given.keys()) && wanted.values().zip(given.values()).all(|(one, text)| any(one, text))
             }
+            (Self::Secrets(names), Some(Argument::Map(given))) => names.iter().eq(given.keys()),
             _ => false,
         }
     }
@@ -143,6 +158,10 @@ impl fmt::Display for Allowed {
             Self::Boolean(value) => write!(out, "{value}"),
             Self::Lists(lists) => {
                 out.write_str(&lists.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "))
+            }
+            Self::Secrets(names) => {
+                let pair = |name: &String| format!("{name} = …");
+                write!(out, "{{{}}}", names.iter().map(pair).collect::<Vec<_>>().join(", "))
             }
             Self::Map(map) => {
                 let pair = |(key, patterns): (&String, &Vec<Pattern>)| format!("{key} = {}", join(patterns));

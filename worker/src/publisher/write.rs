@@ -37,6 +37,8 @@ pub(crate) enum Write {
     Cancelled { job: JobId, manifest: Digest, outcome: Box<Outcome>, asker: Arc<Asker> },
     /// A command that runs or waits was ordered to be cancelled.
     CancelOrdered { delivery: Delivery, asker: Arc<Asker> },
+    /// An order to cancel the job is not obeyed, for this reason.
+    CancelRefused { job: JobId, asker: Arc<Asker>, reason: String },
     /// A running command reports progress.
     Event { delivery: Delivery, kind: EventKind },
     /// The program of a running command has written something.
@@ -122,7 +124,7 @@ impl Write {
             | Self::Event { delivery, .. }
             | Self::Output { delivery, .. }
             | Self::TrimOutput { delivery } => Some(delivery.job),
-            Self::Cancelled { job, .. } => Some(*job),
+            Self::Cancelled { job, .. } | Self::CancelRefused { job, .. } => Some(*job),
             _ => None,
         }
     }
@@ -146,10 +148,13 @@ impl Write {
                 let result = signed(identity, *job, Some(*manifest), outcome);
                 let change = Change { job: *job, state, retention, jobs: KNOWN, waits_for: "", decision: None, result };
                 pipe.add_command(change.publish(identity));
-                pipe.add_command(cancel_ordered(identity, *job, asker));
+                pipe.add_command(cancel_ordered(identity, *job, asker.decided(true, None)));
             }
             Self::CancelOrdered { delivery, asker } => {
-                pipe.add_command(cancel_ordered(identity, delivery.job, asker));
+                pipe.add_command(cancel_ordered(identity, delivery.job, asker.decided(true, None)));
+            }
+            Self::CancelRefused { job, asker, reason } => {
+                pipe.add_command(cancel_ordered(identity, *job, asker.decided(false, Some(reason))));
             }
             Self::Event { delivery: Delivery { job, retention, .. }, kind } => {
                 let events = keys.job_events(*job);
@@ -182,7 +187,7 @@ fn signed(
     manifest: Option<Digest>,
     outcome: &Outcome,
 ) -> Vec<(&'static str, Vec<u8>)> {
-    statement::fields(outcome, &Subject { namespace: namespace.as_ref(), job, host, manifest }, key)
+    statement::fields(outcome, &Subject { namespace: namespace.as_ref(), job, host, manifest, unverified: None }, key)
 }
 
 /// A change of a command's state.
@@ -229,9 +234,8 @@ impl<'a> Change<'a> {
 }
 
 /// Adds the event to the job's stream, if there is one: the command's own states make it, and bound its life.
-fn cancel_ordered(Identity { host, keys, .. }: &Identity, job: JobId, asker: &Asker) -> Cmd {
-    let decision = Some(asker.decided(true, None));
-    let event = Event { host: host.clone(), kind: EventKind::CancelOrdered, decision };
+fn cancel_ordered(Identity { host, keys, .. }: &Identity, job: JobId, decision: Decision) -> Cmd {
+    let event = Event { host: host.clone(), kind: EventKind::CancelOrdered, decision: Some(decision) };
     let mut add = cmd("XADD");
     add.arg(keys.job_events(job)).arg("NOMKSTREAM").arg("MAXLEN").arg("~").arg(limits::EVENTS).arg("*");
     add.arg(event.fields());

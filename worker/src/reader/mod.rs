@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use protocol::{
     clock::{FleetClock, millis},
-    command::{EntryError, Manifest},
+    command::EntryError,
     connection::{Address, Backoff, Connection},
     control::Control,
     diagnosis::diagnose,
@@ -377,10 +377,10 @@ impl Reader {
         };
         let mut asked = Vec::new();
         for (at, command) in commands.iter().enumerate() {
-            if let Ok(Opened { manifest, .. }) = &command.opened
-                && self.may_have_ended(manifest, prior)
+            if let Ok(opened) = &command.opened
+                && self.may_have_ended(opened, prior)
             {
-                asked.push((at, manifest.job));
+                asked.push((at, opened.manifest.job));
             }
         }
         if asked.is_empty() {
@@ -390,19 +390,28 @@ impl Reader {
         let mut pipeline = pipe();
         // Where a key of another type stands in the place of the states, nothing was published.
         pipeline.ignore_errors();
+        let Identity { keys, host, .. } = &*self.identity;
         for (_, job) in &asked {
-            pipeline.hget(self.identity.keys.job_hosts(*job), self.identity.host.as_str());
+            pipeline.hget(keys.job_result(*job, host), "status").hget(keys.job_hosts(*job), host.as_str());
         }
-        let states: Vec<Result<Option<String>, RedisError>> = pipeline.query_async(redis).await?;
-        for ((at, _), state) in asked.iter().zip(states) {
-            commands[*at].published = state.ok().flatten().and_then(|state| state.parse().ok());
+        let replies: Vec<Result<Option<String>, RedisError>> = pipeline.query_async(redis).await?;
+        let state = |reply: &Result<Option<String>, _>| reply.as_ref().ok()?.as_ref()?.parse::<State>().ok();
+        for ((at, _), reply) in asked.iter().zip(replies.chunks(2)) {
+            // Other hosts can write states of a job, but no results of this host.
+            let unended = || state(&reply[1]).filter(|state| !state.is_terminal());
+            commands[*at].published = state(&reply[0]).or_else(unended);
         }
         Ok(commands)
     }
 
     /// Whether the command may have an outcome: a prior process may have published one, or this one when the
     /// command came the first time.
-    fn may_have_ended(&mut self, manifest: &Manifest, prior: bool) -> bool {
+    fn may_have_ended(&mut self, opened: &Opened, prior: bool) -> bool {
+        let manifest = &opened.manifest;
+        // What nobody has signed has no end to find, and must not displace what is remembered.
+        if !opened.is_signed() {
+            return false;
+        }
         let young = self.started.map_or(0, |started| started.saturating_add(millis(CLOCK_MARGIN)));
         let issued = manifest.issued_at_ms;
         !self.seen.add(manifest.job, issued) || prior || issued <= young.max(self.seen.forgotten_ms)

@@ -12,7 +12,7 @@ use protocol::trust::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Contents, TrustFiles, own_clock, replace};
+use super::{Contents, TrustFiles, bug_of, own_clock, replace};
 use crate::fault::{self, Bug};
 
 /// New trust files, and who asks for them.
@@ -56,6 +56,8 @@ pub(crate) enum Refused {
     Write(PathBuf, #[source] io::Error),
     #[error("it is written, but not in force: {0}")]
     NotInForce(String),
+    #[error("while the command waited, this changed: {0}")]
+    Untrusted(#[source] Box<Untrusted>),
     #[error("the worker stops")]
     Stopping,
 }
@@ -105,6 +107,13 @@ impl TrustFiles {
         }
         if trust.version() <= self.version && !fault::planted(Bug::NoVersion) {
             return Err(Refused::Version(trust.version(), self.version));
+        }
+        // The command may have waited since it was admitted.
+        let now_trusted = self.trusted.borrow().trust.accepts(JOB, &principal, &signer, own_clock());
+        if let Err(untrusted) = now_trusted
+            && !fault::planted(bug_of(&untrusted))
+        {
+            return Err(Refused::Untrusted(Box::new(untrusted)));
         }
         let accepted = trust.accepts(JOB, &principal, &signer, own_clock());
         if let Err(untrusted) = accepted

@@ -16,7 +16,10 @@ use std::{
 
 use protocol::{
     limits,
-    trust::{self, Trust, TrustFileError, Untrusted, digest, sshsig::Signature},
+    trust::{
+        self, Trust, TrustFileError, Untrusted, digest,
+        sshsig::{JOB, Signature, SignatureError, Signer},
+    },
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -84,6 +87,21 @@ impl Trusted {
             Err(untrusted) if !fault::planted(bug_of(&untrusted)) => Err(untrusted.into()),
             _ => Ok(Some(signature)),
         }
+    }
+
+    /// Whether all who have signed a command would still be believed.
+    ///
+    /// # Errors
+    /// Whose signature does not count any more, and why.
+    pub(crate) fn still_accepts(&self, signatories: &[(String, Vec<u8>)]) -> Result<(), Untrusted> {
+        for (principal, signer) in signatories {
+            let signer = Signer::from_bytes(signer).map_err(SignatureError::from)?;
+            match self.trust.accepts(JOB, principal, &signer, own_clock()) {
+                Err(untrusted) if !fault::planted(bug_of(&untrusted)) => return Err(untrusted),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use protocol::{clock::millis, name::HostName, status::Status, time::Millis};
 use super::{CLOCK_MS, Finding, Level, WRONG_CLOCK};
 use crate::{
     client::{Error, Fleet, Host, shorten},
-    output::{moments, style},
+    output::{moments, summary::dropped},
 };
 
 /// A reader that has not come back from Redis for this long does not read: three of its blocking reads.
@@ -44,17 +44,11 @@ fn judge(hosts: &[Host], now: Millis) -> Vec<Finding> {
         let age = Duration::from_millis(status.read_age_ms);
         (age > READ_AGE).then(|| moments::span(age))
     });
-    check(
-        "drops",
-        Level::Warning,
-        "no entry was dropped",
-        "dropped, as they were no commands: what writes them?",
-        |status| {
-            let counts = status.dropped.iter().filter(|(_, count)| *count > 0);
-            let counts: Vec<_> = counts.map(|(reason, count)| format!("{count} {}", style::plain(reason))).collect();
-            (!counts.is_empty()).then(|| counts.join(", "))
-        },
-    );
+    check("drops", Level::Warning, "no entry was dropped", "dropped: see the audit trail of the host", |status| {
+        let counts = status.dropped.iter().filter(|(_, count)| *count > 0);
+        let counts: Vec<_> = counts.map(|(reason, count)| format!("{count} {}", dropped(reason))).collect();
+        (!counts.is_empty()).then(|| counts.join(", "))
+    });
     check(
         "refusals",
         Level::Problem,
@@ -154,5 +148,15 @@ mod tests {
         let gone = host("old", Status { last_seen_ms: NOW - 8 * 86_400_000, ..Status::default() });
         let message = "0 online, 1 offline (old: 8 days ago); if old is gone for good: ctl host forget old";
         assert_eq!(presence(&[gone], NOW).message, message);
+    }
+
+    #[test]
+    fn drops_are_named_in_words() {
+        let dropped = ["untrusted", "not_for_this_host", "duplicate", "unknown_version"].map(|why| (why.to_owned(), 2));
+        let findings = judge(&[host("web1", Status { dropped: dropped.into(), ..Status::default() })], NOW);
+        let message = &findings.iter().find(|finding| finding.check == "drops").unwrap().message;
+        let expected = "2 orders to cancel that nobody with that right has signed, 2 meant for another host or namespace, \
+                        2 that it had already, 2 unknown version; dropped: see the audit trail of the host";
+        assert!(message.ends_with(expected), "{message}");
     }
 }
