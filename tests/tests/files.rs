@@ -556,7 +556,7 @@ fn any_standard_input_reaches_a_program() {
     assert_eq!((code, stdout.as_slice()), (0, &b"\xff\x00binary"[..]));
     let output = ctl.run(["exec", "web1", "--stdin", "dump", "--", "sha256sum"]).expect(0);
     let local = std::process::Command::new("sha256sum").arg(ctl.home().join("dump")).output().expect("sha256sum");
-    assert_eq!(output.stdout[..64].as_bytes(), &local.stdout[..64]);
+    assert_eq!(output.stdout.as_bytes()[..64], local.stdout[..64]);
     fs::write(ctl.home().join("small"), "@not a file\n").expect("a file");
     let output = ctl.run(["exec", "web1", "--stdin", "small", "--", "cat"]).expect(0);
     assert_eq!(output.stdout, "@not a file\n");
