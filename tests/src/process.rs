@@ -48,8 +48,16 @@ pub fn is_alive(pid: u32) -> bool {
 /// # Panics
 /// It does not run.
 pub fn resident_kb(pid: u32) -> u64 {
+    memory_kb(pid, "VmRSS:")
+}
+
+/// A figure of a process's memory in kB, as `/proc/PID/status` names it.
+///
+/// # Panics
+/// It does not run.
+pub fn memory_kb(pid: u32, which: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a living process has memory");
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("a living process has memory");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 

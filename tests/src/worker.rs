@@ -323,6 +323,11 @@ impl Worker {
     pub fn rss_kb(&self) -> u64 {
         process::resident_kb(self.pid())
     }
+
+    /// The most resident memory that the worker has had so far, in kB.
+    pub fn peak_kb(&self) -> u64 {
+        process::memory_kb(self.pid(), "VmHWM:")
+    }
 }
 
 impl Drop for Worker {

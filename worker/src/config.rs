@@ -22,6 +22,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use crate::{
     actions::{self, ActionsDir, DirectoryError, OwnActions},
     explain::Command,
+    files,
     host_key::{HostKeyError, HostKeyFile},
     identity::{HostKeys, KeysError},
     log::Format,
@@ -121,6 +122,7 @@ struct File {
     labels: BTreeMap<String, String>,
     actions: Actions,
     services: BTreeMap<String, services::Input>,
+    files: Files,
     groups: toml::Table,
     policy: Vec<toml::Spanned<toml::Table>>,
     log: Log,
@@ -130,6 +132,13 @@ struct File {
 #[serde(default)]
 struct Actions {
     allow: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Files {
+    put: Vec<PathBuf>,
+    get: Vec<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -185,6 +194,8 @@ pub struct Config {
     pub services: services::Settings,
     /// The program that supervises services: this one, where it is the program `worker`.
     pub supervisor: Option<PathBuf>,
+    /// Where operators may put and get files.
+    pub files: files::Allowed,
     /// Who may run what.
     pub policy: Policy,
     /// The policy as it was written, to be judged anew when there are other actions.
@@ -271,6 +282,10 @@ impl Config {
         if sample_interval < Duration::from_secs(1) {
             return Err(ConfigError::Value("sample_interval must be at least 1s".into()));
         }
+        let files = files::Allowed { put: file.files.put, get: file.files.get };
+        if let Some(problem) = files.problem() {
+            return Err(ConfigError::Value(problem));
+        }
         let allow: Vec<String> = file.actions.allow.into_iter().chain(options.allow).collect();
         let actions_dir = ActionsDir::new(file.actions_dir, options.config.as_deref());
         let own = actions_dir.load(&actions::specs())?;
@@ -297,6 +312,7 @@ impl Config {
             services: services::Settings::read(file.services)?,
             supervisor: None,
             allow,
+            files,
             policy,
             rules,
             actions_dir,
@@ -358,6 +374,8 @@ impl Config {
     /// The host's key cannot be used.
     pub fn describe(&self) -> Result<String, HostKeyError> {
         let list = |items: &[String]| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
+        let directories =
+            |paths: &[PathBuf]| list(&paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>());
         let labels: Vec<_> = self.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let settings = [
             ("redis", self.redis.to_string()),
@@ -377,6 +395,8 @@ impl Config {
             ("actions_dir", self.actions_dir.to_string()),
             ("services", list(&self.services.describe())),
             ("actions.allow", list(&self.allow)),
+            ("files.put", directories(&self.files.put)),
+            ("files.get", directories(&self.files.get)),
             ("log.level", self.log_level.to_string().to_lowercase()),
             ("log.format", format!("{:?}", self.log_format).to_lowercase()),
         ]
@@ -428,7 +448,7 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
 }
 
 /// All keys of the settings file.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 26] = [
     "redis",
     "redis_password_file",
     "host",
@@ -448,6 +468,9 @@ const KEYS: [&str; 23] = [
     "actions",
     "actions.allow",
     "services",
+    "files",
+    "files.put",
+    "files.get",
     "groups",
     "policy",
     "log.level",

@@ -12,7 +12,8 @@
 //!   holds the entries that are not acknowledged, [`schedule`] decides which command starts next;
 //! - an [`executor`] runs one command and ends with its outcome. [`actions`] are what it can run,
 //!   [`program`] runs programs for them, [`metrics`] reads the host's figures, `services` looks after the host's
-//!   services, each of which may have a `supervisor`, a process of its own;
+//!   services, each of which may have a `supervisor`, a process of its own. [`artifacts`] brings content that is too
+//!   large for a command, and [`files`] puts it where it belongs;
 //! - the [`journal`] has a thread of its own: it knows what must never start again;
 //! - the [`audit`] trail has a thread of its own, too: a line for each decision, before a command starts that may change
 //!   the host;
@@ -20,6 +21,7 @@
 
 pub mod actions;
 mod admission;
+pub mod artifacts;
 mod audit;
 pub mod cli;
 pub mod config;
@@ -30,6 +32,7 @@ mod executor;
 pub mod explain;
 mod fault;
 mod file_id;
+pub mod files;
 mod guarded;
 pub mod host_key;
 mod identity;

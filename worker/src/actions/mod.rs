@@ -3,6 +3,8 @@
 mod collect;
 mod ended;
 mod exec;
+mod file_get;
+mod file_put;
 mod own;
 mod ping;
 mod service;
@@ -20,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use self::own::OwnAction;
 pub use self::own::{ActionsDir, DirectoryError, OwnActions, Problem};
 use crate::{
+    artifacts::Artifacts,
+    files,
     live::Live,
     metrics::{Collector, Figures, MetricGroup, Topic},
     policy::Policy,
@@ -33,6 +37,8 @@ fn all() -> Vec<Registered> {
     let mut all = vec![
         register(ping::Ping),
         register(exec::Exec),
+        register(file_put::FilePut),
+        register(file_get::FileGet),
         register(set_trust::SetTrust),
         register(collect::CollectProcesses),
         register(collect::CollectFacts),
@@ -77,6 +83,10 @@ pub struct Services {
     pub collector: Collector,
     /// The services of the host.
     pub(crate) registry: Registry,
+    /// Brings content to this host and away from it.
+    pub artifacts: Artifacts,
+    /// Where operators may put and get files.
+    pub files: files::Allowed,
     /// Changes whom this host trusts.
     pub(crate) trust: Changes,
 }
@@ -287,9 +297,8 @@ mod tests {
         let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default());
         let groups = MetricGroup::ALL.map(MetricGroup::name);
         let collects = groups.into_iter().chain(["all", "facts", "processes"]).map(|group| format!("collect-{group}"));
-        for promised in
-            collects.chain(["exec", "ping", "start", "stop", "restart", "reload", "status"].map(str::to_owned))
-        {
+        let others = ["exec", "file-get", "file-put", "ping", "start", "stop", "restart", "reload", "status"];
+        for promised in collects.chain(others.map(str::to_owned)) {
             assert!(catalogue.spec(&promised).is_some(), "{promised}");
         }
     }

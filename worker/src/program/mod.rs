@@ -11,17 +11,19 @@ mod input;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io,
     path::PathBuf,
     pin::pin,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
+    thread,
     time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, User, gettid},
+    unistd::{Gid, Pid, Uid, User, gettid},
 };
 use protocol::{
     event::Stream,
@@ -56,6 +58,9 @@ const DIE: Duration = Duration::from_secs(1);
 /// longer hangs.
 const FORK: Duration = Duration::from_millis(500);
 
+/// How often the start of a program whose file is busy is tried again.
+const BUSY_ATTEMPTS: u32 = 100;
+
 /// How often an ending group is checked: nothing reports when orphans are reaped.
 const CHECK_EVERY: Duration = Duration::from_millis(10);
 
@@ -68,8 +73,12 @@ pub struct Program {
     pub cwd: Option<PathBuf>,
     /// Variables to add to a small environment of known content.
     pub env: BTreeMap<String, String>,
+    /// The file to execute, where it is not the one that the first word names.
+    pub executable: Option<PathBuf>,
     /// Standard input; an empty one where absent.
     pub stdin: Option<Vec<u8>>,
+    /// Standard input in a file, in place of `stdin`.
+    pub stdin_file: Option<Arc<File>>,
     /// User to switch to, by name or id; supplementary groups are dropped.
     pub user: Option<String>,
     /// Whether what it leaves behind is meant to stay, as that of a command that starts a service.
@@ -234,8 +243,16 @@ fn prepare(program: &Program, owner: &Owner) -> Result<Command, ProgramError> {
     };
 
     let mut command = Command::new(name);
+    if let Some(executable) = &program.executable {
+        command = Command::new(executable);
+        command.arg0(name);
+    }
     command.args(arguments).env_clear().envs(env).process_group(0);
-    let stdin = if program.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
+    let stdin = match (&program.stdin_file, &program.stdin) {
+        (Some(file), _) => file.try_clone()?.into(),
+        (None, Some(_)) => Stdio::piped(),
+        (None, None) => Stdio::null(),
+    };
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(cwd) = &program.cwd {
         command.current_dir(cwd);
@@ -244,6 +261,14 @@ fn prepare(program: &Program, owner: &Owner) -> Result<Command, ProgramError> {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
     Ok(command)
+}
+
+/// The id of a user, and of its group, by name or id. May take its time.
+///
+/// # Errors
+/// There is no such user, or users cannot be looked up.
+pub(crate) fn find_user(name: &str) -> Result<(Uid, Gid), ProgramError> {
+    environment::find_user(name).map(|user| (user.uid, user.gid))
 }
 
 /// A program that runs. Killed when dropped.
@@ -261,7 +286,7 @@ impl Started {
         stdin: Option<Vec<u8>>,
         lasting: bool,
     ) -> Result<Self, ProgramError> {
-        let mut child = command.spawn().map_err(|error| match cwd {
+        let mut child = spawn(&mut command).map_err(|error| match cwd {
             Some(cwd) if !cwd.is_dir() => ProgramError::NotADirectory(cwd.display().to_string()),
             _ => error.into(),
         })?;
@@ -318,6 +343,18 @@ impl Started {
         group.forget();
         Ok(Ended { status, survived, stdout: stdout.captured(), stderr: stderr.captured(), left_behind })
     }
+}
+
+/// Starts the program. A file that was just written is busy as long as a program that is being started at this moment
+/// still has it open: a program of another command, between fork and exec.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..BUSY_ATTEMPTS {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::sleep(CHECK_EVERY),
+            spawned => return spawned,
+        }
+    }
+    command.spawn()
 }
 
 /// The phases of a program's end. Each but the first lasts until its moment at most.
