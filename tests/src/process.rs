@@ -55,7 +55,7 @@ pub fn resident_kb(pid: u32) -> u64 {
 ///
 /// # Panics
 /// It does not run.
-pub fn memory_kb(pid: u32, which: &str) -> u64 {
+pub(crate) fn memory_kb(pid: u32, which: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("a living process has memory");
     line.trim().trim_end_matches(" kB").parse().expect("a number")

@@ -182,7 +182,7 @@ mod tests {
         assert!(error("nothing/x").contains("there is no directory"));
         assert!(error("file/x").contains("file' is not a directory"));
         assert!(matches!(find(&root, "../srv2/x"), Err(PlaceError::NotPlain(_))));
-        let sibling = Place::find(&[root.clone()], "put", &directory.path().join("srv2/x"));
+        let sibling = Place::find(std::slice::from_ref(&root), "put", &directory.path().join("srv2/x"));
         assert!(matches!(sibling, Err(PlaceError::Outside { .. })));
         let nobody = Place::find(&[], "get", Path::new("/etc/passwd")).unwrap_err().to_string();
         assert!(nobody.ends_with("([files] get): none"), "{nobody}");

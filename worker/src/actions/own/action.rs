@@ -126,7 +126,7 @@ impl OwnAction {
             cwd: cwd.clone(),
             user: user.clone(),
             stdin,
-            lasting: false,
+            ..Program::default()
         }
     }
 
