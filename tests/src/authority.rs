@@ -53,10 +53,11 @@ impl Authority {
         self.sign(name, &params)
     }
 
-    /// Issues a certificate that expires after so many days.
+    /// Issues a certificate that expires after so many days and a half: the number of whole days left does not change
+    /// within a test.
     pub fn issue_for_days(&self, name: &str, hosts: &[&str], days: u64) -> Issued {
         let mut params = named(name, hosts);
-        params.not_after = (SystemTime::now() + Duration::from_secs(days * 86_400)).into();
+        params.not_after = (SystemTime::now() + Duration::from_secs(days * 86_400 + 43_200)).into();
         self.sign(name, &params)
     }
 
