@@ -43,8 +43,7 @@ fn no_argument_of_any_action_is_taken_for_more_than_it_is() {
     let srv = redis.directory().join("srv");
     std::fs::create_dir(&srv).expect("a directory");
     let files = format!("[files]\nput = [{srv:?}]\nget = [{srv:?}]");
-    let allowed =
-        "[actions]\nallow = ['exec', 'file-get', 'file-put', 'set-trust', 'start', 'stop', 'restart', 'reload']";
+    let allowed = "[actions]\nallow = ['exec', 'file-get', 'file-put', 'set-trust', 'start', 'status', 'stop', 'restart', 'reload']";
     let worker = Worker::on(&redis).config(&files).config(allowed).start();
     worker.wait_online();
     let mut raw = Raw::on(&redis);

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tests::{Ctl, Redis, Served, Worker, WorkerOptions};
 
 /// What lets a worker look after services.
-const ALLOW: &str = "[actions]\nallow = ['start', 'stop', 'restart', 'reload']";
+const ALLOW: &str = "[actions]\nallow = ['start', 'status', 'stop', 'restart', 'reload']";
 
 /// A host with one service.
 struct Host {
