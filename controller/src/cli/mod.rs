@@ -13,4 +13,3 @@ pub mod passphrase;
 pub mod settings;
 pub mod sizes;
 pub mod state_directory;
-pub mod transfers;
