@@ -97,9 +97,9 @@ fn a_crash_between_the_outcome_and_the_acknowledgement_changes_nothing() {
 fn more_pending_commands_than_slots_run_in_turn_after_a_crash() {
     let redis = Redis::start();
     let mut worker = Worker::on(&redis).config("slots = 1").allow_exec().start();
-    worker.wait_online();
-    worker.terminate();
     let mut raw = Raw::on(&redis);
+    raw.wait_reading(); // A worker that is online need not have its consumer group yet.
+    worker.terminate();
     let key = "server:{web1}:commands";
     let evidence = Evidence::new(&redis, "evidence");
     let pings: Vec<_> = (0..12).map(|_| raw.manifest(&["web1"], "collect-network")).collect();
