@@ -25,7 +25,7 @@ pub fn chaos_worker() -> PathBuf {
 
 /// A file in a directory above the running program: `target/debug/deps/up-0123456789abcdef` or
 /// `target/debug/chaos`.
-fn beside(name: &str) -> Option<PathBuf> {
+pub fn beside(name: &str) -> Option<PathBuf> {
     let program = env::current_exe().ok()?;
     program.ancestors().skip(1).take(3).map(|directory| directory.join(name)).find(|path| path.is_file())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use protocol::outcome::State;
-use tests::{Raw, Redis, Worker, eventually, optimised, optimised_static};
+use tests::{Ctl, Raw, Redis, Served, Worker, eventually, optimised, optimised_static, resident_kb, supervisor};
 
 /// Resident memory in kB (units of 1024 bytes, as the kernel counts) of an idle worker that has executed one
 /// command of each kind.
@@ -24,6 +24,24 @@ fn idle_kb(worker: PathBuf) -> u64 {
         eventually("the next sample", || (sampled_at(&mut raw) != before).then_some(()));
     }
     worker.rss_kb()
+}
+
+/// Resident memory in kB of a supervisor that has restarted its service ten times and written its log full.
+fn supervisor_kb(worker: PathBuf) -> u64 {
+    let redis = Redis::start();
+    let served = Served::new("web");
+    let settings = served.settings("settle = '10ms'");
+    let allow = "[actions]\nallow = ['start', 'restart']";
+    let worker = Worker::on(&redis).program(worker).config(allow).config(&settings).start();
+    worker.wait_online();
+    let ctl = Ctl::on(&redis);
+    let run = |action: &str| ctl.run(["run", "--host", "web1", action, "service=web"]).expect(0);
+    run("start");
+    (0..10).for_each(|_| drop(run("restart")));
+    served.behave("loud 100000");
+    run("restart");
+    let supervisor = supervisor(&served.supervised_in(&worker.options())).expect("a supervisor");
+    resident_kb(supervisor)
 }
 
 /// By how many kB a worker grows during 2000 pings.
@@ -111,4 +129,16 @@ fn static_idles_within_6_megabytes() {
 #[ignore = "needs the optimised static build (make test makes it)"]
 fn static_does_not_grow() {
     assert_at_most(growth_kb(optimised_static("worker")), 512, "growth over 2000 pings, static");
+}
+
+#[test]
+#[ignore = "needs the optimised build (make test makes it)"]
+fn a_supervisor_is_small() {
+    assert_at_most(supervisor_kb(optimised("worker")), 6_000, "a supervisor");
+}
+
+#[test]
+#[ignore = "needs the optimised static build (make test makes it)"]
+fn static_supervisor_is_small() {
+    assert_at_most(supervisor_kb(optimised_static("worker")), 3_000, "a supervisor, static");
 }

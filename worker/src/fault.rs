@@ -69,6 +69,10 @@ pub(crate) enum Bug {
     NoVersion,
     /// Take a trust file that locks out whoever sends it.
     NoLockOut,
+    /// Take any piece of content.
+    NoPiece,
+    /// Follow symbolic links on the way to a file.
+    NoFollow,
 }
 
 /// Dies here, as by `kill -9`, if `REDFLEET_CHAOS_KILL=POINT:N` says so and this is the Nth time.

@@ -13,3 +13,4 @@ pub mod passphrase;
 pub mod settings;
 pub mod sizes;
 pub mod state_directory;
+pub mod transfers;

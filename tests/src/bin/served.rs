@@ -1,0 +1,166 @@
+//! A small HTTP server for the tests of services. It takes its listening socket as `sd_listen_fds(3)` says, and behaves as
+//! the file that `BEHAVIOUR` names tells it: a word, or a word and a number, a line.
+//!
+//! - `crash`: it ends at once, with exit code 3.
+//! - `slow MS`: it accepts nothing for so long.
+//! - `sick`: `/health` is answered with 500.
+//! - `stubborn`: it does not obey TERM.
+//! - `parent`: it starts a child, and one that leaves its session.
+//! - `loud N`: it prints N lines.
+//!
+//! `/` is answered with the version and the process id, `/slow` after 300 ms, `/crash` not at all. At TERM it accepts
+//! nothing more, finishes what it has accepted, and ends. At HUP it reads the file anew.
+
+use std::{
+    env, fs,
+    io::ErrorKind,
+    os::{fd::FromRawFd, unix::process::CommandExt},
+    process::{Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::sleep,
+};
+
+/// What it is told to do.
+#[derive(Default)]
+struct Behaviour(String);
+
+impl Behaviour {
+    fn read() -> Self {
+        let text = env::var_os("BEHAVIOUR").and_then(|path| fs::read_to_string(path).ok());
+        Self(text.unwrap_or_default())
+    }
+
+    /// The number behind a word; 0 where there is none.
+    fn is(&self, word: &str) -> Option<u64> {
+        let line = self.0.lines().find(|line| line.split(' ').next() == Some(word))?;
+        Some(line.split(' ').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0))
+    }
+}
+
+/// The socket that was handed over, or one of its own.
+#[expect(unsafe_code, reason = "the number 3 is known to be a socket of this process that nothing else owns")]
+fn listener() -> std::io::Result<std::net::TcpListener> {
+    let is_ours = env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    if is_ours && env::var("LISTEN_FDS").is_ok_and(|count| count != "0") {
+        println!(
+            "got {} sockets: {}",
+            env::var("LISTEN_FDS").unwrap_or_default(),
+            env::var("LISTEN_FDNAMES").unwrap_or_default()
+        );
+        // SAFETY: sd_listen_fds(3) says so, and nothing has closed it since.
+        return Ok(unsafe { std::net::TcpListener::from_raw_fd(3) });
+    }
+    std::net::TcpListener::bind(env::var("ADDRESS").map_err(|_| ErrorKind::AddrNotAvailable)?)
+}
+
+fn spawn_children() {
+    let quiet = |command: &mut Command| {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(|child| child.id())
+    };
+    let child = quiet(Command::new("sleep").arg("1000"));
+    // Its parent ends at once, it has a session of its own, and nothing of the environment.
+    let far = quiet(Command::new("setsid").env_clear().args(["-f", "/bin/sleep", "2000"]).process_group(0));
+    println!("children: {child:?}, behind {far:?}");
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let behaviour = Behaviour::read();
+    for number in 0..behaviour.is("loud").unwrap_or(0) {
+        println!("line {number}");
+    }
+    if behaviour.is("crash").is_some() {
+        eprintln!("told to crash");
+        return 3.into();
+    }
+    if behaviour.is("parent").is_some() {
+        spawn_children();
+    }
+    let (mut terminate, mut hangup) =
+        (signal(SignalKind::terminate()).expect("signals"), signal(SignalKind::hangup()).expect("signals"));
+    if let Some(wait) = behaviour.is("slow") {
+        tokio::select! {
+            () = sleep(Duration::from_millis(wait)) => {}
+            _ = terminate.recv() => return ExitCode::SUCCESS,
+        }
+    }
+    let listener = listener().and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    });
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(error) => {
+            eprintln!("no socket: {error}");
+            return 4.into();
+        }
+    };
+    println!("serves");
+    let sick = Arc::new(AtomicBool::new(behaviour.is("sick").is_some()));
+    // Each connection holds a receiver: when all are gone, all is done.
+    let (open, held) = watch::channel(());
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                // Another process may have been faster.
+                let Ok((stream, _)) = accepted else { continue };
+                let (held, sick) = (held.clone(), Arc::clone(&sick));
+                tokio::spawn(async move {
+                    let _ = answer(stream, &sick).await;
+                    drop(held);
+                });
+            }
+            _ = hangup.recv() => {
+                println!("reads its settings anew");
+                sick.store(Behaviour::read().is("sick").is_some(), Ordering::Relaxed);
+            }
+            _ = terminate.recv() => {
+                if behaviour.is("stubborn").is_some() {
+                    println!("does not obey");
+                    continue;
+                }
+                break;
+            }
+        }
+    }
+    println!("drains");
+    drop((listener, held));
+    open.closed().await;
+    println!("done");
+    ExitCode::SUCCESS
+}
+
+async fn answer(mut stream: TcpStream, sick: &AtomicBool) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+        let mut buffer = [0; 512];
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(()),
+            count => request.extend_from_slice(&buffer[..count]),
+        }
+    }
+    let request = String::from_utf8_lossy(&request);
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let mut status = "200 OK";
+    match path {
+        "/health" if sick.load(Ordering::Relaxed) => status = "500 Internal Server Error",
+        "/slow" => sleep(Duration::from_millis(300)).await,
+        "/crash" => std::process::exit(9),
+        _ => {}
+    }
+    let body = format!("{} {}\n", env::var("VERSION").unwrap_or_default(), std::process::id());
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    stream.shutdown().await
+}
