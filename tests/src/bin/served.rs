@@ -4,6 +4,7 @@
 //! - `crash`: it ends at once, with exit code 3.
 //! - `slow MS`: it accepts nothing for so long.
 //! - `sick`: `/health` is answered with 500.
+//! - `ill MS`: so it is when it has run for so long.
 //! - `stubborn`: it does not obey TERM.
 //! - `parent`: it starts a child, and one that leaves its session.
 //! - `loud N`: it prints N lines.
@@ -108,6 +109,13 @@ async fn main() -> ExitCode {
     };
     println!("serves");
     let sick = Arc::new(AtomicBool::new(behaviour.is("sick").is_some()));
+    if let Some(after) = behaviour.is("ill") {
+        let sick = Arc::clone(&sick);
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(after)).await;
+            sick.store(true, Ordering::Relaxed);
+        });
+    }
     // Each connection holds a receiver: when all are gone, all is done.
     let (open, held) = watch::channel(());
     loop {

@@ -31,7 +31,7 @@ use crate::{
     fault::{self, Bug, Point},
     log::with_sources,
     program::{self, Program},
-    services::{Driven, Takeover, release::is_name},
+    services::{Driven, ServiceError, Takeover, release::is_name},
 };
 
 /// Lines of the log that come with a failure.
@@ -130,7 +130,7 @@ impl Work {
                 }
                 let known = self.state().release(&version).map(|release| release.artifact.clone());
                 if let Some(other) = known.as_ref().filter(|known| **known != artifact.to_string()) {
-                    return Err(DeployError::Other(other.chars().take(12).collect()));
+                    return Err(DeployError::Other(version, other.chars().take(12).collect()));
                 }
                 let (artifact, source) = (Some(artifact), Some(source));
                 let is_here = known.is_some();
@@ -224,7 +224,8 @@ impl Work {
         let (result, problem, begun_ms, lines) = if switched {
             self.fall_back(&course, what, failed_at).await
         } else {
-            let lines = if matches!(error, DeployError::Service(_)) { self.last_lines(LINES).await } else { String::new() };
+            let of_service = matches!(error, DeployError::Service(_) | DeployError::NotUp(_) | DeployError::Check(_));
+            let lines = if of_service { self.last_lines(LINES).await } else { String::new() };
             (Ending::Failed, self.give_up(&course, what).await, None, lines)
         };
         let running = self.running().await;
@@ -263,10 +264,11 @@ impl Work {
     }
 
     /// What a service said, or that the command had to end.
-    fn explained<T>(&self, said: Result<T, crate::services::ServiceError>) -> Result<T, DeployError> {
+    fn explained<T>(&self, said: Result<T, ServiceError>) -> Result<T, DeployError> {
         match said {
             Err(_) if self.stop.is_cancelled() => Err(DeployError::Stopped),
-            Err(crate::services::ServiceError::NotInTime(problem)) => Err(DeployError::Check(problem)),
+            Err(ServiceError::NotInTime(problem)) => Err(DeployError::Check(problem)),
+            Err(ServiceError::NotUp(problem) | ServiceError::Unsteady(_, problem)) => Err(DeployError::NotUp(problem)),
             said => Ok(said?),
         }
     }

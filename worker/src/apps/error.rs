@@ -18,8 +18,8 @@ pub(crate) enum DeployError {
     #[error("exactly one of content_key and url is needed")]
     Source,
     /// The version means something else here.
-    #[error("is here already with another content (SHA-256 {0}…): give what is new a name of its own")]
-    Other(String),
+    #[error("version {0} is here already with another content (SHA-256 {1}…): give what is new a name of its own")]
+    Other(String, String),
     /// A rollback that the settings forbid.
     #[error("rollback = \"forbidden\" in [apps.{0}]: its releases change data that older ones may not read; to run an older one all the same, deploy it")]
     Forbidden(String),
@@ -35,8 +35,11 @@ pub(crate) enum DeployError {
     /// No URL.
     #[error("cannot be fetched from '{0}': the settings name no such beginning in urls")]
     Url(String),
+    /// The directories of the application.
+    #[error("the application's directory cannot be used")]
+    Open(#[source] io::Error),
     /// It does not come here.
-    #[error(transparent)]
+    #[error("cannot be fetched")]
     Fetch(#[from] FetchError),
     /// It cannot be unpacked.
     #[error("cannot be unpacked")]
@@ -54,7 +57,10 @@ pub(crate) enum DeployError {
     #[error("its hook '{0}' failed: {1}")]
     Hook(&'static str, String),
     /// Its candidate did not come up.
-    #[error(transparent)]
+    #[error("does not come up ({0})")]
+    NotUp(String),
+    /// The same, for a reason that is not its own.
+    #[error("cannot be run as the service")]
     Service(#[from] ServiceError),
     /// Its check.
     #[error("failed its health check ({0})")]

@@ -16,7 +16,10 @@ use crate::{
 impl Work {
     /// Looks at what is there, and recovers from a deploy that nobody works at any more.
     pub(super) async fn recover(&mut self) -> Result<(), DeployError> {
-        self.disk(Releases::open).await?;
+        self.disk(Releases::open).await.map_err(|error| match error {
+            DeployError::Disk(error) => DeployError::Open(error),
+            error => error,
+        })?;
         let interrupted = self.state().deploying.clone().filter(|_| !fault::planted(Bug::NoRecovery));
         if let Some(interrupted) = interrupted {
             self.resolve(interrupted).await?;

@@ -98,19 +98,26 @@ impl Supervised {
     }
 
     /// Connects to the supervisor, and starts it where there is none. A new one starts nothing by itself.
-    async fn supervisor(&self, tools: &Tools<'_>) -> Result<Connection, ServiceError> {
+    async fn supervisor(&self, tools: &Tools<'_>) -> Result<(Connection, Status), ServiceError> {
         let program = self.program.as_deref().ok_or(ServiceError::NoSupervisor)?;
-        Ok(ensure(program, &self.directory, true, tools.stop).await?)
+        loop {
+            let mut connection = ensure(program, &self.directory, true, tools.stop).await?;
+            match connection.ask(&Request::Status).await {
+                // One that just ends may still take the connection.
+                Err(SupervisorError::Ended(_)) if !tools.stop.is_cancelled() => sleep(EVERY).await,
+                status => return Ok((connection, status?)),
+            }
+        }
     }
 
     /// Starts a candidate at private sockets and checks it there, if something runs that could answer in its place. It is
     /// ended then. Returns whether it was checked.
     pub(crate) async fn try_out(&self, up: &Up, tools: &Tools<'_>) -> Result<bool, ServiceError> {
         let Some(check) = up.check.as_ref().filter(|_| self.launch.overlap) else { return Ok(false) };
-        let mut connection = self.supervisor(tools).await?;
-        if connection.ask(&Request::Status).await?.running.is_none() {
+        if self.running().await?.is_none() {
             return Ok(false);
         }
+        let (mut connection, _) = self.supervisor(tools).await?;
         let prepare = Request::Prepare { launch: Box::new(self.launch.clone()), place: Place::Private };
         let status = connection.ask(&prepare).await?;
         let addresses = status.candidate.map(|candidate| candidate.addresses).unwrap_or_default();
@@ -128,8 +135,8 @@ impl Supervised {
     /// Starts a candidate beside the running process, or in its place, and waits until it has been up for the settling
     /// time. Where nobody else could answer, its check has passed, too.
     pub(crate) async fn take_over(&self, up: &Up, tools: &Tools<'_>) -> Result<Takeover, ServiceError> {
-        let mut connection = self.supervisor(tools).await?;
-        let beside = self.launch.overlap && connection.ask(&Request::Status).await?.running.is_some();
+        let (mut connection, status) = self.supervisor(tools).await?;
+        let beside = self.launch.overlap && status.running.is_some();
         let place = if self.launch.overlap { Place::Beside } else { Place::Instead };
         connection.ask(&Request::Prepare { launch: Box::new(self.launch.clone()), place }).await?;
         let check = up.check.as_ref().filter(|_| !beside);
@@ -258,7 +265,7 @@ impl Driver for Supervised {
     }
 
     async fn stop(&self, tools: &Tools<'_>) -> Result<(), ServiceError> {
-        let mut connection = self.supervisor(tools).await?;
+        let (mut connection, _) = self.supervisor(tools).await?;
         connection.ask(&Request::Stop).await?;
         tokio::select! {
             () = connection.closed() => Ok(()),
@@ -267,7 +274,7 @@ impl Driver for Supervised {
     }
 
     async fn reload(&self, tools: &Tools<'_>) -> Result<(), ServiceError> {
-        self.supervisor(tools).await?.ask(&Request::Reload).await?;
+        self.supervisor(tools).await?.0.ask(&Request::Reload).await?;
         Ok(())
     }
 

@@ -98,10 +98,10 @@ pub enum UnpackError {
     Window(u64),
     /// A member is not taken.
     #[error("{0}: {1}")]
-    Member(String, #[source] MemberError),
+    Member(String, MemberError),
     /// A member cannot be written.
     #[error("{0}: {1}")]
-    Root(String, #[source] RootError),
+    Root(String, RootError),
     /// The command was ended.
     #[error("it was ended before all was unpacked")]
     Stopped,
@@ -304,7 +304,7 @@ impl Unpacking<'_> {
                         }
                     }
                 }
-                self.root.finish(&file, member.mode).map_err(failed)
+                self.root.finish(name, member.mode).map_err(failed)
             }
         }
     }

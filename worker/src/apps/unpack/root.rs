@@ -4,7 +4,6 @@
 
 use std::{
     io::{self, ErrorKind},
-    os::fd::AsFd,
     path::Path,
 };
 
@@ -14,8 +13,8 @@ use cap_std::{
 };
 use nix::{
     fcntl::AtFlags,
-    sys::stat::{Mode, fchmod},
-    unistd::{Gid, Uid, fchown, fchownat},
+    sys::stat::{FchmodatFlags, Mode, fchmodat},
+    unistd::{Gid, Uid, fchownat},
 };
 
 use crate::log::{self, excerpt};
@@ -79,11 +78,10 @@ impl Root {
         }
         let mut directory = self.root.try_clone()?;
         for (index, name) in names.iter().enumerate() {
-            let is_made = make(&directory, name)?;
-            directory = step(&directory, name, &names[..=index])?;
-            if is_made {
-                self.give(&directory, DIRECTORY)?;
+            if make(&directory, name)? {
+                self.give(&directory, name, DIRECTORY)?;
             }
+            directory = step(&directory, name, &names[..=index])?;
         }
         (self.at, self.directory) = (names.to_vec(), directory);
         Ok(())
@@ -91,13 +89,11 @@ impl Root {
 
     /// Makes a directory. One that is there gets the mode.
     pub(super) fn directory(&self, name: &str, mode: u32) -> Result<(), RootError> {
-        make(&self.directory, name)?;
-        let made = step(&self.directory, name, &[]).map_err(|error| match error {
-            RootError::NotADirectory(..) => RootError::Twice,
-            error => error,
-        })?;
+        if !make(&self.directory, name)? && !self.directory.symlink_metadata(name)?.is_dir() {
+            return Err(RootError::Twice);
+        }
         // Whoever owns it can always look into it, and remove it.
-        self.give(&made, mode | 0o700)
+        self.give(&self.directory, name, mode | 0o700)
     }
 
     /// Makes an empty file, to be written and then [finished](Self::finish).
@@ -106,8 +102,8 @@ impl Root {
     }
 
     /// Gives a file that is written its owner and mode.
-    pub(super) fn finish(&self, file: &File, mode: u32) -> Result<(), RootError> {
-        self.give(file, mode)
+    pub(super) fn finish(&self, name: &str, mode: u32) -> Result<(), RootError> {
+        self.give(&self.directory, name, mode)
     }
 
     pub(super) fn symbolic(&self, name: &str, target: &str) -> Result<(), RootError> {
@@ -132,12 +128,13 @@ impl Root {
         Ok(directory.hard_link(&file[0], &self.directory, name)?)
     }
 
-    /// The owner first: to change it takes bits off the mode.
-    fn give(&self, made: impl AsFd, mode: u32) -> Result<(), RootError> {
+    /// Gives a file or directory, which is no link, its owner and mode. The owner first: to change it takes bits off the
+    /// mode.
+    fn give(&self, directory: &Dir, name: &str, mode: u32) -> Result<(), RootError> {
         if let Some((user, group)) = self.owner {
-            fchown(made.as_fd(), Some(user), Some(group))?;
+            fchownat(directory, name, Some(user), Some(group), AtFlags::AT_SYMLINK_NOFOLLOW)?;
         }
-        Ok(fchmod(made.as_fd(), Mode::from_bits_truncate(mode))?)
+        Ok(fchmodat(directory, name, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)?)
     }
 }
 
