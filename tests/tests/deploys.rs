@@ -3,7 +3,7 @@
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
 };
 
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tests::{Raw, Redis, Served, Worker, WorkerOptions, chaos_worker, eventually, get};
 
 /// What lets a worker deploy.
-const ALLOW: &str = "[actions]\nallow = ['deploy', 'deploy-rollback', 'start', 'restart', 'stop']";
+const ALLOW: &str = "[actions]\nallow = ['deploy', 'deploy-rollback', 'deploy-status', 'start', 'restart', 'stop']";
 
 /// An archive of these files (name, content), which are all executable.
 fn archive(files: &[(&str, &str)]) -> Vec<u8> {
@@ -73,7 +73,8 @@ impl Host {
             "[services.web]\nprogram = [{program:?}]\nlisten = ['{address}']\n{environment}\nsettle = '300ms'\n\
              check = {{ http = 'http://{address}/health', status = 200 }}\ndrain = '1s'"
         );
-        Self::made(served, app, &format!("service = 'web'\nwithin = '3s'\n{lines}\n{service}"), change)
+        let within = if lines.contains("within") { "" } else { "within = '3s'\n" };
+        Self::made(served, app, &format!("service = 'web'\n{within}{lines}\n{service}"), change)
     }
 
     /// A host whose application no service runs.
@@ -244,7 +245,7 @@ fn releases_follow_on_each_other_and_what_runs_is_left_alone() {
     let again = host.deploy("1", &first).good();
     again.is("already", Some("1"), Some("1"));
     assert_eq!(host.served.pid(), pid, "nothing was done");
-    host.deploy("1", &release("other", "")).bad("version 1 is here already with another content").0.data.unwrap();
+    host.deploy("1", &release("other", "")).bad("version 1 is here already with another content");
 
     host.deploy("2", &release("2", "")).good().is("deployed", Some("2"), Some("1"));
     let status = host.is_at("2");
@@ -254,4 +255,235 @@ fn releases_follow_on_each_other_and_what_runs_is_left_alone() {
     // The process was started by its release's own path, so a restart of the service is one of the release, too.
     host.run("restart", &[("service", "web")]).good();
     host.is_at("2");
+}
+
+#[test]
+fn what_fails_before_the_switch_leaves_all_as_it_was() {
+    let mut host = Host::new("before = ['bin/before']\nwithin = '500ms'");
+    let with_hook = |version: &str, behaviour: &str, hook: &str| {
+        let script = format!(
+            "#!/bin/sh\nMARK=$BEHAVIOUR BEHAVIOUR=$(dirname $0)/../behaviour VERSION={version} exec {}\n",
+            Served::program().display()
+        );
+        archive(&[("bin/web", &script), ("behaviour", behaviour), ("bin/before", &format!("#!/bin/sh\n{hook}\n"))])
+    };
+    // Nothing runs yet: who does not come up is not switched to.
+    let failed = host.deploy("0", &with_hook("0", "crash", "")).bad("version 0 does not come up (exit code 3)");
+    failed.is("failed", None, None);
+    assert!(failed.stderr().contains("told to crash"), "{failed:?}");
+    assert_eq!((host.current(), host.releases()), (None, vec![]));
+
+    let told = "echo $REDFLEET_APP $REDFLEET_VERSION after ${REDFLEET_PRIOR:-nothing} > told; pwd >> told";
+    host.deploy("1", &with_hook("1", "", told)).good().is("deployed", Some("1"), None);
+    let release = host.app.join("releases/1");
+    let expected = format!("web 1 after nothing\n{}\n", release.canonicalize().expect("a directory").display());
+    assert_eq!(fs::read_to_string(release.join("told")).expect("a file"), expected);
+    let pid = host.served.pid();
+
+    let failed = host.deploy("2", &with_hook("2", "", "echo no space left; exit 7"));
+    let failed = failed.bad("version 2 its hook 'before' failed: exit status: 7; 1 stays");
+    failed.is("failed", Some("1"), Some("1"));
+    assert_eq!(failed.stderr(), "no space left\n");
+    // It is checked at a private port first.
+    let failed = host.deploy("2", &with_hook("2", "sick", "")).bad("version 2 failed its health check (http://127.0.0.1:");
+    failed.is("failed", Some("1"), Some("1"));
+    host.deploy("2", &with_hook("2", "crash", "")).bad("version 2 does not come up").is("failed", Some("1"), Some("1"));
+    let failed = host.deploy("2", b"no archive").bad("version 2 cannot be unpacked: it is neither a .tar.gz nor a .tar.zst");
+    failed.is("failed", Some("1"), Some("1"));
+    host.is_at("1");
+    assert_eq!((host.served.pid(), host.releases()), (pid, vec!["1".to_owned()]), "nothing is left of them");
+    let status = host.status();
+    let results: Vec<_> = status["history"].as_array().expect("a list").iter().map(|entry| &entry["result"]).collect();
+    assert_eq!(results, ["failed", "failed", "failed", "failed", "deployed", "failed"], "{status:#}");
+}
+
+#[test]
+fn a_release_that_falls_ill_is_rolled_back_to_the_proven_one_and_not_to_the_newest() {
+    let mut host = Host::new("settle = '1s'");
+    host.deploy("1", &release("1", "")).good();
+    host.deploy("2", &release("2", "")).good();
+    for (version, sickness, problem) in [
+        ("3", "ill 700", "version 3 failed its health check (http://127.0.0.1:"),
+        ("4", "ill 900", "; rolled back to 2, which is up"),
+    ] {
+        let failed = host.deploy(version, &release(version, sickness)).bad(problem);
+        failed.is("rolled_back", Some("2"), Some("2"));
+        let waited = failed.data()["rollback_started_ms"].as_u64().expect("a number");
+        println!("version {version}: the first step back {waited} ms after the failed check");
+        assert!(waited < 1000, "{failed:?}");
+        host.is_at("2");
+    }
+    assert_eq!(host.releases(), ["1", "2", "3", "4"], "what failed can be looked at");
+
+    // By hand it goes back, one proven release after the other, and never to one that was not.
+    let back = host.run("deploy-rollback", &[("app", "web")]).good();
+    back.is("rolled_back", Some("1"), Some("2"));
+    host.is_at("1");
+    host.run("deploy-rollback", &[("app", "web")]).bad("no release that was proven before is on this host");
+    host.run("deploy-rollback", &[("app", "web"), ("version", "7")]).bad("there is no release '7'");
+    host.run("deploy-rollback", &[("app", "web"), ("version", "2")]).good().is("rolled_back", Some("2"), Some("1"));
+    let failed = host.run("deploy-rollback", &[("app", "web"), ("version", "4")]).bad("rolled back to 2, which is up");
+    failed.is("rolled_back", Some("2"), Some("2"));
+    host.is_at("2");
+}
+
+#[test]
+fn where_a_rollback_is_forbidden_the_new_release_stays() {
+    let mut host = Host::new("settle = '1s'\nrollback = 'forbidden'");
+    host.deploy("1", &release("1", "")).good();
+    let failed = host.deploy("2", &release("2", "ill 700")).bad("it stays, as its rollback is forbidden");
+    failed.is("kept", Some("2"), Some("1"));
+    let status = host.is_at("2");
+    assert_eq!((&status["proven"], &status["history"][0]["result"]), (&json!("1"), &json!("kept")));
+    host.run("deploy-rollback", &[("app", "web")]).bad("rollback = \"forbidden\" in [apps.web]");
+}
+
+#[test]
+fn the_first_release_stays_as_there_is_nothing_to_go_back_to() {
+    let mut host = Host::new("settle = '1s'");
+    let failed = host.deploy("1", &release("1", "ill 700")).bad("it stays, as no release was proven before");
+    failed.is("kept", Some("1"), None);
+    assert_eq!(host.is_at("1")["proven"], Value::Null);
+}
+
+#[test]
+fn old_releases_go_and_those_that_are_needed_stay() {
+    let mut host = Host::bare("keep = 1\ncheck = { argv = ['test', '!', '-e', 'sick'] }\nsettle = '0s'\nwithin = '0s'");
+    let check = host.app.join("current/ok").display().to_string();
+    host.options = host.options.clone().replace_config("'!', '-e', 'sick'", &format!("'-e', '{check}'"));
+    drop(host.worker.take());
+    host.start();
+    let good = |number: u32| archive(&[("ok", &number.to_string())]);
+    for number in 1..=4 {
+        host.deploy(&number.to_string(), &good(number)).good();
+    }
+    assert_eq!(host.releases(), ["2", "3", "4"], "4 runs, 3 is the one before, 2 is kept besides");
+    for number in 5..=8 {
+        let failed = host.deploy(&number.to_string(), &archive(&[("bad", &number.to_string())]));
+        failed.bad("rolled back to 4").is("rolled_back", Some("4"), Some("4"));
+    }
+    host.deploy("9", &good(9)).good();
+    assert_eq!(host.releases(), ["4", "8", "9"], "9 runs, 4 is the proven one before");
+    assert_eq!(host.current().as_deref(), Some("9"));
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_does_nothing() {
+    let mut host = Host::new("before = ['bin/migrate']");
+    let (_, manifest, key) = host.deploy_of("1", &release("1", ""));
+    let mut arguments = manifest.arguments.clone();
+    arguments.insert("dry_run".into(), Argument::Boolean(true));
+    let secrets = [("content_key".to_owned(), Argument::Text(key.to_text()))].into();
+    let (manifest, key) = host.raw.seal("web1", Manifest { arguments, ..manifest }, secrets);
+    host.raw.send_sealed("web1", &manifest, &key);
+    let done = Done(host.raw.outcome("web1", &manifest)).good();
+    done.is("deployed", None, None);
+    let would = done.data()["would"].clone();
+    let words = would.as_array().expect("a list").iter().map(|step| step.as_str().expect("text").split(' ').next());
+    let words: Vec<_> = words.map(Option::unwrap_or_default).collect();
+    assert_eq!(words, ["fetch", "unpack", "run", "start", "let", "check"], "{would:#}");
+    assert_eq!((host.releases(), host.current()), (vec![], None));
+}
+
+#[test]
+fn a_deploy_that_is_cancelled_ends_at_one_release() {
+    // Before the switch: the hook waits.
+    let mut host = Host::new("before = ['sh', '-c', 'test $REDFLEET_VERSION = 1 || sleep 100']\nsettle = '1s'");
+    host.deploy("1", &release("1", "")).good();
+    let manifest = host.send("2", &release("2", ""));
+    eventually("the hook to run", || host.releases().contains(&"2".to_owned()).then_some(()));
+    host.raw.wait_state("web1", &manifest, State::Running);
+    host.raw.cancel("web1", &manifest);
+    let done = Done(host.raw.outcome("web1", &manifest));
+    assert_eq!(done.0.state, State::Cancelled, "{done:?}");
+    done.is("failed", Some("1"), Some("1"));
+    host.is_at("1");
+    assert_eq!(host.releases(), ["1"]);
+
+    // Behind it: the release is being looked at.
+    let mut host = Host::new("settle = '100s'");
+    let first = host.send("1", &release("1", ""));
+    host.raw.wait_state("web1", &first, State::Running);
+    eventually("the switch", || (host.current()? == "1").then_some(()));
+    host.raw.cancel("web1", &first);
+    let done = Done(host.raw.outcome("web1", &first));
+    assert_eq!(done.0.state, State::Cancelled, "{done:?}");
+    done.is("kept", Some("1"), None);
+    host.is_at("1");
+}
+
+/// The points at which a deploy can be killed, in their order; and whether it is one that fails after the switch.
+const POINTS: [(&str, bool); 16] = [
+    ("recording", false),
+    ("fetched", false),
+    ("unpacked", false),
+    ("placed", false),
+    ("hooked", false),
+    ("tried", false),
+    ("prepared", false),
+    ("switching", false),
+    ("linked", false),
+    ("takenover", false),
+    ("healthy", false),
+    ("proven", false),
+    ("rollingback", true),
+    ("linkedback", true),
+    ("takenback", true),
+    ("restored", true),
+];
+
+/// Kills a worker at this point of a deploy from 1 to 2, and returns the host with the worker that came after it.
+fn killed_at(point: &str, fails: bool, bug: Option<&str>) -> (Host, Manifest) {
+    let mut host = Host::with("settle = '700ms'", |options| options.program(chaos_worker()));
+    host.deploy("1", &release("1", "")).good();
+    drop(host.worker.take());
+    let options = host.options.clone();
+    let planted = |options: WorkerOptions| bug.map_or(options.clone(), |bug| options.env("REDFLEET_CHAOS_BUG", bug));
+    host.options = planted(options.clone()).env("REDFLEET_CHAOS_KILL", &format!("{point}:1"));
+    host.start();
+    let manifest = host.send("2", &release("2", if fails { "ill 700" } else { "" }));
+    let worker = host.worker.as_mut().expect("a worker");
+    eventually(&format!("the worker to die at {point}; its log:\n{}", worker.log()), || worker.has_ended().then_some(()));
+    host.worker = None;
+    host.options = planted(options);
+    host.start();
+    (host, manifest)
+}
+
+#[test]
+#[ignore = "needs the worker built with its feature chaos (make test builds it)"]
+fn a_worker_that_dies_at_any_step_of_a_deploy_leaves_a_whole_release_and_says_so() {
+    for (point, fails) in POINTS {
+        let (mut host, manifest) = killed_at(point, fails, None);
+        let done = Done(host.raw.outcome("web1", &manifest));
+        assert_eq!(done.0.state, State::Interrupted, "{point}: {done:?}");
+        let ends_at = if point == "proven" { "2" } else { "1" };
+        eventually("the recovery", || host.status()["deploying"].is_null().then_some(()));
+        let status = host.is_at(ends_at);
+        let newest = &status["history"][0];
+        println!("{point}: {} runs, {}: {}", ends_at, newest["result"], newest["reason"]);
+        let expected = match point {
+            "proven" => "deployed",
+            "restored" => "rolled_back",
+            _ => "interrupted",
+        };
+        assert_eq!((&newest["result"], &newest["version"]), (&json!(expected), &json!("2")), "{point}: {status:#}");
+        let left: Vec<_> = host.releases().into_iter().filter(|name| name.starts_with('.')).collect();
+        assert!(left.is_empty(), "{point}: {left:?}");
+        // What follows is not disturbed.
+        host.deploy("3", &release("3", "")).good().is("deployed", Some("3"), Some(ends_at));
+        host.is_at("3");
+    }
+}
+
+#[test]
+#[ignore = "needs the worker built with its feature chaos (make test builds it)"]
+fn a_worker_that_does_not_recover_is_found_out() {
+    let (mut host, _) = killed_at("linked", false, Some("NoRecovery"));
+    let status = host.status();
+    assert_eq!((&status["current"], &status["running"]), (&json!("2"), &json!("1")), "link and service differ");
+    drop(host);
+    let (mut host, _) = killed_at("linked", false, Some("SwitchBeforeRecord"));
+    eventually("the recovery", || host.status()["deploying"].is_null().then_some(()));
+    assert!(!host.app.join("current/bin/web").exists(), "the link leads nowhere: {:?}", host.releases());
 }
