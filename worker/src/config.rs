@@ -1,5 +1,7 @@
 //! The worker's settings, resolved once: flags, then environment, then file, then defaults.
 
+mod keys;
+
 use std::{
     collections::BTreeMap,
     fmt::Display,
@@ -18,6 +20,7 @@ use protocol::{
     tls::{TlsError, TlsFiles},
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
+use toml::de::DeTable;
 
 use crate::{
     actions::{self, ActionsDir, DirectoryError, OwnActions},
@@ -457,37 +460,6 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
     }
 }
 
-/// All keys of the settings file.
-const KEYS: [&str; 27] = [
-    "redis",
-    "redis_password_file",
-    "host",
-    "namespace",
-    "state_dir",
-    "trust",
-    "revoked",
-    "actions_dir",
-    "audit",
-    "host_key",
-    "sealing_key",
-    "slots",
-    "reserved",
-    "sample_interval",
-    "grace",
-    "labels",
-    "actions",
-    "actions.allow",
-    "services",
-    "apps",
-    "files",
-    "files.put",
-    "files.get",
-    "groups",
-    "policy",
-    "log.level",
-    "log.format",
-];
-
 /// The file, if there is one, and where its rules come from.
 fn read(path: Option<&Path>, unknown: &mut Vec<String>) -> Result<(File, policy::Origin), ConfigError> {
     let Some(path) = path else { return Ok(Default::default()) };
@@ -496,27 +468,16 @@ fn read(path: Option<&Path>, unknown: &mut Vec<String>) -> Result<(File, policy:
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         ConfigError::Malformed(path.into(), before.matches('\n').count() + 1, error.message().into())
     };
-    let input = toml::Deserializer::parse(&text).map_err(malformed)?;
-    let mut misspelt = None;
-    let file = serde_ignored::deserialize(input, |key| {
-        let key = key.to_string();
-        let of = |table: &str| Some(key.strip_prefix(table)?.rsplit_once('.')?.1);
-        let meant = match (of("services."), of("apps.")) {
-            (Some(key), _) => did_you_mean(key, &services::KEYS),
-            (_, Some(key)) => did_you_mean(key, &apps::KEYS),
-            _ => did_you_mean(&key, &KEYS),
-        };
+    let table = DeTable::parse(&text).map_err(malformed)?;
+    for keys::Unknown { path: key, meant } in keys::unknown(table.get_ref()) {
         let problem = format!("{}: unknown key '{key}'{meant}", path.display());
         // Without its rules the worker would allow what it allows by default.
         if ["polic", "group", "rule"].iter().any(|word| key.starts_with(word)) || meant.contains("'policy'") {
-            misspelt = Some(problem.clone());
+            return Err(ConfigError::Value(problem));
         }
         unknown.push(problem);
-    })
-    .map_err(malformed)?;
-    if let Some(problem) = misspelt {
-        return Err(ConfigError::Value(problem));
     }
+    let file = File::deserialize(toml::Deserializer::from(table)).map_err(malformed)?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok((file, policy::Origin { name, text }))
 }

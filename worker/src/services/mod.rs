@@ -24,7 +24,7 @@ pub(crate) use self::{
     commands::Commands,
     driven::Driven,
     keeper::keep,
-    settings::{Input, KEYS, Registry, Service, Settings, SettingsError},
+    settings::{Input, Registry, Service, Settings, SettingsError},
     supervised::{Supervised, Takeover},
     systemd::Systemd,
     tools::{Tools, last_lines},

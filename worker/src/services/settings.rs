@@ -50,26 +50,6 @@ impl fmt::Debug for Input {
     }
 }
 
-/// The keys of a service in the settings.
-pub(crate) const KEYS: [&str; 16] = [
-    "driver",
-    "settle",
-    "check",
-    "unit",
-    "program",
-    "directory",
-    "user",
-    "env",
-    "listen",
-    "overlap",
-    "drain",
-    "start",
-    "stop",
-    "status",
-    "restart",
-    "reload",
-];
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum DriverName {
@@ -363,12 +343,5 @@ mod tests {
         }
         assert_eq!(unit_of("nginx"), "nginx.service");
         assert_eq!(unit_of("logrotate.timer"), "logrotate.timer");
-    }
-
-    #[test]
-    fn every_key_is_known_to_the_hints() {
-        for key in KEYS {
-            assert!(toml::from_str::<Input>(&format!("{key} = 1.5")).is_err(), "{key} is none");
-        }
     }
 }
