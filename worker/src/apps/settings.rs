@@ -199,10 +199,8 @@ fn app(name: &str, input: Input, services: &services::Settings) -> Result<App, S
         return Err(format!("urls: '{url}' is not http(s)://HOST/…/, with a slash at its end"));
     }
     let default = Bounds::default();
-    let bounds = Bounds {
-        bytes: input.max_bytes.unwrap_or(default.bytes),
-        files: input.max_files.unwrap_or(default.files),
-    };
+    let bounds =
+        Bounds { bytes: input.max_bytes.unwrap_or(default.bytes), files: input.max_files.unwrap_or(default.files) };
     Ok(App {
         name: name.to_owned(),
         // Without what means nothing in it.
@@ -233,7 +231,8 @@ mod tests {
 
     #[test]
     fn an_application_needs_only_its_directory() {
-        let settings = read("[web]\ndirectory = '/srv/./web/'\nservice = 'web'\n[a-2.b+c]\ndirectory = '/a'").unwrap();
+        let settings =
+            read("[web]\ndirectory = '/srv/./web/'\nservice = 'web'\n['a-2.b+c']\ndirectory = '/a'").unwrap();
         let app = settings.find("web").unwrap();
         assert_eq!((app.directory.to_str(), app.keep, app.rollback), (Some("/srv/web"), 5, Rollback::Automatic));
         assert_eq!(settings.describe(), ["a-2.b+c (/a)", "web (/srv/web)"]);
@@ -256,7 +255,10 @@ mod tests {
             ("[web]\ndirectory = '/a'\nurls = ['https://a.example']", "with a slash at its end"),
             ("[web]\ndirectory = '/a'\nurls = ['ftp://a/']", "is not http(s)://"),
             ("[web]\ndirectory = '/a'\n[api]\ndirectory = '/a/'", "is that of another application"),
-            ("[web]\ndirectory = '/a'\nservice = 'web'\n[w2]\ndirectory = '/b'\nservice = 'web'", "another application"),
+            (
+                "[web]\ndirectory = '/a'\nservice = 'web'\n[w2]\ndirectory = '/b'\nservice = 'web'",
+                "another application",
+            ),
             ("[web]\ndirectory = '/a'\ncheck = { tcp = 'a' }", "is not HOST:PORT"),
         ] {
             let refused = read(toml).expect_err(toml);
