@@ -29,13 +29,9 @@ pub use self::settings::{Settings, SettingsError};
 use self::{course::Asked, releases::Releases, state::Locked, work::Work};
 pub(crate) use self::{
     error::DeployError,
-<<<<<<< HEAD
-    settings::{App, Input},
-=======
     release::Source,
     report::Report,
-    settings::{App, Input, KEYS},
->>>>>>> deploy-worker
+    settings::{App, Input},
 };
 use crate::{
     artifacts::Artifacts,
