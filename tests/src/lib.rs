@@ -46,7 +46,7 @@ pub use fleet::{fleet, fleet_with, fleet_with_ctl, outlive_a_redis_outage};
 pub use load::{Counts, Load, get};
 pub use log::Log;
 pub use network::Network;
-pub use process::{descendants, is_alive, kill_groups, resident_kb};
+pub use process::{descendants, is_alive, kill_groups, own_kb};
 pub use program::{Evidence, Gate};
 pub use raw::Raw;
 pub use served::{Served, kill9, supervisor};

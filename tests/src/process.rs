@@ -47,8 +47,16 @@ pub fn is_alive(pid: u32) -> bool {
 ///
 /// # Panics
 /// It does not run.
-pub fn resident_kb(pid: u32) -> u64 {
+pub(crate) fn resident_kb(pid: u32) -> u64 {
     memory_kb(pid, "VmRSS:")
+}
+
+/// Memory in kB that a process has for itself: no pages of files.
+///
+/// # Panics
+/// It does not run.
+pub fn own_kb(pid: u32) -> u64 {
+    memory_kb(pid, "RssAnon:")
 }
 
 /// A figure of a process's memory in kB, as `/proc/PID/status` names it.

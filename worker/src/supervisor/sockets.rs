@@ -22,9 +22,6 @@ use nix::sys::{
 
 use super::launch::{Address, Launch, Listen};
 
-/// Connections that wait while no process accepts any.
-const BACKLOG: i32 = 1024;
-
 /// A listening socket. It is closed when nobody holds it any more.
 pub(super) struct Socket {
     pub(super) listen: Listen,
@@ -53,7 +50,8 @@ impl Socket {
             }
         };
         let wide = bound.and_then(|(fd, address, path)| {
-            listen(&fd.as_fd(), Backlog::new(BACKLOG)?)?;
+            // As many connections may wait as the kernel permits (`net.core.somaxconn`).
+            listen(&fd.as_fd(), Backlog::MAXALLOWABLE)?;
             let inode = fstat(&fd)?.st_ino;
             Ok((fd, address, path, inode))
         });
