@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
     actions::{self, ActionsDir, DirectoryError, OwnActions},
+    apps,
     explain::Command,
     files,
     host_key::{HostKeyError, HostKeyFile},
@@ -122,6 +123,7 @@ struct File {
     labels: BTreeMap<String, String>,
     actions: Actions,
     services: BTreeMap<String, services::Input>,
+    apps: BTreeMap<String, apps::Input>,
     files: Files,
     groups: toml::Table,
     policy: Vec<toml::Spanned<toml::Table>>,
@@ -192,6 +194,8 @@ pub struct Config {
     pub allow: Vec<String>,
     /// The services that the settings name.
     pub services: services::Settings,
+    /// The applications that the settings name.
+    pub apps: apps::Settings,
     /// The program that supervises services: this one, where it is the program `worker`.
     pub supervisor: Option<PathBuf>,
     /// Where operators may put and get files.
@@ -241,6 +245,9 @@ pub enum ConfigError {
     /// The settings of a service cannot be used.
     #[error("{0}")]
     Service(#[from] services::SettingsError),
+    /// The settings of an application cannot be used.
+    #[error("{0}")]
+    App(#[from] apps::SettingsError),
     /// A value is out of bounds.
     #[error("{0}")]
     Value(String),
@@ -294,6 +301,7 @@ impl Config {
         let signers = options.trust.or(file.trust).unwrap_or_else(default_trust);
         let revoked = options.revoked.or(file.revoked).unwrap_or_else(|| signers.with_file_name("revoked"));
         let state_dir = options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir);
+        let services = services::Settings::read(file.services)?;
         let own_key = || HostKeyFile::Own(state_dir.join("host_key"));
         Ok(Self {
             redis,
@@ -309,7 +317,8 @@ impl Config {
             sample_interval,
             grace: file.grace.unwrap_or(Duration::from_secs(30)),
             labels: file.labels,
-            services: services::Settings::read(file.services)?,
+            apps: apps::Settings::read(file.apps, &services)?,
+            services,
             supervisor: None,
             allow,
             files,
@@ -394,6 +403,7 @@ impl Config {
             ("labels", list(&labels)),
             ("actions_dir", self.actions_dir.to_string()),
             ("services", list(&self.services.describe())),
+            ("apps", list(&self.apps.describe())),
             ("actions.allow", list(&self.allow)),
             ("files.put", directories(&self.files.put)),
             ("files.get", directories(&self.files.get)),
@@ -448,7 +458,7 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
 }
 
 /// All keys of the settings file.
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 27] = [
     "redis",
     "redis_password_file",
     "host",
@@ -468,6 +478,7 @@ const KEYS: [&str; 26] = [
     "actions",
     "actions.allow",
     "services",
+    "apps",
     "files",
     "files.put",
     "files.get",
@@ -489,8 +500,12 @@ fn read(path: Option<&Path>, unknown: &mut Vec<String>) -> Result<(File, policy:
     let mut misspelt = None;
     let file = serde_ignored::deserialize(input, |key| {
         let key = key.to_string();
-        let of_service = key.strip_prefix("services.").and_then(|key| key.rsplit_once('.'));
-        let meant = of_service.map_or_else(|| did_you_mean(&key, &KEYS), |(_, key)| did_you_mean(key, &services::KEYS));
+        let of = |table: &str| Some(key.strip_prefix(table)?.rsplit_once('.')?.1);
+        let meant = match (of("services."), of("apps.")) {
+            (Some(key), _) => did_you_mean(key, &services::KEYS),
+            (_, Some(key)) => did_you_mean(key, &apps::KEYS),
+            _ => did_you_mean(&key, &KEYS),
+        };
         let problem = format!("{}: unknown key '{key}'{meant}", path.display());
         // Without its rules the worker would allow what it allows by default.
         if ["polic", "group", "rule"].iter().any(|word| key.starts_with(word)) || meant.contains("'policy'") {

@@ -13,7 +13,7 @@
 //! - an [`executor`] runs one command and ends with its outcome. [`actions`] are what it can run,
 //!   [`program`] runs programs for them, [`metrics`] reads the host's figures, `services` looks after the host's
 //!   services, each of which may have a `supervisor`, a process of its own. [`artifacts`] brings content that is too
-//!   large for a command, and [`files`] puts it where it belongs;
+//!   large for a command, [`files`] puts it where it belongs, and [`apps`] makes it the release that a service runs;
 //! - the [`journal`] has a thread of its own: it knows what must never start again;
 //! - the [`audit`] trail has a thread of its own, too: a line for each decision, before a command starts that may change
 //!   the host;
@@ -21,6 +21,7 @@
 
 pub mod actions;
 mod admission;
+pub mod apps;
 pub mod artifacts;
 mod audit;
 pub mod cli;
@@ -53,6 +54,7 @@ mod spelling;
 mod supervisor;
 pub mod trust;
 
+use apps::Apps;
 use config::Config;
 use identity::Identity;
 pub use identity::{HostKeys, KeysError};
@@ -73,10 +75,13 @@ impl Worker {
         let trusted = files.trusted();
         let (changes, requests) = Changes::new();
         let keeper = tokio::spawn(files.keep(requests));
-        let registry = Registry::new(config.services.clone(), config.service_places());
+        let registry = Registry::new(config.services.clone(), config.service_places(), config.apps.services());
         let supervisors = tokio::spawn(services::keep(registry.clone()));
-        dispatcher::Dispatcher::new(config, identity, trusted, changes, registry).run(shutdown).await;
+        let apps = Apps::new(config.apps.clone(), config.kept("apps"), registry.clone(), config.host.clone());
+        let recovery = tokio::spawn(apps.clone().recover());
+        dispatcher::Dispatcher::new(config, identity, trusted, changes, registry, apps).run(shutdown).await;
         supervisors.abort();
+        recovery.abort();
         keeper.abort();
     }
 }

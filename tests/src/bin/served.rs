@@ -4,6 +4,7 @@
 //! - `crash`: it ends at once, with exit code 3.
 //! - `slow MS`: it accepts nothing for so long.
 //! - `sick`: `/health` is answered with 500.
+//! - `ill MS`: so it is when it has run for so long.
 //! - `stubborn`: it does not obey TERM.
 //! - `parent`: it starts a child, and one that leaves its session.
 //! - `loud N`: it prints N lines.
@@ -163,6 +164,13 @@ async fn main() -> ExitCode {
     println!("version '{}' at port {port}", server.version);
     println!("serves");
     let mut code = ExitCode::SUCCESS;
+    if let Some(after) = behaviour.is("ill") {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(after)).await;
+            server.sick.store(true, Ordering::Relaxed);
+        });
+    }
     // Each connection holds a receiver: when all are gone, all is done.
     let (open, held) = watch::channel(());
     loop {

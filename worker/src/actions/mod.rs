@@ -1,6 +1,7 @@
 //! A worker's actions: the contract of an action, and the catalogue of all actions.
 
 mod collect;
+mod deploy;
 mod ended;
 mod exec;
 mod file_get;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::own::OwnAction;
 pub use self::own::{ActionsDir, DirectoryError, OwnActions, Problem};
 use crate::{
+    apps::Apps,
     artifacts::Artifacts,
     files,
     live::Live,
@@ -39,6 +41,9 @@ fn all() -> Vec<Registered> {
         register(exec::Exec),
         register(file_put::FilePut),
         register(file_get::FileGet),
+        register(deploy::Deploy),
+        register(deploy::Rollback),
+        register(deploy::Status),
         register(set_trust::SetTrust),
         register(collect::CollectProcesses),
         register(collect::CollectFacts),
@@ -83,6 +88,8 @@ pub struct Services {
     pub collector: Collector,
     /// The services of the host.
     pub(crate) registry: Registry,
+    /// The applications of the host.
+    pub(crate) apps: Apps,
     /// Brings content to this host and away from it.
     pub artifacts: Artifacts,
     /// Where operators may put and get files.
@@ -297,7 +304,9 @@ mod tests {
         let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default());
         let groups = MetricGroup::ALL.map(MetricGroup::name);
         let collects = groups.into_iter().chain(["all", "facts", "processes"]).map(|group| format!("collect-{group}"));
-        let others = ["exec", "file-get", "file-put", "ping", "start", "stop", "restart", "reload", "status"];
+        let services = ["start", "stop", "restart", "reload", "status"];
+        let others = ["exec", "file-get", "file-put", "ping", "deploy", "deploy-rollback", "deploy-status"];
+        let others = others.into_iter().chain(services);
         for promised in collects.chain(others.map(str::to_owned)) {
             assert!(catalogue.spec(&promised).is_some(), "{promised}");
         }

@@ -35,6 +35,7 @@ use self::{own::Hangup, recovery::Recovery, reports::FACTS_EVERY, waiting::Waiti
 use crate::{
     actions::{Catalogue, Services},
     admission::{self, Admission, Admitted, Dropped, Known, Refusal},
+    apps::Apps,
     artifacts::Artifacts,
     audit::Audit,
     config::Config,
@@ -144,6 +145,7 @@ impl Dispatcher {
         trusted: watch::Receiver<Trusted>,
         changes: Changes,
         registry: Registry,
+        apps: Apps,
     ) -> Self {
         let (keys, host) = (identity.keys.clone(), identity.host.clone());
         let services = Services {
@@ -152,6 +154,7 @@ impl Dispatcher {
             artifacts: Artifacts::new(config.redis.clone(), keys, host, config.kept("content")),
             files: config.files.clone(),
             registry,
+            apps,
             trust: changes,
         };
         Self {

@@ -29,7 +29,7 @@ const ADDRESS: &str = "REDFLEET_ADDRESS";
 /// A check as the settings have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub(super) struct Input {
+pub(crate) struct Input {
     tcp: Option<String>,
     http: Option<String>,
     status: Option<u16>,
@@ -98,7 +98,7 @@ impl Check {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn read(input: Input) -> Result<Self, String> {
+    pub(crate) fn read(input: Input) -> Result<Self, String> {
         let Input { tcp, http, status, argv } = input;
         if status.is_some() && http.is_none() {
             return Err("check: status is for http alone".into());
@@ -143,7 +143,7 @@ impl Check {
     }
 
     /// What it does, in words.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match &self.0 {
             Kind::Tcp(server) => format!("connect to {}", server.shown()),
             Kind::Http { server, path, status } => {
@@ -158,7 +158,7 @@ impl Check {
     ///
     /// # Errors
     /// What is not as it should be.
-    pub(super) async fn run(&self, tools: &Tools<'_>) -> Result<(), String> {
+    pub(crate) async fn run(&self, tools: &Tools<'_>) -> Result<(), String> {
         match &self.0 {
             Kind::Tcp(server) => {
                 let connected = server.connect().await;

@@ -6,7 +6,9 @@
 
 mod check;
 mod commands;
+mod driven;
 mod keeper;
+pub(crate) mod release;
 mod settings;
 mod supervised;
 mod systemd;
@@ -18,13 +20,14 @@ use std::{future::Future, path::PathBuf, time::Duration};
 use serde_json::{Map, Value};
 
 pub(crate) use self::{
-    check::Check,
+    check::{Check, Input as CheckInput},
     commands::Commands,
+    driven::Driven,
     keeper::keep,
-    settings::{Driven, Input, KEYS, Registry, Settings, SettingsError},
-    supervised::Supervised,
+    settings::{Input, KEYS, Registry, Service, Settings, SettingsError},
+    supervised::{Supervised, Takeover},
     systemd::Systemd,
-    tools::Tools,
+    tools::{Tools, last_lines},
 };
 use crate::{program::ProgramError, supervisor::client::SupervisorError};
 
@@ -148,6 +151,9 @@ pub(crate) enum ServiceError {
     /// What a program says is not understood.
     #[error("'{0}' says nothing about the state of the service")]
     Mute(String),
+    /// The release that is to run is not known.
+    #[error("cannot read where its application's link 'current' leads")]
+    Link(#[source] std::io::Error),
     /// The supervisor could not do it.
     #[error(transparent)]
     Supervisor(#[from] SupervisorError),

@@ -6,7 +6,7 @@ use protocol::time::read_duration;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{
-    Places, ServiceError, Up, check, check::Check, commands::Commands, supervised::Supervised, systemd::Systemd,
+    Driven, Places, ServiceError, Up, check, check::Check, commands::Commands, supervised::Supervised, systemd::Systemd,
 };
 use crate::{
     log::{self, excerpt},
@@ -250,9 +250,12 @@ fn check_name(name: &str) -> Result<(), ServiceError> {
 pub(crate) struct Registry {
     settings: Settings,
     places: Places,
+    /// The applications whose releases services run: service → directory of the application.
+    apps: BTreeMap<String, PathBuf>,
 }
 
 /// A service, and how it is looked after.
+#[derive(Clone)]
 pub(crate) struct Service {
     /// When it counts as up.
     pub(crate) up: Up,
@@ -260,20 +263,20 @@ pub(crate) struct Service {
     pub(crate) driven: Driven,
 }
 
-/// A service's driver.
-pub(crate) enum Driven {
-    /// systemd.
-    Systemd(Systemd),
-    /// A supervisor.
-    Supervised(Supervised),
-    /// Commands.
-    Commands(Commands),
-}
-
 impl Registry {
-    /// The services of these settings.
-    pub(crate) const fn new(settings: Settings, places: Places) -> Self {
-        Self { settings, places }
+    /// The services of these settings. `apps`: see there.
+    pub(crate) const fn new(settings: Settings, places: Places, apps: BTreeMap<String, PathBuf>) -> Self {
+        Self { settings, places, apps }
+    }
+
+    /// Whether the settings name this service, or systemd may know it.
+    pub(crate) fn may_know(settings: &Settings, name: &str) -> Result<(), ServiceError> {
+        check_name(name)?;
+        if settings.0.contains_key(name) || Systemd::is_here() {
+            Ok(())
+        } else {
+            Err(ServiceError::Unknown(name.to_owned(), String::new()))
+        }
     }
 
     /// The service of that name: one of the settings, or else, where systemd runs, a unit.
@@ -293,7 +296,9 @@ impl Registry {
         };
         let driven = match &setting.driven {
             DrivenBy::Systemd(unit) => Driven::Systemd(Systemd { unit: unit.clone(), known: String::new() }),
-            DrivenBy::Supervised(launch) => Driven::Supervised(Supervised::new(name, launch.clone(), &self.places)),
+            DrivenBy::Supervised(launch) => {
+                Driven::Supervised(Supervised::new(name, launch.clone(), &self.places, self.apps.get(name)))
+            }
             DrivenBy::Commands(commands) => Driven::Commands(commands.clone()),
         };
         Ok(Service { up: setting.up.clone(), driven })
@@ -351,7 +356,7 @@ mod tests {
     #[test]
     fn names_from_commands_are_checked() {
         let places = Places { directory: "/nowhere".into(), supervisor: None };
-        let registry = Registry::new(read("[web]\nprogram = ['/bin/web']").unwrap(), places);
+        let registry = Registry::new(read("[web]\nprogram = ['/bin/web']").unwrap(), places, BTreeMap::new());
         assert!(matches!(registry.find("web").unwrap().driven, Driven::Supervised(_)));
         for name in ["", "--now", "../web", "a b", ".web", "web;reboot"] {
             assert!(matches!(registry.find(name), Err(ServiceError::Name(_))), "{name}");

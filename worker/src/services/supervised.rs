@@ -13,7 +13,8 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Driver, Places, ServiceError, Standing, State, Tools, Up, Verb, check::Check, tools::last_lines, up::until_passed,
+    Driver, Places, ServiceError, Standing, State, Tools, Up, Verb, check::Check, release, tools::last_lines,
+    up::until_passed,
 };
 use crate::{
     detached,
@@ -38,31 +39,118 @@ pub(crate) struct Supervised {
     pub(super) launch: Launch,
     pub(super) directory: PathBuf,
     pub(super) program: Option<PathBuf>,
+    /// The directory of the application whose releases it runs.
+    pub(super) app: Option<PathBuf>,
+}
+
+/// A candidate that has been up for the settling time. It is ended if there is no switch to it.
+pub(crate) struct Takeover {
+    connection: Connection,
+    checked: bool,
+}
+
+impl Takeover {
+    /// Makes it the running process, and waits until the check passes that could not be made before.
+    pub(crate) async fn switch(mut self, up: &Up, tools: &Tools<'_>) -> Result<(), ServiceError> {
+        self.connection.ask(&Request::Switch).await?;
+        match &up.check {
+            Some(check) if !self.checked => until_passed(check, tools).await,
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Supervised {
-    pub(super) fn new(name: &str, launch: Launch, places: &Places) -> Self {
-        Self { launch, directory: places.directory.join(name), program: places.supervisor.clone() }
+    pub(super) fn new(name: &str, launch: Launch, places: &Places, app: Option<&PathBuf>) -> Self {
+        let (directory, program) = (places.directory.join(name), places.supervisor.clone());
+        Self { launch, directory, program, app: app.cloned() }
+    }
+
+    /// The same service, with this release of its application.
+    pub(crate) fn of_release(&self, version: &str) -> Self {
+        let app = self.app.as_deref();
+        let launch = app.map_or_else(|| self.launch.clone(), |app| release::resolve(&self.launch, app, version));
+        Self { launch, app: None, ..self.clone() }
+    }
+
+    /// The same service, with the release to which `current` leads.
+    async fn of_current(&self) -> Result<Self, ServiceError> {
+        let Some(app) = self.app.clone() else { return Ok(self.clone()) };
+        let read = detached::call(move || release::current(&app)).await.flatten();
+        Ok(read.map_err(ServiceError::Link)?.map_or_else(|| self.clone(), |version| self.of_release(&version)))
+    }
+
+    /// What runs and which release that is, if it was started as one.
+    pub(crate) async fn running(&self) -> Result<Option<Process>, ServiceError> {
+        Ok(self.status().await?.and_then(|status| status.running))
+    }
+
+    /// How all stands; `None` where there is no supervisor.
+    async fn status(&self) -> Result<Option<Status>, ServiceError> {
+        // One that just ends may still take the connection.
+        while let Some(mut connection) = Connection::open(&self.directory).await? {
+            match connection.ask(&Request::Status).await {
+                Err(SupervisorError::Ended(_)) => sleep(EVERY).await,
+                status => return Ok(Some(status?)),
+            }
+        }
+        Ok(None)
     }
 
     /// Connects to the supervisor, and starts it where there is none. A new one starts nothing by itself.
-    async fn supervisor(&self, tools: &Tools<'_>) -> Result<Connection, ServiceError> {
+    async fn supervisor(&self, tools: &Tools<'_>) -> Result<(Connection, Status), ServiceError> {
         let program = self.program.as_deref().ok_or(ServiceError::NoSupervisor)?;
-        Ok(ensure(program, &self.directory, true, tools.stop).await?)
+        loop {
+            let mut connection = ensure(program, &self.directory, true, tools.stop).await?;
+            match connection.ask(&Request::Status).await {
+                // One that just ends may still take the connection.
+                Err(SupervisorError::Ended(_)) if !tools.stop.is_cancelled() => sleep(EVERY).await,
+                status => return Ok((connection, status?)),
+            }
+        }
     }
 
-    /// Starts a candidate at private sockets and checks it there. It is ended then.
-    async fn try_out(&self, check: &Check, tools: &Tools<'_>, connection: &mut Connection) -> Result<(), ServiceError> {
+    /// Starts a candidate at private sockets and checks it there, if something runs that could answer in its place. It is
+    /// ended then. Returns whether it was checked.
+    pub(crate) async fn try_out(&self, up: &Up, tools: &Tools<'_>) -> Result<bool, ServiceError> {
+        let Some(check) = up.check.as_ref().filter(|_| self.launch.overlap) else { return Ok(false) };
+        if self.running().await?.is_none() {
+            return Ok(false);
+        }
+        let (mut connection, _) = self.supervisor(tools).await?;
         let prepare = Request::Prepare { launch: Box::new(self.launch.clone()), place: Place::Private };
         let status = connection.ask(&prepare).await?;
         let addresses = status.candidate.map(|candidate| candidate.addresses).unwrap_or_default();
         let sockets: Vec<(Listen, String)> = self.launch.listen.iter().cloned().zip(addresses).collect();
+        let mut tried = Ok(false);
         if let Some(check) = check.at(&sockets) {
             tools.live.progress("checks a new process at a private port");
-            self.passed(&check, tools, connection).await?;
+            tried = self.passed(&check, tools, &mut connection).await.map(|()| true);
         }
+        // Whoever prepares the next one must not find it still there.
         connection.ask(&Request::Discard).await?;
-        Ok(())
+        tried
+    }
+
+    /// Starts a candidate beside the running process, or in its place, and waits until it has been up for the settling
+    /// time. Where nobody else could answer, its check has passed, too.
+    pub(crate) async fn take_over(&self, up: &Up, tools: &Tools<'_>) -> Result<Takeover, ServiceError> {
+        let (mut connection, status) = self.supervisor(tools).await?;
+        let beside = self.launch.overlap && status.running.is_some();
+        let place = if self.launch.overlap { Place::Beside } else { Place::Instead };
+        connection.ask(&Request::Prepare { launch: Box::new(self.launch.clone()), place }).await?;
+        let check = up.check.as_ref().filter(|_| !beside);
+        let mut came = self.settle(up.settle, tools, &mut connection).await;
+        if let (Ok(()), Some(check)) = (&came, check) {
+            came = self.passed(check, tools, &mut connection).await;
+        }
+        match came {
+            Ok(()) => Ok(Takeover { connection, checked: check.is_some() }),
+            Err(error) => {
+                let _ = connection.ask(&Request::Discard).await;
+                Err(error)
+            }
+        }
     }
 
     /// Checks the candidate until it passes. The socket of one that has ended is still open, so that a check alone might
@@ -157,12 +245,8 @@ impl Driver for Supervised {
     const NAME: &'static str = "supervised";
 
     async fn standing(&self, _: &Tools<'_>) -> Result<Standing, ServiceError> {
-        // One that just ends may still take the connection.
-        while let Some(mut connection) = Connection::open(&self.directory).await? {
-            match connection.ask(&Request::Status).await {
-                Err(SupervisorError::Ended(_)) => sleep(EVERY).await,
-                status => return Ok(standing(&status?)),
-            }
+        if let Some(status) = self.status().await? {
+            return Ok(standing(&status));
         }
         let directory = self.directory.clone();
         let wanted = detached::call(move || supervisor::wanted(&directory)).await.and_then(|wanted| wanted);
@@ -175,31 +259,13 @@ impl Driver for Supervised {
     }
 
     async fn raise(&self, _: Verb, up: &Up, tools: &Tools<'_>) -> Result<(), ServiceError> {
-        let mut connection = self.supervisor(tools).await?;
-        let status = connection.ask(&Request::Status).await?;
-        let beside = status.running.is_some() && self.launch.overlap;
-        if let Some(check) = up.check.as_ref().filter(|_| beside) {
-            self.try_out(check, tools, &mut connection).await?;
-        }
-        let place = if self.launch.overlap { Place::Beside } else { Place::Instead };
-        let prepare = Request::Prepare { launch: Box::new(self.launch.clone()), place };
-        connection.ask(&prepare).await?;
-        self.settle(up.settle, tools, &mut connection).await?;
-        let mut checked = false;
-        if let Some(check) = up.check.as_ref().filter(|_| !beside) {
-            // Nobody else could answer: if it does not pass, all is as it was before.
-            self.passed(check, tools, &mut connection).await?;
-            checked = true;
-        }
-        connection.ask(&Request::Switch).await?;
-        match &up.check {
-            Some(check) if !checked => until_passed(check, tools).await,
-            _ => Ok(()),
-        }
+        let service = self.of_current().await?;
+        service.try_out(up, tools).await?;
+        service.take_over(up, tools).await?.switch(up, tools).await
     }
 
     async fn stop(&self, tools: &Tools<'_>) -> Result<(), ServiceError> {
-        let mut connection = self.supervisor(tools).await?;
+        let (mut connection, _) = self.supervisor(tools).await?;
         connection.ask(&Request::Stop).await?;
         tokio::select! {
             () = connection.closed() => Ok(()),
@@ -208,7 +274,7 @@ impl Driver for Supervised {
     }
 
     async fn reload(&self, tools: &Tools<'_>) -> Result<(), ServiceError> {
-        self.supervisor(tools).await?.ask(&Request::Reload).await?;
+        self.supervisor(tools).await?.0.ask(&Request::Reload).await?;
         Ok(())
     }
 

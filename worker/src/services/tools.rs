@@ -58,7 +58,7 @@ pub(super) fn how_it_ended(ended: &Ended) -> Option<String> {
 }
 
 /// The end of a text: whole lines of at most `bytes` bytes, and at most so many lines.
-pub(super) fn last_lines(text: &str, lines: usize, bytes: usize) -> String {
+pub(crate) fn last_lines(text: &str, lines: usize, bytes: usize) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut size = 0;
     for line in text.lines().rev().take(lines) {
