@@ -84,12 +84,7 @@ impl Host {
         Self::made(served, app, lines, |options| options)
     }
 
-    fn made(
-        served: Served,
-        app: PathBuf,
-        lines: &str,
-        change: impl FnOnce(WorkerOptions) -> WorkerOptions,
-    ) -> Self {
+    fn made(served: Served, app: PathBuf, lines: &str, change: impl FnOnce(WorkerOptions) -> WorkerOptions) -> Self {
         fs::create_dir(&app).expect("a directory");
         let redis = Redis::start();
         let settings = format!("{ALLOW}\n[apps.web]\ndirectory = {:?}\n{lines}", app.display().to_string());
@@ -285,10 +280,12 @@ fn what_fails_before_the_switch_leaves_all_as_it_was() {
     failed.is("failed", Some("1"), Some("1"));
     assert_eq!(failed.stderr(), "no space left\n");
     // It is checked at a private port first.
-    let failed = host.deploy("2", &with_hook("2", "sick", "")).bad("version 2 failed its health check (http://127.0.0.1:");
+    let failed =
+        host.deploy("2", &with_hook("2", "sick", "")).bad("version 2 failed its health check (http://127.0.0.1:");
     failed.is("failed", Some("1"), Some("1"));
     host.deploy("2", &with_hook("2", "crash", "")).bad("version 2 does not come up").is("failed", Some("1"), Some("1"));
-    let failed = host.deploy("2", b"no archive").bad("version 2 cannot be unpacked: it is neither a .tar.gz nor a .tar.zst");
+    let failed =
+        host.deploy("2", b"no archive").bad("version 2 cannot be unpacked: it is neither a .tar.gz nor a .tar.zst");
     failed.is("failed", Some("1"), Some("1"));
     host.is_at("1");
     assert_eq!((host.served.pid(), host.releases()), (pid, vec!["1".to_owned()]), "nothing is left of them");
@@ -443,7 +440,9 @@ fn killed_at(point: &str, fails: bool, bug: Option<&str>) -> (Host, Manifest) {
     host.start();
     let manifest = host.send("2", &release("2", if fails { "ill 700" } else { "" }));
     let worker = host.worker.as_mut().expect("a worker");
-    eventually(&format!("the worker to die at {point}; its log:\n{}", worker.log()), || worker.has_ended().then_some(()));
+    eventually(&format!("the worker to die at {point}; its log:\n{}", worker.log()), || {
+        worker.has_ended().then_some(())
+    });
     host.worker = None;
     host.options = planted(options);
     host.start();

@@ -110,6 +110,12 @@ impl Content {
         Ok(bytes)
     }
 
+    /// All of it.
+    pub fn read(&mut self) -> io::Result<impl Read> {
+        self.file.rewind()?;
+        Ok(&mut self.file)
+    }
+
     /// Puts it into Redis, where it stays until it is released, or until a command that is sent now must have ended.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ const HOSTS: usize = 30;
 #[test]
 fn of_thirty_hosts_the_one_that_fails_is_named_with_its_log_and_what_runs_there() {
     let redis = Redis::start();
-    let hosts: Vec<_> = (1..=HOSTS).map(|number| Host::start(&format!("web{number:02}"), "", &redis)).collect();
+    let hosts: Vec<_> = (1..=HOSTS).map(|number| Host::start(&format!("web{number}"), "", &redis)).collect();
     let ctl = Ctl::on(&redis);
     let first = release(&ctl, "1", "");
     let words = |version: &'static str, from: &std::path::Path| {
@@ -18,7 +18,7 @@ fn of_thirty_hosts_the_one_that_fails_is_named_with_its_log_and_what_runs_there(
         ["deploy", "web", "--version", version, "--from", &from, "web*"].map(str::to_owned)
     };
     let output = ctl.run(words("1", &first)).expect(0);
-    assert!(output.stdout.contains("web[01-30]  deployed  1"), "{output}");
+    assert!(output.stdout.contains("web[1-30]  deployed  1"), "{output}");
     assert!(output.stderr.contains("30 hosts: 30 succeeded (30 changed)"), "{output}");
 
     // Healthy on all hosts but one: where it listens at that port.

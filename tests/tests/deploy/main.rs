@@ -36,7 +36,7 @@ impl Host {
         let settings = format!(
             "[services.web]\nprogram = [\"{shown}/current/bin/web\"]\nlisten = [\"{address}\"]\n{environment}\n\
              settle = '100ms'\ncheck = {{ http = 'http://{address}/health', status = 200 }}\n\
-             [apps.web]\ndirectory = \"{shown}\"\nservice = 'web'\nsettle = '300ms'\n{app}\n{ALLOW}"
+             [apps.web]\ndirectory = \"{shown}\"\nservice = 'web'\nwithin = '2s'\nsettle = '300ms'\n{app}\n{ALLOW}"
         );
         let worker = Worker::on(redis).host(name).config(&settings).start();
         worker.wait_online();
@@ -147,6 +147,13 @@ impl Done {
         let good = matches!(result, "deployed" | "already");
         assert_eq!(self.state, if good { "succeeded" } else { "failed" }, "{self:?}");
         assert_eq!(self.text("result"), result, "{self:?}");
+        self
+    }
+
+    /// This end, which must be a rollback that was asked for.
+    #[track_caller]
+    fn went_back(self) -> Self {
+        assert_eq!((self.state.as_str(), self.text("result")), ("succeeded", "rolled_back"), "{self:?}");
         self
     }
 

@@ -105,7 +105,12 @@ impl Work {
     ///
     /// # Errors
     /// It was not begun. An end that is not good is in the report.
-    pub(super) async fn run(mut self, asked: Asked, artifacts: &Artifacts, is_dry: bool) -> Result<Report, DeployError> {
+    pub(super) async fn run(
+        mut self,
+        asked: Asked,
+        artifacts: &Artifacts,
+        is_dry: bool,
+    ) -> Result<Report, DeployError> {
         let running = self.running().await;
         let course = self.judge(asked).await?;
         let is_current = self.state().current.as_deref() == Some(&course.version) && course.is_here;
@@ -141,7 +146,8 @@ impl Work {
                     return Err(DeployError::Forbidden(self.app.name.clone()));
                 }
                 let state = self.state();
-                let before = || prior.as_deref().map_or_else(|| state.proven.clone(), |prior| state.proven_before(prior));
+                let before =
+                    || prior.as_deref().map_or_else(|| state.proven.clone(), |prior| state.proven_before(prior));
                 let version = version.or_else(before).ok_or(DeployError::NothingProven)?;
                 if state.release(&version).is_none() {
                     let there: Vec<_> = state.releases.iter().map(|release| release.version.as_str()).collect();
@@ -302,7 +308,8 @@ impl Work {
         let draft = self.disk(move |releases| releases.begin(&version)).await?;
         let unpacked = detached::call(move || unpack(fetched.file(), &draft, owner, bounds, &|| stop.is_cancelled()));
         let Unpacked { bytes, files, tamed } = unpacked.await.map_err(DeployError::Disk)??;
-        let tamed = if tamed > 0 { format!("; {tamed} without rights that their modes gave to others") } else { String::new() };
+        let tamed =
+            if tamed > 0 { format!("; {tamed} without rights that their modes gave to others") } else { String::new() };
         self.did.push(format!("unpack {files} files and directories, {bytes} bytes{tamed}"));
         let version = course.version.clone();
         self.disk(move |releases| releases.sync(&version, owner)).await?;
@@ -324,8 +331,14 @@ impl Work {
         }
         if let Some(artifact) = course.artifact.filter(|_| !course.is_here) {
             let (by, job, artifact) = (self.by.clone(), self.owner.job, artifact.to_string());
-            let release =
-                Release { version: version.clone(), artifact, deployed_at_ms: Self::now(), by, job, proven_at_ms: None };
+            let release = Release {
+                version: version.clone(),
+                artifact,
+                deployed_at_ms: Self::now(),
+                by,
+                job,
+                proven_at_ms: None,
+            };
             self.state().releases.push(release);
         }
         self.state().current = Some(version.clone());
@@ -389,18 +402,26 @@ impl Work {
             self.state().releases.retain(|release| release.version != version);
         }
         let removed = self
-            .disk(move |releases| if newly || !is_known { releases.remove(&version) } else { releases.discard(&version) })
+            .disk(
+                move |releases| if newly || !is_known { releases.remove(&version) } else { releases.discard(&version) },
+            )
             .await;
         let stays = course.prior.as_deref().map_or_else(String::new, |prior| format!("; {prior} stays"));
         self.state().end(Self::now(), Ending::Failed, Some(what.clone()));
         let saved = self.save().await;
-        let trouble = [removed.err(), saved.err()].into_iter().flatten().map(|error| format!("; {}", with_sources(&error)));
+        let trouble =
+            [removed.err(), saved.err()].into_iter().flatten().map(|error| format!("; {}", with_sources(&error)));
         format!("{what}{stays}{}", trouble.collect::<String>())
     }
 
     /// Goes back to what was proven. Returns how it ended, what to say, after how many milliseconds the first step was
     /// done, and the last lines of the log.
-    async fn fall_back(&mut self, course: &Course, what: String, failed_at: Instant) -> (Ending, String, Option<u64>, String) {
+    async fn fall_back(
+        &mut self,
+        course: &Course,
+        what: String,
+        failed_at: Instant,
+    ) -> (Ending, String, Option<u64>, String) {
         let version = &course.version;
         let safe = self.state().safe(version);
         let target = safe.filter(|_| self.app.rollback == Rollback::Automatic);

@@ -21,7 +21,9 @@ pub(crate) enum DeployError {
     #[error("version {0} is here already with another content (SHA-256 {1}…): give what is new a name of its own")]
     Other(String, String),
     /// A rollback that the settings forbid.
-    #[error("rollback = \"forbidden\" in [apps.{0}]: its releases change data that older ones may not read; to run an older one all the same, deploy it")]
+    #[error(
+        "rollback = \"forbidden\" in [apps.{0}]: its releases change data that older ones may not read; to run an older one all the same, deploy it"
+    )]
     Forbidden(String),
     /// A rollback to what is not there.
     #[error("there is no release '{0}' on this host; there are {1}")]

@@ -21,12 +21,12 @@ use protocol::name::{HostName, JobId};
 use tokio_util::sync::CancellationToken;
 
 pub use self::settings::{Settings, SettingsError};
+use self::{course::Asked, releases::Releases, state::Locked, work::Work};
 pub(crate) use self::{
     course::{Report, Source},
     error::DeployError,
     settings::{App, Input, KEYS},
 };
-use self::{course::Asked, releases::Releases, state::Locked, work::Work};
 use crate::{
     artifacts::Artifacts,
     detached,

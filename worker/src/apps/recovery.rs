@@ -26,7 +26,8 @@ impl Work {
         }
         // Somebody may have removed releases, or led the link elsewhere.
         let known: Vec<_> = self.state().releases.iter().map(|release| release.version.clone()).collect();
-        let there = self.disk(move |releases| Ok(known.into_iter().filter(|known| releases.has(known)).collect::<Vec<_>>()));
+        let there =
+            self.disk(move |releases| Ok(known.into_iter().filter(|known| releases.has(known)).collect::<Vec<_>>()));
         let there = there.await?;
         self.state().releases.retain(|release| there.contains(&release.version));
         let current = self.disk(Releases::current).await?;
@@ -42,7 +43,8 @@ impl Work {
         let left = version.clone();
         let reason = if step == Step::Preparing {
             let is_known = self.state().release(&version).is_some();
-            let remove = move |releases: &Releases| if is_known { releases.discard(&left) } else { releases.remove(&left) };
+            let remove =
+                move |releases: &Releases| if is_known { releases.discard(&left) } else { releases.remove(&left) };
             self.disk(remove).await?;
             let stays = from.map_or_else(|| "nothing was switched".to_owned(), |from| format!("{from} stays"));
             format!("the worker ended before the switch to it; {stays}")

@@ -199,10 +199,8 @@ fn app(name: &str, input: Input, services: &services::Settings) -> Result<App, S
         return Err(format!("urls: '{url}' is not http(s)://HOST/…/, with a slash at its end"));
     }
     let default = Bounds::default();
-    let bounds = Bounds {
-        bytes: input.max_bytes.unwrap_or(default.bytes),
-        files: input.max_files.unwrap_or(default.files),
-    };
+    let bounds =
+        Bounds { bytes: input.max_bytes.unwrap_or(default.bytes), files: input.max_files.unwrap_or(default.files) };
     Ok(App {
         name: name.to_owned(),
         // Without what means nothing in it.
@@ -256,7 +254,10 @@ mod tests {
             ("[web]\ndirectory = '/a'\nurls = ['https://a.example']", "with a slash at its end"),
             ("[web]\ndirectory = '/a'\nurls = ['ftp://a/']", "is not http(s)://"),
             ("[web]\ndirectory = '/a'\n[api]\ndirectory = '/a/'", "is that of another application"),
-            ("[web]\ndirectory = '/a'\nservice = 'web'\n[w2]\ndirectory = '/b'\nservice = 'web'", "another application"),
+            (
+                "[web]\ndirectory = '/a'\nservice = 'web'\n[w2]\ndirectory = '/b'\nservice = 'web'",
+                "another application",
+            ),
             ("[web]\ndirectory = '/a'\ncheck = { tcp = 'a' }", "is not HOST:PORT"),
         ] {
             let refused = read(toml).expect_err(toml);

@@ -41,7 +41,8 @@ pub(crate) fn current(app: &Path) -> io::Result<Option<String>> {
 /// What to launch for this release: what the settings spell through `current` is spelled by the release's directory.
 pub(super) fn resolve(launch: &Launch, app: &Path, version: &str) -> Launch {
     let (link, own) = (app.join(CURRENT), directory(app, version));
-    let resolved = |path: &Path| Some(path.strip_prefix(&link).ok()?.components().fold(own.clone(), |path, part| path.join(part)));
+    let resolved =
+        |path: &Path| Some(path.strip_prefix(&link).ok()?.components().fold(own.clone(), |path, part| path.join(part)));
     let word = |word: &String| {
         let path = resolved(Path::new(word)).and_then(|path| path.into_os_string().into_string().ok());
         path.unwrap_or_else(|| word.clone())
@@ -69,8 +70,12 @@ mod tests {
             Some("/srv/web/current/"),
         );
         let after = resolve(&before, Path::new("/srv/web"), "2.0");
-        let words =
-            ["/srv/web/releases/2.0/bin/web", "--etc=/srv/web/current/etc", "/srv/web/currently", "/srv/web/releases/2.0"];
+        let words = [
+            "/srv/web/releases/2.0/bin/web",
+            "--etc=/srv/web/current/etc",
+            "/srv/web/currently",
+            "/srv/web/releases/2.0",
+        ];
         assert_eq!(after.argv, words);
         assert_eq!((after.directory, after.release.as_deref()), (Some("/srv/web/releases/2.0".into()), Some("2.0")));
         assert_eq!(resolve(&launch(&["web"], Some("/srv")), Path::new("/srv/web"), "1").directory, Some("/srv".into()));

@@ -24,15 +24,19 @@ const MODE: u32 = 0o7777;
 /// # Errors
 /// Something in it cannot be read, or has no place in a release: sockets, devices, links that lead out.
 pub fn pack(directory: &Path, out: &mut File) -> anyhow::Result<()> {
-    // GzBuilder notes neither name nor time, unless it is told them.
-    let gzip: GzEncoder<_> = GzBuilder::new().write(Bounded::new(BufWriter::new(out)), Compression::default());
-    let mut archive = Builder::new(gzip);
+    let mut archive = Builder::new(gzip(out));
     let count = add_all(directory, Path::new(""), &mut archive)?;
     if count == 0 {
         bail!("it is empty");
     }
     archive.into_inner()?.finish()?.flush()?;
     Ok(())
+}
+
+/// Compresses what is written: the same bytes in the same way. It takes no more than can be sent.
+pub fn gzip(out: &mut File) -> GzEncoder<impl Write> {
+    // It notes neither name nor time, unless it is told them.
+    GzBuilder::new().write(Bounded::new(BufWriter::new(out)), Compression::default())
 }
 
 /// Adds all that is in a directory, sorted by name. `inner`: the directory's own name in the archive. Returns how many

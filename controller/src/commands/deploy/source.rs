@@ -1,6 +1,9 @@
 //! Where a release comes from: an archive, a directory that is packed, or a URL.
 
-use std::path::Path;
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use anyhow::{Context, bail};
 use protocol::artifact::Artifact;
@@ -10,6 +13,10 @@ use crate::{cli::deploys::Source, output::Advice};
 
 /// Bytes at the beginning of an archive by which its form is known.
 const BEGINNING: usize = 512;
+
+/// How gzip and zstd begin.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Where the magic word of a tar archive stands.
 const TAR: (usize, &[u8]) = (257, b"ustar");
@@ -41,7 +48,7 @@ impl Offer {
             }
         };
         let mut content = if path.is_dir() { packed(path)? } else { Content::open(path)? };
-        check_archive(path, &content.beginning::<BEGINNING>()?)?;
+        let form = Form::of(path, &content.beginning::<BEGINNING>()?)?;
         let found = content.artifact();
         if sha256.is_some_and(|wanted| wanted != found.sha256()) {
             bail!("{} has the SHA-256 {}, not the one that was given", path.display(), found.sha256());
@@ -49,7 +56,10 @@ impl Offer {
         if size.is_some_and(|wanted| wanted != found.bytes()) {
             bail!("{} has {} bytes, not as many as were given", path.display(), found.bytes());
         }
-        Ok(Self::Sent(content))
+        Ok(Self::Sent(match form {
+            Form::Compressed => content,
+            Form::Plain => compressed(&mut content).with_context(|| format!("cannot compress {}", path.display()))?,
+        }))
     }
 
     /// How the action learns of it.
@@ -77,18 +87,38 @@ fn packed(directory: &Path) -> anyhow::Result<Content> {
     content.with_context(|| format!("cannot pack {}", directory.display()))
 }
 
-/// Hosts unpack what begins like an archive, whatever its name is.
-fn check_archive(path: &Path, begin: &[u8]) -> anyhow::Result<()> {
-    let (at, word) = TAR;
-    let is_archive = begin.starts_with(&[0x1f, 0x8b])
-        || begin.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
-        || begin.get(at..at + word.len()) == Some(word);
-    if is_archive {
-        return Ok(());
+/// A plain tar archive as hosts unpack it.
+fn compressed(plain: &mut Content) -> anyhow::Result<Content> {
+    Content::written(|file| {
+        let mut gzip = pack::gzip(file);
+        io::copy(&mut plain.read()?, &mut gzip)?;
+        gzip.finish()?.flush()?;
+        Ok(())
+    })
+}
+
+/// The form of an archive.
+enum Form {
+    /// tar.gz or tar.zst.
+    Compressed,
+    /// tar.
+    Plain,
+}
+
+impl Form {
+    /// An archive is known by how it begins, whatever its name is.
+    fn of(path: &Path, begin: &[u8]) -> anyhow::Result<Self> {
+        let (at, word) = TAR;
+        if begin.starts_with(&GZIP) || begin.starts_with(&ZSTD) {
+            return Ok(Self::Compressed);
+        }
+        if begin.get(at..at + word.len()) == Some(word) {
+            return Ok(Self::Plain);
+        }
+        let what = if begin.is_empty() { "is empty" } else { "is no archive: neither tar.gz nor tar.zst or tar" };
+        let advice = Advice::new(format!("{} {what}", path.display()));
+        Err(advice.hint("name the directory with the files: --from DIR packs it").into())
     }
-    let what = if begin.is_empty() { "is empty" } else { "is no archive that hosts unpack: tar.gz, tar.zst or tar" };
-    let advice = Advice::new(format!("{} {what}", path.display()));
-    Err(advice.hint("name the directory with the files: --from DIR packs it").into())
 }
 
 #[cfg(test)]
@@ -118,7 +148,10 @@ mod tests {
             fs::write(&path, begin).unwrap();
             let from = Source::Here(path);
             if good {
-                assert!(Offer::of(&from, None, None).is_ok(), "{begin:?}");
+                let mut offer = Offer::of(&from, None, None).unwrap();
+                // A plain one is compressed on its way.
+                let sent = offer.content().unwrap().beginning::<4>().unwrap();
+                assert!(sent.starts_with(&GZIP) || sent == ZSTD, "{begin:?}");
             } else {
                 let reason = refused(&from, None, None);
                 assert!(reason.contains("is no archive") || reason.ends_with("is empty"), "{reason}");

@@ -137,7 +137,8 @@ impl Pax {
         let (mut pax, mut seen) = (Self::default(), BTreeSet::new());
         while !text.is_empty() {
             let digits = text.iter().take(6).position(|byte| *byte == b' ').ok_or(MemberError::Pax)?;
-            let length: usize = number(&text[..digits]).and_then(|length| length.try_into().ok()).ok_or(MemberError::Pax)?;
+            let length: usize =
+                number(&text[..digits]).and_then(|length| length.try_into().ok()).ok_or(MemberError::Pax)?;
             if length <= digits + 1 || length > text.len() || text[length - 1] != b'\n' {
                 return Err(MemberError::Pax);
             }
@@ -188,7 +189,9 @@ impl Member {
         let link = one(long_link, pax.link).map_err(failed)?;
         let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
         let kind = match header.entry_type() {
-            EntryType::Regular if name.ends_with(b"/") => return Err(failed(MemberError::Name("ends with a slash, and it is a file"))),
+            EntryType::Regular if name.ends_with(b"/") => {
+                return Err(failed(MemberError::Name("ends with a slash, and it is a file")));
+            }
             EntryType::Regular => Kind::File,
             EntryType::Directory => Kind::Directory,
             EntryType::Symlink => Kind::Symbolic(symbolic(&link, &path).map_err(failed)?),

@@ -21,11 +21,11 @@ use flate2::bufread::GzDecoder;
 use ruzstd::decoding::StreamingDecoder;
 use tar::Archive;
 
+pub use self::{member::MemberError, root::RootError};
 use self::{
     member::{Kind, Member, Overrides},
     root::Root,
 };
-pub use self::{member::MemberError, root::RootError};
 use crate::log::{self, excerpt};
 
 /// How much may be unpacked.
@@ -94,7 +94,9 @@ pub enum UnpackError {
     #[error("it has far more headers and padding than files")]
     Overhead,
     /// A window that takes too much memory.
-    #[error("its zstd window of {0} bytes is larger than the {WINDOW} that are allowed: compress it without --long and --ultra")]
+    #[error(
+        "its zstd window of {0} bytes is larger than the {WINDOW} that are allowed: compress it without --long and --ultra"
+    )]
     Window(u64),
     /// A member is not taken.
     #[error("{0}: {1}")]
@@ -309,4 +311,3 @@ impl Unpacking<'_> {
         }
     }
 }
-
