@@ -2,9 +2,13 @@
 
 use std::{
     fs::{self, Permissions},
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::Command,
+    sync::mpsc,
+    thread,
 };
 
 use nix::{
@@ -276,7 +280,7 @@ fn what_fails_before_the_switch_leaves_all_as_it_was() {
     let pid = host.served.pid();
 
     let failed = host.deploy("2", &with_hook("2", "", "echo no space left; exit 7"));
-    let failed = failed.bad("version 2 its hook 'before' failed: exit status: 7; 1 stays");
+    let failed = failed.bad("version 2 failed in its hook 'before': exit status: 7; 1 stays");
     failed.is("failed", Some("1"), Some("1"));
     assert_eq!(failed.stderr(), "no space left\n");
     // It is checked at a private port first.
@@ -485,4 +489,142 @@ fn a_worker_that_does_not_recover_is_found_out() {
     let (mut host, _) = killed_at("linked", false, Some("SwitchBeforeRecord"));
     eventually("the recovery", || host.status()["deploying"].is_null().then_some(()));
     assert!(!host.app.join("current/bin/web").exists(), "the link leads nowhere: {:?}", host.releases());
+}
+
+/// A server of files that says what was asked for. Each connection gets one answer, in turn.
+struct Server {
+    address: SocketAddr,
+    asked: mpsc::Receiver<String>,
+}
+
+impl Server {
+    /// Each answer: the head, what is sent of the content, and no more.
+    fn start(answers: Vec<(String, Vec<u8>)>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (sender, asked) = mpsc::channel();
+        thread::spawn(move || {
+            for (head, content) in answers {
+                let (mut stream, _) = listener.accept().expect("a connection");
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).expect("a request");
+                    request.push(byte[0]);
+                }
+                sender.send(String::from_utf8(request).expect("text")).expect("the test");
+                // The other end may have heard enough.
+                let _ = stream.write_all(format!("HTTP/1.1 {head}\r\n\r\n").as_bytes());
+                let _ = stream.write_all(&content);
+            }
+        });
+        Self { address, asked }
+    }
+}
+
+impl Host {
+    /// Deploys from a URL.
+    #[track_caller]
+    fn deploy_from(&mut self, version: &str, content: &[u8], url: &str) -> Done {
+        let (_, manifest, _) = self.deploy_of(version, content);
+        let mut arguments = manifest.arguments.clone();
+        arguments.insert("url".into(), Argument::Text(url.into()));
+        let manifest = Manifest { arguments, ..manifest };
+        self.raw.send("web1", &manifest);
+        Done(self.raw.outcome("web1", &manifest))
+    }
+}
+
+#[test]
+fn content_is_fetched_by_http_and_goes_on_where_the_connection_was_cut() {
+    let mut noise: Vec<String> =
+        (0..40_000_u64).map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_string()).collect();
+    noise.push(String::new());
+    let content = archive(&[("noise", &noise.concat())]);
+    let (size, half) = (content.len(), content.len() / 2);
+    let whole = format!("200 OK\r\nContent-Length: {size}");
+    let rest = format!(
+        "206 Partial Content\r\nContent-Range: bytes {half}-{}/{size}\r\nContent-Length: {}",
+        size - 1,
+        size - half
+    );
+    let mut altered = content.clone();
+    altered[half] ^= 1;
+    let server = Server::start(vec![
+        (whole.clone(), content[..half].to_vec()),
+        (rest, content[half..].to_vec()),
+        // What a server must not get away with.
+        (whole.clone(), altered),
+        (whole, [&content[..], b"more"].concat()),
+        (format!("200 OK\r\nContent-Length: {}", size + 1), content.clone()),
+        ("302 Found\r\nLocation: http://127.0.0.1:1/".into(), Vec::new()),
+        ("404 Not Found".into(), Vec::new()),
+        ("200 OK\r\nTransfer-Encoding: chunked".into(), Vec::new()),
+        ("SSH-2.0".into(), Vec::new()),
+    ]);
+    let mut host = Host::bare(&format!("urls = ['http://{}/releases/']", server.address));
+    let url = format!("http://{}/releases/web.tar.gz", server.address);
+    host.deploy_from("1", &content, &url).good().is("deployed", Some("1"), None);
+    let asked = server.asked.recv().expect("a request");
+    assert!(asked.starts_with("GET /releases/web.tar.gz HTTP/1.1\r\n") && !asked.contains("Range:"), "{asked}");
+    let asked = server.asked.recv().expect("a request");
+    assert!(asked.contains(&format!("\r\nRange: bytes={half}-\r\n")), "{asked}");
+
+    for reason in [
+        "does not have the digest that was signed",
+        // It had all that was signed: what follows is nobody's.
+        "",
+        "is of another size than what was signed",
+        "status 302, a redirect, and none is followed",
+        "status 404",
+        "in chunks: serve it as a file",
+        "it is no HTTP/1.1",
+    ] {
+        let done = host.deploy_from("2", &content, &url);
+        if reason.is_empty() {
+            done.good();
+            host.run("deploy-rollback", &[("app", "web"), ("version", "1")]).good();
+            fs::remove_dir_all(host.app.join("releases/2")).expect("a release");
+        } else {
+            done.bad("version 2 cannot be fetched: ").bad(reason);
+        }
+    }
+
+    for (url, reason) in [
+        (format!("http://{}/other/web.tar.gz", server.address), "does not begin with what the settings allow"),
+        (format!("http://{}/releases/../other", server.address), "is no URL of the form"),
+        (format!("http://user@{}/releases/x", server.address), "is no URL of the form"),
+        ("file:///etc/passwd".to_owned(), "is no URL of the form"),
+    ] {
+        host.deploy_from("2", &content, &url).bad(reason);
+    }
+    assert!(server.asked.try_iter().count() == 7, "nobody was asked for what is not allowed");
+    assert_eq!(host.current().as_deref(), Some("1"));
+}
+
+#[test]
+fn a_service_of_another_driver_is_restarted_behind_the_link_and_goes_back_with_it() {
+    let served = Served::new("web");
+    let app = served.directory().join("app");
+    let pidfile = served.directory().join("pid").display().to_string();
+    let current = app.join("current").display().to_string();
+    let start = format!(
+        "setsid sh -c 'echo $$ > {pidfile}; exec sleep 1000' >/dev/null 2>&1 & cp {current}/name {pidfile}.name"
+    );
+    let stop = format!("kill $(cat {pidfile}); rm {pidfile}");
+    let status = format!("kill -0 $(cat {pidfile})");
+    let service = format!(
+        "[services.web]\nstart = ['sh', '-c', {start:?}]\nstop = ['sh', '-c', {stop:?}]\nstatus = ['sh', '-c', {status:?}]\n\
+         settle = '100ms'\ncheck = {{ argv = ['grep', '-q', 'good', '{pidfile}.name'] }}"
+    );
+    let mut host = Host::made(served, app, &format!("service = 'web'\nwithin = '1s'\n{service}"), |options| options);
+    let named = |name: &str| archive(&[("name", name)]);
+    host.deploy("1", &named("good 1")).good().is("deployed", Some("1"), None);
+    host.deploy("2", &named("good 2")).good().is("deployed", Some("2"), Some("1"));
+    let failed = host.deploy("3", &named("bad 3")).bad("version 3 failed its health check (grep: exit code 1)");
+    let failed = failed.bad("; rolled back to 2, which is up");
+    failed.is("rolled_back", Some("2"), Some("2"));
+    assert_eq!(fs::read_to_string(format!("{pidfile}.name")).expect("a file"), "good 2");
+    assert_eq!(host.current().as_deref(), Some("2"));
+    host.run("stop", &[("service", "web")]).good();
 }

@@ -33,8 +33,8 @@ fn app() -> Parameter {
 }
 
 /// The same for whatever changes the application.
-fn lock(app: &str) -> Option<String> {
-    Some(format!("app '{}'", excerpt(app, log::NAME)))
+fn lock(app: &str) -> String {
+    format!("app '{}'", excerpt(app, log::NAME))
 }
 
 /// `deploy`.
@@ -70,7 +70,7 @@ impl Action for Deploy {
     }
 
     fn exclusion(&self, arguments: &DeployArguments) -> Option<String> {
-        lock(&arguments.app)
+        Some(lock(&arguments.app))
     }
 
     async fn run(&self, arguments: DeployArguments, context: Context) -> Result<Output, Failure> {
@@ -78,7 +78,7 @@ impl Action for Deploy {
         let artifact = content.parse::<Artifact>()?;
         let source = match (content_key, url) {
             (Some(key), None) => Source::Redis(ContentKey::from_text(key.expose())?),
-            (None, Some(url)) => Source::Url(url),
+            (None, Some(url)) => Source::Url(url.parse()?),
             _ => return Err(DeployError::Source.into()),
         };
         let (services, commission) = commission(context, dry_run);
@@ -109,7 +109,7 @@ impl Action for Rollback {
     }
 
     fn exclusion(&self, arguments: &RollbackArguments) -> Option<String> {
-        lock(&arguments.app)
+        Some(lock(&arguments.app))
     }
 
     async fn run(&self, arguments: RollbackArguments, context: Context) -> Result<Output, Failure> {

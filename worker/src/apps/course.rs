@@ -12,41 +12,24 @@
 //!
 //! All of it is a task of its own: it goes on when its command has been given up, until the host is at one release.
 
-use std::{collections::BTreeMap, path::Path};
-
-use nix::unistd::{Uid, User, geteuid};
-use protocol::artifact::{Artifact, ContentKey};
+use protocol::artifact::Artifact;
 use tokio::time::Instant;
 
 use super::{
+    back::Fallen,
     error::DeployError,
+    release::{Course, Source},
+    report::Report,
     settings::Rollback,
     state::{Ending, Release, Step},
-    unpack::{Unpacked, unpack},
     work::Work,
 };
 use crate::{
     artifacts::Artifacts,
-    detached,
     fault::{self, Bug, Point},
-    log::with_sources,
-    program::{self, Program},
+    log::{self, excerpt, with_sources},
     services::{Driven, ServiceError, Takeover, release::is_name},
 };
-
-/// Lines of the log that come with a failure.
-const LINES: usize = 20;
-
-/// Bytes of a hook's output that are kept.
-const KEEP: usize = 64 * 1024;
-
-/// Where the content comes from.
-pub(crate) enum Source {
-    /// Through Redis.
-    Redis(ContentKey),
-    /// By HTTP.
-    Url(String),
-}
 
 /// What is asked for.
 pub(super) enum Asked {
@@ -54,43 +37,6 @@ pub(super) enum Asked {
     Deploy { version: String, artifact: Artifact, source: Source },
     /// A release from before; the one proven before where none is named.
     Rollback { version: Option<String> },
-}
-
-/// How it went.
-#[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) app: String,
-    pub(crate) version: String,
-    /// What runs now.
-    pub(crate) running: Option<String>,
-    /// What ran before.
-    pub(crate) prior: Option<String>,
-    pub(crate) result: Ending,
-    /// What was done; or in a dry run, what would be.
-    pub(crate) steps: Vec<String>,
-    pub(crate) is_dry: bool,
-    /// Milliseconds from a failed check to the first step back.
-    pub(crate) rollback_started_ms: Option<u64>,
-    /// The last lines of the log of what failed.
-    pub(crate) lines: String,
-    /// In one sentence.
-    pub(crate) problem: Option<String>,
-}
-
-/// A release on its way.
-struct Course {
-    version: String,
-    /// What `current` led to before.
-    prior: Option<String>,
-    /// Its content; none for a rollback, which runs no hooks.
-    artifact: Option<Artifact>,
-    source: Option<Source>,
-    /// Whether it is here, from a deploy before.
-    is_here: bool,
-    /// How it is called when it has ended well.
-    success: Ending,
-    /// What a hook said that failed.
-    said: String,
 }
 
 /// What is ready to become the running release.
@@ -112,9 +58,11 @@ impl Work {
         is_dry: bool,
     ) -> Result<Report, DeployError> {
         let running = self.running().await;
-        let course = self.judge(asked).await?;
-        let is_current = self.state().current.as_deref() == Some(&course.version) && course.is_here;
-        if is_current && running.as_ref() == Some(&course.version) {
+        let course = self.judge(asked)?;
+        // One that runs without being proven is looked at again.
+        let (state, version) = (&self.locked.state, Some(&course.version));
+        let is_proven = state.current.as_ref() == version && state.proven.as_ref() == version;
+        if is_proven && running.as_ref() == Some(&course.version) {
             return Ok(self.report(&course, Ending::Already, running.clone(), running, Vec::new(), is_dry));
         }
         if is_dry {
@@ -125,13 +73,18 @@ impl Work {
     }
 
     /// Whether what is asked for can be done at all.
-    async fn judge(&mut self, asked: Asked) -> Result<Course, DeployError> {
+    fn judge(&mut self, asked: Asked) -> Result<Course, DeployError> {
         let prior = self.state().current.clone();
         let said = String::new();
         match asked {
             Asked::Deploy { version, artifact, source } => {
                 if !is_name(&version) {
-                    return Err(DeployError::Version(crate::log::excerpt(&version, crate::log::NAME)));
+                    return Err(DeployError::Version(excerpt(&version, log::NAME)));
+                }
+                if let Source::Url(url) = &source
+                    && !self.app.urls.iter().any(|beginning| url.to_string().starts_with(beginning.as_str()))
+                {
+                    return Err(DeployError::Url(excerpt(&url.to_string(), log::SENTENCE)));
                 }
                 let known = self.state().release(&version).map(|release| release.artifact.clone());
                 if let Some(other) = known.as_ref().filter(|known| **known != artifact.to_string()) {
@@ -152,34 +105,11 @@ impl Work {
                 if state.release(&version).is_none() {
                     let there: Vec<_> = state.releases.iter().map(|release| release.version.as_str()).collect();
                     let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-                    return Err(DeployError::NoRelease(crate::log::excerpt(&version, crate::log::NAME), there));
+                    return Err(DeployError::NoRelease(excerpt(&version, log::NAME), there));
                 }
                 let (artifact, source) = (None, None);
                 Ok(Course { version, prior, artifact, source, is_here: true, success: Ending::RolledBack, said })
             }
-        }
-    }
-
-    fn report(
-        &self,
-        course: &Course,
-        result: Ending,
-        prior: Option<String>,
-        running: Option<String>,
-        steps: Vec<String>,
-        is_dry: bool,
-    ) -> Report {
-        Report {
-            app: self.app.name.clone(),
-            version: course.version.clone(),
-            running,
-            prior,
-            result,
-            steps,
-            is_dry,
-            rollback_started_ms: None,
-            lines: String::new(),
-            problem: None,
         }
     }
 
@@ -227,17 +157,18 @@ impl Work {
         };
 
         let what = format!("version {} {}", course.version, with_sources(&error));
-        let (result, problem, begun_ms, lines) = if switched {
+        let Fallen { result, problem, rollback_started_ms, lines } = if switched {
             self.fall_back(&course, what, failed_at).await
         } else {
             let of_service = matches!(error, DeployError::Service(_) | DeployError::NotUp(_) | DeployError::Check(_));
-            let lines = if of_service { self.last_lines(LINES).await } else { String::new() };
-            (Ending::Failed, self.give_up(&course, what).await, None, lines)
+            let lines = if of_service { self.last_lines().await.unwrap_or_default() } else { String::new() };
+            let problem = self.give_up(&course, what).await;
+            Fallen { result: Ending::Failed, problem, rollback_started_ms: None, lines }
         };
         let running = self.running().await;
         let steps = std::mem::take(&mut self.did);
         Report {
-            rollback_started_ms: begun_ms,
+            rollback_started_ms,
             lines: std::mem::take(&mut course.said) + &lines,
             problem: Some(problem),
             ..self.report(&course, result, ran, running, steps, false)
@@ -256,9 +187,8 @@ impl Work {
 
         let mut ready = Ready { takeover: None, is_checked: false };
         if let Some(Driven::Supervised(service)) = self.service.clone().map(|service| service.driven) {
-            let (service, stop) = (service.of_release(&course.version), self.stop.clone());
-            let (_limit, limited) = self.limited(&stop);
-            let (tools, up) = (self.tools(&limited), self.up());
+            let (service, limited) = (service.of_release(&course.version), self.limited());
+            let (tools, up) = (self.tools(&limited.token), self.up());
             let tried = self.explained(service.try_out(&up, &tools).await)?;
             fault::point(Point::Tried);
             ready.is_checked = tried || up.check.is_none();
@@ -277,47 +207,6 @@ impl Work {
             Err(ServiceError::NotUp(problem) | ServiceError::Unsteady(_, problem)) => Err(DeployError::NotUp(problem)),
             said => Ok(said?),
         }
-    }
-
-    /// Fetches and unpacks the release.
-    async fn bring(
-        &mut self,
-        course: &Course,
-        artifact: Artifact,
-        source: Source,
-        artifacts: &Artifacts,
-    ) -> Result<(), DeployError> {
-        let user = self.app.user.clone();
-        let owner = match user {
-            Some(user) => detached::call(move || find_owner(&user)).await.map_err(DeployError::Disk)?,
-            None => Ok(None),
-        };
-        let owner = owner.map_err(DeployError::User)?;
-        let fetched = match source {
-            Source::Redis(key) => artifacts.fetch(artifact, key, self.owner.job, &self.stop, &self.live).await,
-            Source::Url(url) => return Err(DeployError::Url(url)),
-        };
-        let mut fetched = match fetched {
-            Err(_) if self.stop.is_cancelled() => return Err(DeployError::Stopped),
-            fetched => fetched?,
-        };
-        self.did.push(format!("fetch {} bytes, SHA-256 {}…", artifact.bytes(), &artifact.sha256()[..12]));
-        fault::point(Point::Fetched);
-
-        let (version, bounds, stop) = (course.version.clone(), self.app.bounds, self.stop.clone());
-        let draft = self.disk(move |releases| releases.begin(&version)).await?;
-        let unpacked = detached::call(move || unpack(fetched.file(), &draft, owner, bounds, &|| stop.is_cancelled()));
-        let Unpacked { bytes, files, tamed } = unpacked.await.map_err(DeployError::Disk)??;
-        let tamed =
-            if tamed > 0 { format!("; {tamed} without rights that their modes gave to others") } else { String::new() };
-        self.did.push(format!("unpack {files} files and directories, {bytes} bytes{tamed}"));
-        let version = course.version.clone();
-        self.disk(move |releases| releases.sync(&version, owner)).await?;
-        fault::point(Point::Unpacked);
-        let version = course.version.clone();
-        self.disk(move |releases| releases.place(&version)).await?;
-        fault::point(Point::Placed);
-        Ok(())
     }
 
     /// Lets the release become the running one, and sees that it is healthy. The error says whether anything was switched.
@@ -353,9 +242,8 @@ impl Work {
         fault::point(Point::Linked);
         let Ready { takeover, mut is_checked } = ready;
         if let Some(service) = self.service.clone() {
-            let stop = self.stop.clone();
-            let (_limit, limited) = self.limited(&stop);
-            let (tools, mut up) = (self.tools(&limited), self.up());
+            let limited = self.limited();
+            let (tools, mut up) = (self.tools(&limited.token), self.up());
             let said = match takeover {
                 Some(takeover) => {
                     // What has passed is not asked for again before it is asked for again and again.
@@ -392,126 +280,5 @@ impl Work {
             self.did.push(format!("remove release {version}"));
         }
         self.save().await
-    }
-
-    /// Ends what has switched nothing. Returns what to say.
-    async fn give_up(&mut self, course: &Course, what: String) -> String {
-        let (version, is_known) = (course.version.clone(), self.state().release(&course.version).is_some());
-        let newly = course.artifact.is_some() && !course.is_here;
-        if newly {
-            self.state().releases.retain(|release| release.version != version);
-        }
-        let removed = self
-            .disk(
-                move |releases| if newly || !is_known { releases.remove(&version) } else { releases.discard(&version) },
-            )
-            .await;
-        let stays = course.prior.as_deref().map_or_else(String::new, |prior| format!("; {prior} stays"));
-        self.state().end(Self::now(), Ending::Failed, Some(what.clone()));
-        let saved = self.save().await;
-        let trouble =
-            [removed.err(), saved.err()].into_iter().flatten().map(|error| format!("; {}", with_sources(&error)));
-        format!("{what}{stays}{}", trouble.collect::<String>())
-    }
-
-    /// Goes back to what was proven. Returns how it ended, what to say, after how many milliseconds the first step was
-    /// done, and the last lines of the log.
-    async fn fall_back(
-        &mut self,
-        course: &Course,
-        what: String,
-        failed_at: Instant,
-    ) -> (Ending, String, Option<u64>, String) {
-        let version = &course.version;
-        let safe = self.state().safe(version);
-        let target = safe.filter(|_| self.app.rollback == Rollback::Automatic);
-        let Some(target) = target else {
-            let why = match self.app.rollback {
-                Rollback::Forbidden => "its rollback is forbidden",
-                Rollback::Automatic => "no release was proven before",
-            };
-            self.state().end(Self::now(), Ending::Kept, Some(what.clone()));
-            let saved = self.save().await.err().map(|error| format!("; {}", with_sources(&error))).unwrap_or_default();
-            return (Ending::Kept, format!("{what}; it stays, as {why}{saved}"), None, self.last_lines(LINES).await);
-        };
-
-        // A state that cannot be written must not keep anybody from going back.
-        let recorded = self.step(version, course.prior.as_deref(), Step::RollingBack).await;
-        fault::point(Point::RollingBack);
-        let begun_ms = protocol::clock::millis(failed_at.elapsed());
-        let lines = if self.service.is_some() { self.last_lines(LINES).await } else { String::new() };
-        let stop = Self::unstoppable();
-        let gone = self.go_to(&target, &stop).await;
-        fault::point(Point::TakenBack);
-        let end = match (gone, recorded) {
-            (Ok(()), Ok(())) if self.service.is_some() => format!("rolled back to {target}, which is up"),
-            (Ok(()), Ok(())) => format!("rolled back to {target}"),
-            (Ok(()), Err(error)) => format!("rolled back to {target}; {}", with_sources(&error)),
-            (Err(error), _) => format!("rolled back to {target}, which is not well either: {}", with_sources(&error)),
-        };
-        self.state().current = Some(target.clone());
-        let now = Self::now();
-        self.state().end(now, Ending::RolledBack, Some(what.clone()));
-        let saved = self.save().await.err().map(|error| format!("; {}", with_sources(&error))).unwrap_or_default();
-        fault::point(Point::Restored);
-        (Ending::RolledBack, format!("{what}; {end}{saved}"), Some(begun_ms), lines)
-    }
-
-    /// Runs a hook of the application, in the directory of the release. A rollback runs none.
-    async fn hook(&mut self, name: &'static str, course: &mut Course) -> Result<(), DeployError> {
-        if course.artifact.is_none() {
-            return Ok(());
-        }
-        let mut argv = if name == "before" { self.app.before.clone() } else { self.app.after.clone() };
-        let Some(first) = argv.first_mut() else { return Ok(()) };
-        let release = self.releases.directory(&course.version);
-        // A program of the release is named by its path within it.
-        if first.contains('/') && !Path::new(first.as_str()).is_absolute() {
-            *first = release.join(&first).to_string_lossy().into_owned();
-        }
-        let env: BTreeMap<String, String> = [
-            ("REDFLEET_APP", self.app.name.clone()),
-            ("REDFLEET_VERSION", course.version.clone()),
-            ("REDFLEET_RELEASE", release.to_string_lossy().into_owned()),
-            ("REDFLEET_PRIOR", course.prior.clone().unwrap_or_default()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into();
-        let program = Program { argv, cwd: Some(release), env, user: self.app.user.clone(), ..Program::default() };
-        self.live.progress(format!("runs the hook {name}"));
-        let ended = program::run(program, self.owner.clone(), KEEP, &self.stop, &self.live).await;
-        let ended = match ended {
-            Err(_) if self.stop.is_cancelled() => return Err(DeployError::Stopped),
-            ended => ended.map_err(|error| DeployError::NoHook(name, error))?,
-        };
-        self.did.push(format!("run the hook {name}"));
-        match ended.status {
-            _ if self.stop.is_cancelled() => Err(DeployError::Stopped),
-            Some(status) if status.success() => Ok(()),
-            status => {
-                let said = [&ended.stdout.kept[..], &ended.stderr.kept[..]].concat();
-                course.said = crate::services::last_lines(&String::from_utf8_lossy(&said), LINES, KEEP);
-                let how = status.map_or_else(|| "it could not be ended".to_owned(), |status| status.to_string());
-                Err(DeployError::Hook(name, how))
-            }
-        }
-    }
-}
-
-/// User and group of the files of a release; `None` where they are this process's.
-fn find_owner(user: &str) -> Result<Option<(u32, u32)>, String> {
-    let found = match user.parse() {
-        Ok(id) => User::from_uid(Uid::from_raw(id)),
-        Err(_) => User::from_name(user),
-    };
-    let found = found.map_err(|error| format!("'{user}' cannot be looked up: {error}"))?;
-    let found = found.ok_or_else(|| format!("there is no user '{user}'"))?;
-    if found.uid == geteuid() {
-        return Ok(None);
-    }
-    if geteuid().is_root() {
-        Ok(Some((found.uid.as_raw(), found.gid.as_raw())))
-    } else {
-        Err(format!("the worker must be root to give a release to '{user}'"))
     }
 }

@@ -3,7 +3,11 @@
 use std::io;
 
 use super::{settings::Unknown, unpack::UnpackError};
-use crate::{artifacts::FetchError, program::ProgramError, services::ServiceError};
+use crate::{
+    artifacts::{DownloadError, FetchError},
+    program::ProgramError,
+    services::ServiceError,
+};
 
 /// Why a deploy did not succeed, in words that complete "version 2 …".
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +39,7 @@ pub(crate) enum DeployError {
     #[error("user: {0}")]
     User(String),
     /// No URL.
-    #[error("cannot be fetched from '{0}': the settings name no such beginning in urls")]
+    #[error("'{0}' does not begin with what the settings allow (urls in [apps.NAME])")]
     Url(String),
     /// The directories of the application.
     #[error("the application's directory cannot be used")]
@@ -43,6 +47,9 @@ pub(crate) enum DeployError {
     /// It does not come here.
     #[error("cannot be fetched")]
     Fetch(#[from] FetchError),
+    /// Nor from there.
+    #[error("cannot be fetched")]
+    Download(#[from] DownloadError),
     /// It cannot be unpacked.
     #[error("cannot be unpacked")]
     Unpack(#[from] UnpackError),
@@ -56,7 +63,7 @@ pub(crate) enum DeployError {
     #[error("cannot run its hook '{0}'")]
     NoHook(&'static str, #[source] ProgramError),
     /// A hook did not end well.
-    #[error("its hook '{0}' failed: {1}")]
+    #[error("failed in its hook '{0}': {1}")]
     Hook(&'static str, String),
     /// Its candidate did not come up.
     #[error("does not come up ({0})")]
@@ -71,6 +78,9 @@ pub(crate) enum DeployError {
     #[error("does not stay up ({0})")]
     Down(String),
     /// The command was ended.
-    #[error("the command had to end")]
+    #[error("was given up, as its command had to end")]
     Stopped,
+    /// Somebody else is at work.
+    #[error("the command had to end before another deploy of this application did")]
+    Busy,
 }

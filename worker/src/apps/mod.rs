@@ -6,10 +6,15 @@
 //! ([`state`]): above all which were *proven* healthy. [`course`] is the way of a deploy, [`recovery`] what is done about
 //! one whose worker has died, [`unpack`] what is done with archives that nobody need trust.
 
+mod back;
+mod bring;
 mod course;
 mod error;
+mod hooks;
 mod recovery;
+mod release;
 mod releases;
+mod report;
 mod settings;
 pub(crate) mod state;
 pub mod unpack;
@@ -23,8 +28,9 @@ use tokio_util::sync::CancellationToken;
 pub use self::settings::{Settings, SettingsError};
 use self::{course::Asked, releases::Releases, state::Locked, work::Work};
 pub(crate) use self::{
-    course::{Report, Source},
     error::DeployError,
+    release::Source,
+    report::Report,
     settings::{App, Input, KEYS},
 };
 use crate::{
@@ -126,7 +132,7 @@ impl Apps {
         let Commission { owner, by, live, stop, .. } = commission;
         let service = app.service.as_deref().map(|name| self.registry.find(name)).transpose()?;
         let path = state::path(&self.directory, &app.name);
-        let locked = Locked::wait(path, &stop).await.map_err(DeployError::State)?.ok_or(DeployError::Stopped)?;
+        let locked = Locked::wait(path, &stop).await.map_err(DeployError::State)?.ok_or(DeployError::Busy)?;
         let releases = Releases::new(&app.directory);
         Ok(Work { app, locked, releases, service, owner, by, live, stop, did: Vec::new() })
     }

@@ -53,8 +53,7 @@ impl Work {
             let target = safe.clone().unwrap_or_else(|| version.clone());
             let mut brought = Ok(());
             if self.may_differ(&target, step).await? {
-                let stop = Self::unstoppable();
-                brought = self.go_to(&target, &stop).await;
+                brought = self.go_to(&target).await;
             }
             self.state().current = Some(target.clone());
             let end = match (safe, self.app.rollback) {

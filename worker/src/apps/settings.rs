@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn an_application_needs_only_its_directory() {
-        let settings = read("[web]\ndirectory = '/srv/./web/'\nservice = 'web'\n[a-2.b+c]\ndirectory = '/a'").unwrap();
+        let settings =
+            read("[web]\ndirectory = '/srv/./web/'\nservice = 'web'\n['a-2.b+c']\ndirectory = '/a'").unwrap();
         let app = settings.find("web").unwrap();
         assert_eq!((app.directory.to_str(), app.keep, app.rollback), (Some("/srv/web"), 5, Rollback::Automatic));
         assert_eq!(settings.describe(), ["a-2.b+c (/a)", "web (/srv/web)"]);

@@ -30,6 +30,12 @@ use crate::{
 /// How long a process must be up before it takes over: that it works at all was looked at before.
 const BRIEF: Duration = Duration::from_millis(200);
 
+/// How long it may take to find out how a service stands, or what its log says.
+const LOOK: Duration = Duration::from_secs(4);
+
+/// Lines of the log that come with a failure.
+const LINES: usize = 20;
+
 /// How often is looked whether a release is still healthy.
 const EVERY: Duration = Duration::from_millis(100);
 
@@ -54,12 +60,12 @@ pub(super) struct Work {
 
 /// A token that is cancelled with another one, or after some time.
 pub(super) struct Limited {
-    token: CancellationToken,
+    pub(super) token: CancellationToken,
     timer: JoinHandle<()>,
 }
 
 impl Limited {
-    pub(super) fn new(stop: &CancellationToken, within: Duration) -> Self {
+    fn new(stop: &CancellationToken, within: Duration) -> Self {
         let token = stop.child_token();
         let cancelled = token.clone();
         let timer = tokio::spawn(async move {
@@ -132,8 +138,7 @@ impl Work {
     /// The version that runs: that of the service's process, where its driver knows it; else the one to which `current`
     /// leads, if the service is up or there is none.
     pub(super) async fn running(&self) -> Option<String> {
-        let never = CancellationToken::new();
-        let limited = Limited::new(&never, Duration::from_secs(10));
+        let limited = Limited::new(&CancellationToken::new(), LOOK);
         let is_up = match &self.service {
             None => true,
             Some(Service { driven: Driven::Supervised(service), .. }) => match service.running().await.ok()? {
@@ -147,12 +152,14 @@ impl Work {
         if is_up { self.disk(Releases::current).await.ok().flatten() } else { None }
     }
 
-    /// The last lines of the service's log.
-    pub(super) async fn last_lines(&self, lines: usize) -> String {
-        let Some(service) = &self.service else { return String::new() };
-        let never = CancellationToken::new();
-        let limited = Limited::new(&never, Duration::from_secs(4));
-        service.driven.last_lines(lines, &self.tools(&limited.token)).await
+    /// Reads the last lines of the service's log, beside all else.
+    pub(super) fn last_lines(&self) -> JoinHandle<String> {
+        let (service, owner) = (self.service.clone(), self.owner.clone());
+        tokio::spawn(async move {
+            let Some(service) = service else { return String::new() };
+            let (limited, live) = (Limited::new(&CancellationToken::new(), LOOK), Live::none());
+            service.driven.last_lines(LINES, &Tools { owner, stop: &limited.token, live: &live }).await
+        })
     }
 
     /// Lets `current` lead to this release.
@@ -163,14 +170,14 @@ impl Work {
         Ok(())
     }
 
-    /// Lets link and service go to a release that ran well before. `stop` ends it before its time.
-    pub(super) async fn go_to(&mut self, version: &str, stop: &CancellationToken) -> Result<(), DeployError> {
+    /// Lets link and service go to a release that ran well before, whatever becomes of the command.
+    pub(super) async fn go_to(&mut self, version: &str) -> Result<(), DeployError> {
         if self.disk(Releases::current).await?.as_deref() != Some(version) {
             self.link(version).await?;
         }
         fault::point(Point::LinkedBack);
         let Some(service) = self.service.clone() else { return Ok(()) };
-        let limited = Limited::new(stop, self.app.within);
+        let limited = Limited::new(&CancellationToken::new(), self.app.within.max(LOOK));
         let (tools, up) = (self.tools(&limited.token), self.up());
         match &service.driven {
             Driven::Supervised(service) => {
@@ -237,15 +244,9 @@ impl Work {
         }
     }
 
-    /// A token that no command cancels: what must be done whatever becomes of the command.
-    pub(super) fn unstoppable() -> CancellationToken {
-        CancellationToken::new()
-    }
-
-    pub(super) fn limited(&self, stop: &CancellationToken) -> (Limited, CancellationToken) {
-        let limited = Limited::new(stop, self.app.within);
-        let token = limited.token.clone();
-        (limited, token)
+    /// A limit of the time in which a release must come up.
+    pub(super) fn limited(&self) -> Limited {
+        Limited::new(&self.stop, self.app.within)
     }
 }
 

@@ -66,8 +66,10 @@ impl Artifacts {
     ) -> Result<Fetched, FetchError> {
         let directory = self.directory.clone();
         let disk = |error| FetchError::Disk(self.directory.clone(), error);
-        let mut partial =
-            detached::call(move || Partial::open(&directory, artifact, key, job)).await.flatten().map_err(disk)?;
+        let mut partial = detached::call(move || Partial::open(&directory, artifact, Some(key), job))
+            .await
+            .flatten()
+            .map_err(disk)?;
         let mut link = Link::new(&self.redis, stop);
         loop {
             partial = self.complete(partial, artifact, &mut link, live).await?;

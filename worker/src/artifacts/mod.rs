@@ -5,6 +5,7 @@
 //! connection of its own for as long as it lasts, so that nothing else waits behind a large reply. What touches the
 //! disk or takes the processor's time runs in threads of its own.
 
+mod download;
 mod fetch;
 mod link;
 mod offer;
@@ -15,7 +16,13 @@ use std::path::PathBuf;
 
 use protocol::{connection::Address, keys::Keys, name::HostName};
 
-pub use self::{fetch::FetchError, offer::OfferError, partial::Fetched, scripts::Script};
+pub use self::{
+    download::{DownloadError, Url},
+    fetch::FetchError,
+    offer::OfferError,
+    partial::Fetched,
+    scripts::Script,
+};
 use crate::detached;
 
 /// Fetches and offers content.

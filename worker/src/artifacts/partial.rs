@@ -23,7 +23,8 @@ const ENDING: &str = "part";
 /// The beginning of an artifact. Its file stays when it is dropped, so that a later command can go on from there.
 pub(super) struct Partial {
     artifact: Artifact,
-    key: ContentKey,
+    /// None where pieces come as they are.
+    key: Option<ContentKey>,
     path: PathBuf,
     /// Locked.
     file: File,
@@ -45,7 +46,7 @@ impl Partial {
     /// Opens what is there of the artifact, or begins. May take its time: what is there is read.
     ///
     /// Another command may be fetching the same at this moment: then this one has a file of its own.
-    pub(super) fn open(directory: &Path, artifact: Artifact, key: ContentKey, job: JobId) -> io::Result<Self> {
+    pub(super) fn open(directory: &Path, artifact: Artifact, key: Option<ContentKey>, job: JobId) -> io::Result<Self> {
         match fs::DirBuilder::new().recursive(true).mode(0o700).create(directory) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -107,11 +108,16 @@ impl Partial {
     /// Decrypts and adds the piece that comes next.
     pub(super) fn append(&mut self, number: u64, sealed: &[u8]) -> Result<(), AppendError> {
         let believed = || fault::planted(Bug::NoPiece).then(|| sealed.get(16..).unwrap_or_default().to_vec());
-        let piece = self.key.open(number, sealed).or_else(believed);
+        let piece = self.key.as_ref().and_then(|key| key.open(number, sealed)).or_else(believed);
         let piece = piece.filter(|piece| piece.len() == self.artifact.piece_bytes(number));
         let piece = piece.ok_or(AppendError::Altered)?;
-        self.file.write_all(&piece).map_err(AppendError::Disk)?;
-        self.content.update(&piece);
+        self.append_plain(&piece).map_err(AppendError::Disk)
+    }
+
+    /// Adds the bytes that come next.
+    pub(super) fn append_plain(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.content.update(bytes);
         Ok(())
     }
 
@@ -230,7 +236,7 @@ mod tests {
     fn what_is_there_is_not_fetched_again() {
         let directory = tempfile::tempdir().unwrap();
         let (content, artifact, key) = content();
-        let open = || Partial::open(directory.path(), artifact, key.clone(), JobId::new()).unwrap();
+        let open = || Partial::open(directory.path(), artifact, Some(key.clone()), JobId::new()).unwrap();
         let piece =
             |number: usize| key.seal(number as u64, &content[number * PIECE..content.len().min((number + 1) * PIECE)]);
         let mut partial = open();
@@ -264,7 +270,7 @@ mod tests {
         let (content, artifact, key) = content();
         let path = directory.path().join(format!("{}.part", artifact.sha256()));
         fs::write(&path, [&content[..content.len() - 1], b"!"].concat()).unwrap();
-        let mut partial = Partial::open(directory.path(), artifact, key, JobId::new()).unwrap();
+        let mut partial = Partial::open(directory.path(), artifact, Some(key), JobId::new()).unwrap();
         assert!(partial.next().is_none() && !partial.is_whole() && partial.is_resumed());
         partial.begin_anew().unwrap();
         assert_eq!((partial.next(), partial.bytes()), (Some(0), 0));

@@ -311,3 +311,6 @@ impl Unpacking<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

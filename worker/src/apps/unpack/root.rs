@@ -56,7 +56,7 @@ const DIRECTORY: u32 = 0o755;
 
 /// The root, and the directory below it in which members are being made.
 pub(super) struct Root {
-    root: Dir,
+    top: Dir,
     owner: Option<(Uid, Gid)>,
     /// Members of one directory mostly follow on each other.
     at: Vec<String>,
@@ -65,10 +65,10 @@ pub(super) struct Root {
 
 impl Root {
     pub(super) fn open(path: &Path, owner: Option<(u32, u32)>) -> Result<Self, RootError> {
-        let root = Dir::open_ambient_dir(path, ambient_authority())?;
-        let directory = root.try_clone()?;
+        let top = Dir::open_ambient_dir(path, ambient_authority())?;
+        let directory = top.try_clone()?;
         let owner = owner.map(|(user, group)| (Uid::from_raw(user), Gid::from_raw(group)));
-        Ok(Self { root, owner, at: Vec::new(), directory })
+        Ok(Self { top, owner, at: Vec::new(), directory })
     }
 
     /// Goes to the directory of these names. Those that are missing are made.
@@ -76,7 +76,7 @@ impl Root {
         if self.at == names {
             return Ok(());
         }
-        let mut directory = self.root.try_clone()?;
+        let mut directory = self.top.try_clone()?;
         for (index, name) in names.iter().enumerate() {
             if make(&directory, name)? {
                 self.give(&directory, name, DIRECTORY)?;
@@ -117,7 +117,7 @@ impl Root {
     /// Makes a hard link to a file that the archive has brought.
     pub(super) fn hard(&self, name: &str, target: &[String]) -> Result<(), RootError> {
         let no_target = || RootError::Target(excerpt(&target.join("/"), log::NAME));
-        let mut directory = self.root.try_clone()?;
+        let mut directory = self.top.try_clone()?;
         let (parents, file) = target.split_at(target.len() - 1);
         for parent in parents {
             directory = step(&directory, parent, &[]).map_err(|_| no_target())?;
