@@ -43,7 +43,7 @@ pub use authority::{Authority, Issued};
 pub use binaries::{beside, binary, chaos_worker, optimised, optimised_static, released, unsigned};
 pub use ctl::{Ctl, Output, Running};
 pub use fleet::{fleet, fleet_with, fleet_with_ctl, outlive_a_redis_outage};
-pub use load::{Counts, Load, get};
+pub use load::{Counts, Load, Versions, get};
 pub use log::Log;
 pub use network::Network;
 pub use process::{descendants, is_alive, kill_groups, own_kb};

@@ -4,7 +4,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -17,14 +17,31 @@ const WITHIN: Duration = Duration::from_secs(20);
 /// What clients have got.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Whole answers with status 200.
+    /// Whole answers with status 200, of a version that may answer.
     pub answered: usize,
+    /// Answers of a version that may not.
+    pub wrong: Vec<String>,
     /// Connections that were refused.
     pub refused: usize,
     /// Connections that broke before the whole answer.
     pub broken: usize,
     /// Anything else, in words.
     pub other: Vec<String>,
+}
+
+/// Which versions may answer at a moment: the first word of an answer. As long as none was named, any may.
+#[derive(Clone, Default)]
+pub struct Versions(Arc<Mutex<Vec<String>>>);
+
+impl Versions {
+    /// From now on these may answer, and no others.
+    pub fn are(&self, versions: &[&str]) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = versions.iter().map(ToString::to_string).collect();
+    }
+
+    fn now(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Clients at work.
@@ -52,14 +69,27 @@ pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
 impl Load {
     /// Starts so many clients, each of which asks `path` as fast as it is answered.
     pub fn start(address: SocketAddr, path: &'static str, clients: usize) -> Self {
+        Self::of_versions(address, path, clients, &Versions::default())
+    }
+
+    /// The same, where an answer counts only if its version might answer when it was asked for, or when it came.
+    pub fn of_versions(address: SocketAddr, path: &'static str, clients: usize, versions: &Versions) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |_| {
-            let stop = Arc::clone(&stop);
+            let (stop, versions) = (Arc::clone(&stop), versions.clone());
             thread::spawn(move || {
                 let mut counts = Counts::default();
                 while !stop.load(Ordering::Relaxed) {
+                    let before = versions.now();
                     match get(address, path) {
-                        Ok((200, _)) => counts.answered += 1,
+                        Ok((200, body)) => {
+                            let version = body.split(' ').next().unwrap_or_default().to_owned();
+                            if before.is_empty() || before.contains(&version) || versions.now().contains(&version) {
+                                counts.answered += 1;
+                            } else {
+                                counts.wrong.push(format!("{version} in place of {before:?}"));
+                            }
+                        }
                         Ok((status, body)) => counts.other.push(format!("status {status}: {body}")),
                         Err(error) if error.kind() == ErrorKind::ConnectionRefused => counts.refused += 1,
                         Err(error) if error.kind() == ErrorKind::ConnectionReset => counts.broken += 1,
@@ -83,6 +113,7 @@ impl Load {
             all.answered += counts.answered;
             all.refused += counts.refused;
             all.broken += counts.broken;
+            all.wrong.extend(counts.wrong);
             all.other.extend(counts.other);
         }
         (all, self.begin.elapsed())

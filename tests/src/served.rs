@@ -75,7 +75,7 @@ impl Served {
 
     /// The directory of its supervisor.
     pub fn supervised_in(&self, worker: &WorkerOptions) -> PathBuf {
-        worker.directory().join("state").join(format!("web1.services/{}", self.name))
+        worker.directory().join("state").join(format!("{}.services/{}", worker.name(), self.name))
     }
 
     /// The process that answers.

@@ -150,6 +150,11 @@ impl WorkerOptions {
         given.map(|(_, namespace)| namespace.parse().expect("a valid namespace"))
     }
 
+    /// The host's name.
+    pub fn name(&self) -> &str {
+        &self.host
+    }
+
     /// The directory that holds the worker's configuration and state.
     pub fn directory(&self) -> PathBuf {
         self.directory.path().to_owned()

@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use protocol::{connection::Address, limits, name::HostName, trust};
 
-use super::{completers, durations::up_to, help, settings::Global, sizes, transfers};
+use super::{completers, deploys, durations::up_to, help, settings::Global, sizes, transfers};
 use crate::output::{Exact, Look};
 
 /// Run actions on a fleet of servers through Redis.
@@ -44,6 +44,7 @@ pub enum Command {
     /// Put files on hosts, and get files from them
     #[command(subcommand, disable_help_subcommand = true)]
     File(transfers::File),
+    Deploy(Box<deploys::Deploy>),
     /// The key that signs what you send, and whose keys the hosts trust
     #[command(subcommand, disable_help_subcommand = true)]
     Key(Key),

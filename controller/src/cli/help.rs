@@ -117,6 +117,20 @@ Examples:
   ctl file get 'web*:/var/log/syslog' logs
       Makes logs/web1/syslog, logs/web2/syslog and so on.";
 
+/// After the options of `deploy`.
+pub const DEPLOY: &str = "\
+Examples:
+  ctl deploy web --version 2.1.0 --from web-2.1.0.tar.gz 'web*'
+      An archive: tar.gz, tar.zst or tar.
+  ctl deploy web --version 2.1.0 --from dist/ 'web*' --dry-run
+      A directory is packed; the same files are the same release. Nothing is changed yet.
+  ctl deploy web --version 2.1.0 --from https://releases.example/web.tgz --sha256 … --size … 'web*'
+      The hosts fetch it themselves.
+  ctl deploy status web 'web*'
+      What runs there.
+  ctl deploy rollback web 'web*'
+      Back to the release before.";
+
 /// After the options of `sh`.
 pub const SH: &str = "\
 Examples:

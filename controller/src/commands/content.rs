@@ -58,9 +58,20 @@ impl Content {
     /// # Errors
     /// It cannot be read or kept, or is too large.
     pub fn spool(begin: &[u8], rest: impl Read) -> anyhow::Result<Self> {
+        Self::written(|file| {
+            file.write_all(begin)?;
+            io::copy(&mut rest.take(limits::ARTIFACT_BYTES as u64 + 1), file)?;
+            Ok(())
+        })
+    }
+
+    /// What somebody writes. It is kept in a file without a name.
+    ///
+    /// # Errors
+    /// It cannot be written or kept, or is too large.
+    pub fn written(write: impl FnOnce(&mut File) -> anyhow::Result<()>) -> anyhow::Result<Self> {
         let mut file = tempfile::tempfile().context("cannot keep it in a temporary file")?;
-        file.write_all(begin)?;
-        io::copy(&mut rest.take(limits::ARTIFACT_BYTES as u64 + 1), &mut file)?;
+        write(&mut file)?;
         file.rewind()?;
         Self::survey(file)
     }
@@ -71,9 +82,7 @@ impl Content {
             let count = file.read(&mut buffer)?;
             surveyor.update(&buffer[..count]);
             if surveyor.bytes() > limits::ARTIFACT_BYTES as u64 {
-                let large =
-                    format!("it is larger than {} MiB, the most that can be sent", limits::ARTIFACT_BYTES >> 20);
-                bail!(Advice::new(large).hint("let the hosts fetch it themselves: ctl run … exec -- curl …"));
+                return Err(too_large().into());
             }
             if count == 0 {
                 break;
@@ -99,6 +108,12 @@ impl Content {
         self.file.rewind()?;
         (&mut self.file).take(N as u64).read_to_end(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// All of it.
+    pub fn read(&mut self) -> io::Result<impl Read> {
+        self.file.rewind()?;
+        Ok(&mut self.file)
     }
 
     /// Puts it into Redis, where it stays until it is released, or until a command that is sent now must have ended.
@@ -141,6 +156,12 @@ impl Content {
         }
         if surveyor.finish().0 == self.artifact { Ok(()) } else { bail!("it has changed while it was read") }
     }
+}
+
+/// The error for content that is larger than what can be sent.
+pub fn too_large() -> Advice {
+    let large = format!("it is larger than {} MiB, the most that can be sent", limits::ARTIFACT_BYTES >> 20);
+    Advice::new(large).hint("let the hosts fetch it themselves: ctl run … exec -- curl …")
 }
 
 /// Removes content from Redis. Where that fails, it expires.

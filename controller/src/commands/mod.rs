@@ -4,6 +4,8 @@ mod acl;
 mod action;
 mod cancel;
 mod content;
+mod delivery;
+mod deploy;
 mod doctor;
 mod enroll;
 mod exec;
@@ -66,6 +68,10 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
         Command::File(command) => {
             let mut fleet = connect(settings).await?;
             return Ok(Box::pin(file::run(command, &mut fleet, settings, printer)).await?.into());
+        }
+        Command::Deploy(command) => {
+            let mut fleet = connect(settings).await?;
+            return Ok(Box::pin(deploy::run(*command, &mut fleet, settings, printer)).await?.into());
         }
         Command::Host(command) => Box::pin(host::run(command, settings, printer)).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,

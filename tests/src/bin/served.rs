@@ -8,6 +8,11 @@
 //! - `stubborn`: it does not obey TERM.
 //! - `parent`: it starts a child, and one that leaves its session.
 //! - `loud N`: it prints N lines.
+//! - `turns PORT`: it is sick from the second question for `/health` on, if it listens at this port.
+//! - `leaves PORT`: then it accepts nothing more, finishes what it has accepted, and ends with exit code 9, if it listens
+//!   at this port.
+//!
+//! If `RELEASE` names a directory, the files `version` and `behaviour` in it count, too.
 //!
 //! `/` is answered with the version and the process id, `/slow` after 300 ms, `/crash` not at all. At TERM it accepts
 //! nothing more, finishes what it has accepted, and ends. At HUP it reads the file anew.
@@ -16,10 +21,11 @@ use std::{
     env, fs,
     io::ErrorKind,
     os::{fd::FromRawFd, unix::process::CommandExt},
+    path::Path,
     process::{Command, ExitCode, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -28,7 +34,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{Notify, watch},
     time::sleep,
 };
 
@@ -39,13 +45,59 @@ struct Behaviour(String);
 impl Behaviour {
     fn read() -> Self {
         let text = env::var_os("BEHAVIOUR").and_then(|path| fs::read_to_string(path).ok());
-        Self(text.unwrap_or_default())
+        Self(text.unwrap_or_default() + "\n" + &of_release("behaviour").unwrap_or_default())
     }
 
     /// The number behind a word; 0 where there is none.
     fn is(&self, word: &str) -> Option<u64> {
         let line = self.0.lines().find(|line| line.split(' ').next() == Some(word))?;
         Some(line.split(' ').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0))
+    }
+}
+
+/// What a file of the release says.
+fn of_release(name: &str) -> Option<String> {
+    let directory = env::var_os("RELEASE")?;
+    fs::read_to_string(Path::new(&directory).join(name)).ok().map(|text| text.trim().to_owned())
+}
+
+/// What the server knows about itself.
+struct Server {
+    version: String,
+    sick: AtomicBool,
+    /// It turns sick at its second check.
+    turns: bool,
+    /// It ends at its second check.
+    leaves: bool,
+    checks: AtomicUsize,
+    /// Told when it shall end.
+    leave: Notify,
+}
+
+impl Server {
+    fn new(behaviour: &Behaviour, port: u16) -> Self {
+        let here = |word: &str| behaviour.is(word) == Some(u64::from(port));
+        Self {
+            version: of_release("version").unwrap_or_else(|| env::var("VERSION").unwrap_or_default()),
+            sick: AtomicBool::new(behaviour.is("sick").is_some()),
+            turns: here("turns"),
+            leaves: here("leaves"),
+            checks: AtomicUsize::new(0),
+            leave: Notify::new(),
+        }
+    }
+
+    /// Whether it is well, which somebody wants to know.
+    fn check(&self) -> bool {
+        let before = self.checks.fetch_add(1, Ordering::Relaxed);
+        if before == 1 && self.turns {
+            eprintln!("turns sick");
+        }
+        if before == 1 && self.leaves {
+            eprintln!("leaves");
+            self.leave.notify_one();
+        }
+        !(self.sick.load(Ordering::Relaxed) || self.turns && before >= 1)
     }
 }
 
@@ -107,13 +159,16 @@ async fn main() -> ExitCode {
             return 4.into();
         }
     };
+    let port = listener.local_addr().map(|address| address.port()).unwrap_or_default();
+    let server = Arc::new(Server::new(&behaviour, port));
+    println!("version '{}' at port {port}", server.version);
     println!("serves");
-    let sick = Arc::new(AtomicBool::new(behaviour.is("sick").is_some()));
+    let mut code = ExitCode::SUCCESS;
     if let Some(after) = behaviour.is("ill") {
-        let sick = Arc::clone(&sick);
+        let server = Arc::clone(&server);
         tokio::spawn(async move {
             sleep(Duration::from_millis(after)).await;
-            sick.store(true, Ordering::Relaxed);
+            server.sick.store(true, Ordering::Relaxed);
         });
     }
     // Each connection holds a receiver: when all are gone, all is done.
@@ -123,15 +178,15 @@ async fn main() -> ExitCode {
             accepted = listener.accept() => {
                 // Another process may have been faster.
                 let Ok((stream, _)) = accepted else { continue };
-                let (held, sick) = (held.clone(), Arc::clone(&sick));
+                let (held, server) = (held.clone(), Arc::clone(&server));
                 tokio::spawn(async move {
-                    let _ = answer(stream, &sick).await;
+                    let _ = answer(stream, &server).await;
                     drop(held);
                 });
             }
             _ = hangup.recv() => {
                 println!("reads its settings anew");
-                sick.store(Behaviour::read().is("sick").is_some(), Ordering::Relaxed);
+                server.sick.store(Behaviour::read().is("sick").is_some(), Ordering::Relaxed);
             }
             _ = terminate.recv() => {
                 if behaviour.is("stubborn").is_some() {
@@ -140,16 +195,20 @@ async fn main() -> ExitCode {
                 }
                 break;
             }
+            () = server.leave.notified() => {
+                code = 9.into();
+                break;
+            }
         }
     }
     println!("drains");
     drop((listener, held));
     open.closed().await;
     println!("done");
-    ExitCode::SUCCESS
+    code
 }
 
-async fn answer(mut stream: TcpStream, sick: &AtomicBool) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, server: &Server) -> std::io::Result<()> {
     let mut request = Vec::new();
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
         let mut buffer = [0; 512];
@@ -162,12 +221,12 @@ async fn answer(mut stream: TcpStream, sick: &AtomicBool) -> std::io::Result<()>
     let path = request.split(' ').nth(1).unwrap_or_default();
     let mut status = "200 OK";
     match path {
-        "/health" if sick.load(Ordering::Relaxed) => status = "500 Internal Server Error",
+        "/health" if !server.check() => status = "500 Internal Server Error",
         "/slow" => sleep(Duration::from_millis(300)).await,
         "/crash" => std::process::exit(9),
         _ => {}
     }
-    let body = format!("{} {}\n", env::var("VERSION").unwrap_or_default(), std::process::id());
+    let body = format!("{} {}\n", server.version, std::process::id());
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     stream.write_all(format!("{head}{body}").as_bytes()).await?;
     stream.shutdown().await

@@ -28,7 +28,7 @@ use crate::{
     client::{Download, Event, Fleet, Follower, Host, HostResult, Job, Piece, Request, Signer, shorten, understand},
     output::{
         Advice, Exit, Format, Printer, Table, events, figures,
-        results::Results,
+        results::{Results, View},
         summary::{Summary, is_good, troubles},
     },
 };
@@ -348,7 +348,7 @@ impl<'a> Files<'a> {
             printer.trouble(&format!("{host}: failed: {reason}"));
         }
         if printer.format() != Format::Table {
-            let mut output = Results::new(job, results.len(), false, printer);
+            let mut output = Results::new(job, results.len(), false, View::Figures, printer);
             for result in results {
                 output.one(result)?;
             }

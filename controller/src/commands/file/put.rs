@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-use protocol::{outcome::State, targets::Targets};
-
 use super::{
     super::{
-        content::{self, Content},
-        last, proposal, watch,
+        content::Content,
+        delivery::{Delivery, request},
+        proposal,
+        watch::Live,
     },
     select,
 };
 use crate::{
     cli::{keys, settings::Settings, transfers::Put},
-    client::{Fleet, Follower, Host, HostResult, Request, Understood, understand},
-    output::{Exit, Printer, events, moments},
+    client::{Fleet, understand},
+    output::{Exit, Printer},
 };
 
 /// The action.
@@ -37,51 +37,15 @@ pub async fn run(options: Put, fleet: &mut Fleet, settings: &Settings, printer: 
     let timeout = timeout.unwrap_or_default();
     // Nobody fetches what is only compared, or empty.
     let is_needed = !options.dry_run && content.artifact().bytes() > 0;
-    let upload = if is_needed { Some(content.upload(settings.start_by, timeout, fleet, printer).await?) } else { None };
+    let mut delivery = Delivery::begin(is_needed.then_some(&mut content), timeout, fleet, settings, printer).await?;
 
-    let (mut states, mut open) = (Vec::new(), false);
+    let mut states = Vec::new();
     for ((_, hosts), known) in selected.iter().zip(understood) {
-        let request = request(known, hosts, settings);
-        let request = Request { timeout, ..request };
-        let sent = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await;
-        let job = match sent.map_err(anyhow::Error::from) {
-            Ok(job) => job,
-            Err(error) => {
-                if let Some(upload) = upload.as_ref().filter(|_| !open && last::is_unsent(&error)) {
-                    content::release(upload, fleet, printer).await;
-                }
-                return Err(error);
-            }
-        };
-        // To send the content may have taken long: who is online now?
-        let names: Vec<_> = hosts.iter().map(|host| host.name.clone()).collect();
-        let hosts = fleet.hosts(&names).await?;
-        let now = fleet.now();
-        let absent: Vec<_> =
-            hosts.iter().filter(|host| job.reached(&host.name)).filter_map(|host| host.absent(now)).collect();
-        events::absent(&absent, job.manifest().start_by_ms, now, printer);
-        let mut follower = Follower::of_new(&job);
-        follower.known_absent(&absent);
-        follower.leave_offline();
-        watch::watch(fleet, &job, &mut follower, printer, false).await?;
-        states.extend(follower.results().map(|result| result.state));
-        if follower.results().any(|result| !has_ended(result)) && upload.is_some() {
-            open = true;
-            let until = moments::local(job.manifest().start_by_ms, fleet.now());
-            printer.note(&format!(
-                "the content stays in Redis for the hosts that have not ended; they may begin until {until}"
-            ));
-        }
+        let request = request(ACTION, known, timeout, hosts, settings);
+        states.extend(delivery.send(request, &signer, Live::Results, fleet, printer).await?);
     }
-    if let Some(upload) = upload.filter(|_| !open) {
-        content::release(&upload, fleet, printer).await;
-    }
+    delivery.end(fleet, printer).await;
     Ok(Exit::of(states))
-}
-
-/// Whether the host needs the content no more.
-fn has_ended(result: &HostResult) -> bool {
-    result.has_ended() || result.state == State::Expired
 }
 
 fn arguments(options: &Put, path: &str, content: &Content) -> Vec<String> {
@@ -95,19 +59,4 @@ fn arguments(options: &Put, path: &str, content: &Content) -> Vec<String> {
     words.extend(options.backup.then(|| "backup=true".to_owned()));
     words.extend(options.dry_run.then(|| "dry_run=true".to_owned()));
     words
-}
-
-fn request(known: Understood, hosts: &[Host], settings: &Settings) -> Request {
-    Request {
-        action: ACTION.into(),
-        arguments: known.arguments,
-        secrets: known.secrets,
-        targets: Targets::new(hosts.iter().map(|host| host.name.clone())),
-        timeout: known.timeout,
-        start_by: settings.start_by,
-        retention: settings.retention,
-        keep_output: None,
-        operator: settings.operator.clone(),
-        trace: settings.trace.clone(),
-    }
 }
