@@ -289,11 +289,10 @@ impl Artifacts {
         let mut report_at = Instant::now() + REPORT_EVERY;
         loop {
             let Some(mut grown) = partial.take() else { return refused(DownloadError::Stopped) };
+            // What comes behind the content is none of it.
+            let left = artifact.bytes() - grown.bytes();
+            piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
             let bytes = grown.bytes() + piece.len() as u64;
-            if bytes > artifact.bytes() {
-                grown.discard();
-                return refused(DownloadError::Size);
-            }
             let append = move || grown.append_plain(&piece).map(|()| grown);
             *partial = Some(detached::call(append).await.flatten().map_err(disk)?);
             if bytes == artifact.bytes() {

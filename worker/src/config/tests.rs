@@ -55,3 +55,16 @@ fn services_are_checked_and_their_unknown_keys_reported() {
     let error = resolve(&format!("{redis}[services.web]\nlisten = ['80']"), &[]).unwrap_err().to_string();
     assert_eq!(error, "[services.web]: listen is not for a service with driver = \"systemd\"");
 }
+
+#[test]
+fn applications_are_checked_and_their_unknown_keys_reported() {
+    let redis = "redis = 'redis://127.0.0.1:1'\nhost = 'web1'\n";
+    let service = "[services.web]\nprogram = ['/srv/web/current/bin/web']\n";
+    let app = "[apps.web]\ndirectory = '/srv/web'\nservice = 'web'\n";
+    let config = resolve(&format!("{redis}{service}{app}"), &[]).unwrap();
+    assert!(config.describe().unwrap().contains("web (/srv/web)"));
+    let config = resolve(&format!("{redis}{service}{app}setle = '5s'"), &[]).unwrap();
+    assert!(config.unknown[0].contains("'apps.web.setle' (did you mean 'settle'?)"), "{:?}", config.unknown);
+    let error = resolve(&format!("{redis}[apps.web]\nkeep = 3"), &[]).unwrap_err().to_string();
+    assert_eq!(error, "[apps.web]: directory = \"/PATH\" is missing");
+}
