@@ -23,13 +23,18 @@ fn needed(spec: &ActionSpec) -> (Arguments, Arguments) {
         // A trust file that names nobody new, and has no newer version: it is refused all the same.
         Kind::Text if parameter.name == "signers" => Argument::Text(operator().line("*", "")),
         Kind::Text if parameter.name == "service" => Argument::Text("web".into()),
+        Kind::Text if parameter.name == "app" => Argument::Text("shop".into()),
+        Kind::Text if parameter.name == "version" => Argument::Text("1".into()),
         // No content, which need not be fetched.
         Kind::Text if parameter.name == "content" => Argument::Text(Digester::default().artifact().to_string()),
         Kind::Text if parameter.name == "content_key" => Argument::Text(ContentKey::generate().to_text()),
         Kind::Path => Argument::Text("/srv/file".into()),
         _ => panic!("{}: extend this test by a valid value for {}", spec.name, parameter.name),
     };
-    let needed = spec.parameters.iter().filter(|parameter| parameter.required);
+    // A deploy needs a key, or a URL.
+    let is_needed =
+        |parameter: &&Parameter| parameter.required || (spec.name == "deploy" && parameter.name == "content_key");
+    let needed = spec.parameters.iter().filter(is_needed);
     let (secret, plain): (Vec<_>, Vec<_>) = needed.partition(|parameter| parameter.secret);
     let values = |parameters: Vec<&Parameter>| {
         parameters.into_iter().map(|parameter| (parameter.name.clone(), value(parameter))).collect()
@@ -42,9 +47,10 @@ fn no_argument_of_any_action_is_taken_for_more_than_it_is() {
     let redis = Redis::start();
     let srv = redis.directory().join("srv");
     std::fs::create_dir(&srv).expect("a directory");
-    let files = format!("[files]\nput = [{srv:?}]\nget = [{srv:?}]");
-    let allowed = "[actions]\nallow = ['exec', 'file-get', 'file-put', 'set-trust', 'start', 'status', 'stop', 'restart', 'reload']";
-    let worker = Worker::on(&redis).config(&files).config(allowed).start();
+    let places = format!("[files]\nput = [{srv:?}]\nget = [{srv:?}]\n[apps.shop]\ndirectory = {srv:?}");
+    let allowed = "[actions]\nallow = ['deploy', 'deploy-rollback', 'deploy-status', 'exec', 'file-get', 'file-put', \
+                   'set-trust', 'start', 'status', 'stop', 'restart', 'reload']";
+    let worker = Worker::on(&redis).config(&places).config(allowed).start();
     worker.wait_online();
     let mut raw = Raw::on(&redis);
     let evidence = Evidence::new(&redis, "injected");

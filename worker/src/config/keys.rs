@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn every_level_is_looked_at() {
-        let text = "redis_ca = 'x'\nred = 1\n[labels]\nany = 'x'\n[files]\nputt = []\n[groups]\nany = []\n\
+        let text = "redis_ca = 'x'\nzzz = 1\n[labels]\nany = 'x'\n[files]\nputt = []\n[groups]\nany = []\n\
                     [services.web]\ncheck = { tpc = 'a:1' }\n[apps.shop]\nkeeps = 1\ncheck = { http = 'x' }\n\
                     [[policy]]\nwhoever = 'its reader says more'";
         let found = unknown(DeTable::parse(text).unwrap().get_ref());
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                "red",
+                "zzz",
                 "files.putt (did you mean 'put'?)",
                 "services.web.check.tpc (did you mean 'tcp'?)",
                 "apps.shop.keeps (did you mean 'keep'?)"
