@@ -1,5 +1,5 @@
 //! Writes the corpus that fuzzing begins with, `seeds/TARGET/NAME`, from real documents, keys and files. Needs
-//! `ssh-keygen`. Run it again where a format has changed:
+//! `ssh-keygen` and GNU `tar`. Run it again where a format has changed:
 //!
 //!     cargo +nightly run --manifest-path fuzz/Cargo.toml --example seeds
 
@@ -58,6 +58,7 @@ fn main() -> Result<()> {
     documents()?;
     trust()?;
     of_ctl()?;
+    archives()?;
     write("policy", "rules", &join(&[b"systemctl restart web1", POLICY.as_bytes()]))
 }
 
@@ -65,6 +66,28 @@ fn write(target: &str, name: &str, seed: &[u8]) -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
     fs::create_dir_all(&folder)?;
     Ok(fs::write(folder.join(name), seed)?)
+}
+
+/// An archive with a file, a directory, a symbolic link, a hard link, a long name and attributes of PAX; compressed, and as
+/// it is.
+fn archives() -> Result<()> {
+    let place = std::env::temp_dir().join(format!("redfleet-seeds-{}", std::process::id()));
+    let release = place.join("release");
+    fs::create_dir_all(release.join("bin"))?;
+    fs::write(release.join("bin/web"), "#!/bin/sh\n")?;
+    std::os::unix::fs::symlink("../bin/web", release.join("bin/link"))?;
+    fs::hard_link(release.join("bin/web"), release.join("hard"))?;
+    fs::write(release.join("n".repeat(120)), "long")?;
+    for (name, format) in [("gnu", "--format=gnu"), ("pax", "--format=pax")] {
+        for (ending, compress) in [("tar", "--no-auto-compress"), ("tar.gz", "--gzip"), ("tar.zst", "--zstd")] {
+            let file = place.join("archive");
+            let words = ["--create", format, compress, "--owner=0", "--group=0", "--mtime=@0", "--sort=name", "--file"];
+            let made = Command::new("tar").args(words).arg(&file).arg("-C").arg(&release).arg(".").status()?;
+            assert!(made.success(), "tar");
+            write("unpack", &format!("{name}.{ending}"), &fs::read(&file)?)?;
+        }
+    }
+    Ok(fs::remove_dir_all(place)?)
 }
 
 /// The values of some fields, in this order; empty where there is no such field.

@@ -4,7 +4,14 @@
 //! Where several fields arrive together, the input is their lengths (two bytes each, all but the last) and then
 //! their bytes: see [`join`].
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{
+    collections::HashMap,
+    env, fs,
+    os::unix::fs::{MetadataExt, symlink},
+    path::{Component, Path},
+    process,
+    sync::LazyLock,
+};
 
 use controller::client::{KnownHosts, Reply};
 use protocol::{
@@ -30,7 +37,10 @@ use protocol::{
     },
 };
 use serde::Deserialize;
-use worker::policy::{Input, Origin, Policy};
+use worker::{
+    apps::unpack::{Bounds, unpack as unpack_archive},
+    policy::{Input, Origin, Policy},
+};
 
 /// The host whose worker decodes.
 pub const HOST: &str = "web1";
@@ -338,4 +348,64 @@ pub fn policy(input: &[u8]) {
 struct Settings {
     groups: toml::Table,
     policy: Vec<toml::Spanned<toml::Table>>,
+}
+
+/// How much an archive may unpack to here.
+const BOUNDS: Bounds = Bounds { bytes: 256 * 1024, files: 64 };
+
+/// An archive: the input as it is, and as a tar archive that is compressed.
+pub fn unpack(input: &[u8]) {
+    let place = env::temp_dir().join(format!("redfleet-fuzz-{}", process::id()));
+    for archive in [input, &framed(input)] {
+        _ = fs::remove_dir_all(&place);
+        let draft = place.join("draft");
+        fs::create_dir_all(&draft).expect("a directory");
+        fs::write(place.join("outside"), "untouched").expect("a file");
+        symlink("draft", place.join("link")).expect("a link");
+        let unpacked = unpack_archive(archive, &draft, None, BOUNDS, &|| false);
+        assert_eq!(fs::read_dir(&place).expect("a directory").count(), 3, "nothing is made outside");
+        let outside = place.join("outside");
+        assert_eq!(fs::metadata(&outside).expect("a file").nlink(), 1);
+        assert_eq!(fs::read(outside).expect("a file"), b"untouched");
+        let (mut files, mut bytes) = (0, 0);
+        look(&draft, 0, &mut files, &mut bytes);
+        assert!(bytes <= BOUNDS.bytes, "{bytes} bytes");
+        match unpacked {
+            Ok(unpacked) => assert!(unpacked.files <= BOUNDS.files && files > 0 && bytes <= unpacked.bytes),
+            Err(error) => assert!(!error.to_string().chars().any(char::is_control), "{error:?}"),
+        }
+    }
+    _ = fs::remove_dir_all(&place);
+}
+
+/// Looks whether all below a directory, which is so deep below the root, may be in a release.
+fn look(directory: &Path, depth: usize, files: &mut u64, bytes: &mut u64) {
+    for entry in fs::read_dir(directory).expect("a directory").flatten() {
+        let about = entry.metadata().expect("what is there");
+        *files += 1;
+        if about.is_dir() {
+            look(&entry.path(), depth + 1, files, bytes);
+        } else if about.is_symlink() {
+            let target = fs::read_link(entry.path()).expect("a link");
+            let up = target.components().filter(|part| *part == Component::ParentDir).count();
+            assert!(target.is_relative() && up <= depth, "{target:?}");
+        } else {
+            assert!(about.is_file(), "{:?}", entry.path());
+            // A file with two names counts once.
+            *bytes += about.len() / about.nlink();
+        }
+        assert!(about.is_symlink() || about.mode() & 0o7022 == 0, "{:o}", about.mode());
+    }
+}
+
+/// A frame of zstd, with what is in it as it is.
+pub fn framed(bytes: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
+    let mut chunks = bytes.chunks(64 * 1024).peekable();
+    while let Some(chunk) = chunks.next() {
+        let header = u32::try_from(chunk.len()).expect("a small number") << 3 | u32::from(chunks.peek().is_none());
+        frame.extend_from_slice(&header.to_le_bytes()[..3]);
+        frame.extend_from_slice(chunk);
+    }
+    frame
 }

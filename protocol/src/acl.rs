@@ -176,6 +176,18 @@ fn of_worker(keys: &Keys, host: &HostName) -> Vec<Grant> {
         ),
         grant(
             Both,
+            [keys.job_file(Any, host, Any)],
+            &["set", "exists"],
+            "hand over files that are asked for, piece by piece, encrypted",
+        ),
+        grant(
+            Read,
+            [keys.artifact(&Any, Any)],
+            &["getrange"],
+            "fetch the content of files that are sent to it, which is encrypted",
+        ),
+        grant(
+            Both,
             [output],
             &["xadd", "xrange", "xrevrange", "xdel", "expire", "pexpireat"],
             "publish its own live output",
@@ -205,10 +217,17 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         grant(Both, [keys.job(Any)], &["hset", "hdel", "pexpire"], "record a job, its approvals, and that it is sent"),
         grant(Both, [keys.job_keys(Any)], &["hset", "pexpire"], "record the sealed keys of a job's secrets"),
         grant(Both, [keys.job_cancels(Any)], &["hset", "pexpireat"], "record an order to cancel"),
+        grant(
+            Both,
+            [keys.artifact(&Any, Any)],
+            &["set", "pexpire", "del", "zadd", "zrem", "zremrangebyscore", "zcard", "eval"],
+            "keep the content of files until their hosts have it",
+        ),
+        grant(Both, [keys.job_file(Any, &Any, Any)], &["getrange", "del"], "take the files that hosts hand over"),
         grant(Both, [keys.jobs()], &["zadd", "zremrangebyrank"], "list a job among the recent ones"),
         grant(
             Read,
-            [keys.pattern_of_host(&Any), keys.pattern_of_job(), keys.servers(), keys.jobs()],
+            [keys.pattern_of_host(&Any), keys.pattern_of_job(), keys.artifact(&Any, Any), keys.servers(), keys.jobs()],
             &["pttl", "zcard"],
             "ctl doctor: keys without bounds",
         ),

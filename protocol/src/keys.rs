@@ -1,11 +1,12 @@
 //! Every Redis key, spelled here and nowhere else, with what bounds its life beside it.
 //!
 //! Braces are literal: they are Redis Cluster hash tags, so that all keys of one host share a slot,
-//! and all keys of one job. No command or script ever spans two hosts or two jobs.
+//! and all keys of one job, and all keys of one artifact. No command or script ever spans two of them.
 
 use std::{fmt, time::Duration};
 
 use crate::{
+    artifact::Artifact,
     limits,
     metrics::MetricGroup,
     name::{HostName, JobId, Namespace},
@@ -36,7 +37,22 @@ pub trait HostPart: fmt::Display {}
 /// What stands in a key in the place of a job: its id, or [`Any`].
 pub trait JobPart: Copy + fmt::Display {}
 
+/// What stands in a key in the place of an artifact: its digest, or [`Any`].
+pub trait ArtifactPart {
+    /// The part of the key.
+    fn part(&self) -> String;
+}
+
+/// What stands in a key in the place of the number of a piece: the number, or [`Any`].
+pub trait PiecePart: Copy + fmt::Display {}
+
 impl HostPart for HostName {}
+impl PiecePart for u64 {}
+impl ArtifactPart for Artifact {
+    fn part(&self) -> String {
+        self.sha256()
+    }
+}
 impl<T: HostPart + ?Sized> HostPart for &T {}
 impl JobPart for JobId {}
 
@@ -53,6 +69,12 @@ impl fmt::Display for Any {
 
 impl HostPart for Any {}
 impl JobPart for Any {}
+impl PiecePart for Any {}
+impl ArtifactPart for Any {
+    fn part(&self) -> String {
+        self.to_string()
+    }
+}
 
 /// The consumer group of every host's streams.
 pub const CONSUMER_GROUP: &str = "worker";
@@ -158,6 +180,23 @@ impl Keys {
         format!("{}:output:{host}", self.job(job))
     }
 
+    /// String: a piece of a file that a host sends, encrypted. Expires [`limits::FILE_PIECE_KEEP`] after it was written;
+    /// `ctl` deletes it as soon as it has it.
+    pub fn job_file(&self, job: impl JobPart, host: &impl HostPart, number: impl PiecePart) -> String {
+        format!("{}:file:{host}:{number}", self.job(job))
+    }
+
+    /// String: a piece of an artifact, encrypted. Expires when the last command that may need it must have ended; `ctl`
+    /// deletes it as soon as nobody needs it.
+    pub fn artifact(&self, artifact: &impl ArtifactPart, number: impl PiecePart) -> String {
+        format!("{}artifact:{{{}}}:{number}", self.prefix, artifact.part())
+    }
+
+    /// Sorted set: who needs an artifact, and until when (milliseconds). Expires like the artifact.
+    pub fn artifact_users(&self, artifact: &impl ArtifactPart) -> String {
+        format!("{}artifact:{{{}}}:users", self.prefix, artifact.part())
+    }
+
     /// Pattern that matches every key of every job.
     pub fn pattern_of_job(&self) -> String {
         format!("{}*", self.job(Any))
@@ -189,7 +228,12 @@ impl Keys {
                 _ => Retention::Expires(limits::METRICS_RETENTION),
             });
         }
-        let longest = limits::RETENTION_MAX + limits::START_BY_MAX + limits::QUEUE_MAX + limits::TIMEOUT_MAX;
+        let longest_run = limits::START_BY_MAX + limits::QUEUE_MAX + limits::TIMEOUT_MAX;
+        if key.starts_with("artifact:{") {
+            return Some(Retention::Expires(longest_run));
+        }
+        let is_file = key.split_once("}:").is_some_and(|(_, part)| part.starts_with("file:"));
+        let longest = if is_file { limits::FILE_PIECE_KEEP } else { limits::RETENTION_MAX + longest_run };
         key.starts_with("job:{").then_some(Retention::Expires(longest))
     }
 
@@ -201,6 +245,7 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::Digester;
 
     #[test]
     fn keys_read_as_documented_and_each_has_a_bound() {
@@ -211,6 +256,9 @@ mod tests {
         assert_eq!(keys.metrics(&host, MetricGroup::Cpu), "server:{web1}:cpu");
         assert_eq!(keys.custom(&host, "backup"), "server:{web1}:custom:backup");
         assert_eq!(keys.job_result(job, &host), "job:{019a0000-0000-7000-8000-000000000000}:result:web1");
+        assert_eq!(keys.job_file(job, &host, 7), "job:{019a0000-0000-7000-8000-000000000000}:file:web1:7");
+        let artifact = Digester::default().artifact();
+        assert_eq!(keys.artifact(&artifact, 7), format!("artifact:{{{}}}:7", artifact.sha256()));
         let keys = Keys::new(Some(&"prod".parse().unwrap()));
         assert_eq!(keys.servers(), "prod:servers");
         for key in [
@@ -229,6 +277,9 @@ mod tests {
             keys.job_result(job, &host),
             keys.job_events(job),
             keys.job_output(job, &host),
+            keys.job_file(job, &host, 7),
+            keys.artifact(&artifact, 7),
+            keys.artifact_users(&artifact),
             keys.jobs(),
         ] {
             assert!(keys.retention(&key).is_some(), "{key}");

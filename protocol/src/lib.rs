@@ -9,6 +9,7 @@
 pub mod acl;
 pub mod action;
 pub mod approval;
+pub mod artifact;
 pub mod clock;
 pub mod command;
 pub mod connection;

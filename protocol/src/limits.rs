@@ -45,6 +45,19 @@ limits! {
     SEALING_KEY_BYTES: usize = 1024;
     /// Bytes of standard input that a program is given: text, which travels as a secret argument.
     INPUT_BYTES: usize = 60 * 1024;
+    /// Bytes of content that is sent to hosts, or fetched from them, as a file. What is sent lies in Redis until the hosts
+    /// have it.
+    ARTIFACT_BYTES: usize = 512 * 1024 * 1024;
+    /// Bytes of a piece in which such content travels.
+    ARTIFACT_PIECE_BYTES: usize = 512 * 1024;
+    /// Pieces of a file on its way from a host that wait in Redis until `ctl` takes them; then the host waits.
+    FILE_PIECES: usize = 8;
+    /// How long such a piece is kept in Redis. In so long a time a host has waited in vain for each of them.
+    FILE_PIECE_KEEP: Duration = Duration::from_secs(600);
+    /// How long a host waits for `ctl` to take a piece before it gives up.
+    FILE_PIECE_WAIT: Duration = Duration::from_secs(60);
+    /// Bytes of a script that is sent to be run.
+    SCRIPT_BYTES: usize = 16 * 1024 * 1024;
     /// Bytes of an order to cancel.
     ORDER_BYTES: usize = 4 * 1024;
     /// Bytes of what a host states about the end of a command, without output and data.
@@ -104,6 +117,8 @@ limits! {
     AUDIT_FILES: usize = 10;
     /// Characters of a command's arguments that its line in the audit trail shows.
     AUDIT_ARGUMENTS: usize = 4 * 1024;
+    /// Bytes of the log of a service that the worker supervises itself: the newest half is always complete.
+    SERVICE_LOG_BYTES: usize = 2 * 1024 * 1024;
     /// Entries in a host's control stream.
     CONTROL_ENTRIES: usize = 10_000;
     /// How long a command may lie in a host's inbox until its worker takes it, unless `--start-by` says otherwise.
@@ -137,6 +152,8 @@ limits! {
     OFFLINE_AFTER: Duration = Duration::from_secs(15);
     /// How long a host's facts, labels and status outlive its last heartbeat.
     HOST_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+    /// How long a worker keeps the beginning of content whose fetching was broken off, to go on from there.
+    PARTIAL_KEEP: Duration = Duration::from_secs(24 * 3600);
     /// How long a host's metrics outlive the last sample.
     METRICS_RETENTION: Duration = Duration::from_secs(3600);
 }

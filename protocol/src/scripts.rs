@@ -1,4 +1,4 @@
-//! The scripts that run inside Redis. Each touches the keys of one job or of one host only.
+//! The scripts that run inside Redis. Each touches the keys of one job, one host or one artifact only.
 
 /// Adds a piece to a host's live output, and drops what is neither of its beginning nor among its newest. Without data
 /// it only drops.
@@ -42,6 +42,21 @@ if ends > 0 then redis.call('PEXPIREAT', KEYS[1], ends) else redis.call('EXPIRE'
 pub const TRIM_HANDLED: &str = "\
 local first = redis.pcall('XPENDING', KEYS[1], ARGV[1])[2]
 if first then redis.pcall('XTRIM', KEYS[1], 'MINID', first) end
+";
+
+/// Ends the need of one user of an artifact. The artifact is deleted with the last one.
+///
+/// ```text
+/// KEYS[1] → artifact:{SHA256}:users   KEYS[2…] → its pieces
+/// ARGV[1] → the user   ARGV[2] → the moment now, in milliseconds
+/// Returns 1 if the artifact was deleted, else 0
+/// ```
+pub const RELEASE_ARTIFACT: &str = "\
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
+if redis.call('ZCARD', KEYS[1]) > 0 then return 0 end
+redis.call('DEL', unpack(KEYS))
+return 1
 ";
 
 /// Publishes a host's state, and with a terminal state its result. Where its result is published already, both stay,

@@ -107,7 +107,10 @@ impl TlsFiles {
     }
 
     /// Begins TLS with the server of this name.
-    pub(crate) async fn wrap(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    ///
+    /// # Errors
+    /// The files cannot be used, or the server cannot be trusted.
+    pub async fn wrap(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         TlsConnector::from(Arc::new(self.read().map_err(io::Error::other)?)).connect(name, stream).await
     }

@@ -25,7 +25,7 @@ pub fn chaos_worker() -> PathBuf {
 
 /// A file in a directory above the running program: `target/debug/deps/up-0123456789abcdef` or
 /// `target/debug/chaos`.
-fn beside(name: &str) -> Option<PathBuf> {
+pub fn beside(name: &str) -> Option<PathBuf> {
     let program = env::current_exe().ok()?;
     program.ancestors().skip(1).take(3).map(|directory| directory.join(name)).find(|path| path.is_file())
 }
@@ -51,7 +51,7 @@ pub fn unsigned(name: &str) -> PathBuf {
 /// # Panics
 /// Where it has not been built.
 pub fn optimised(name: &str) -> PathBuf {
-    beside_the_build(&["quick", name])
+    beside_the_build(&["release", name])
 }
 
 /// The path of `ctl` or `worker`, optimised, for any x86-64 Linux.
@@ -59,7 +59,7 @@ pub fn optimised(name: &str) -> PathBuf {
 /// # Panics
 /// Where it has not been built.
 pub fn optimised_static(name: &str) -> PathBuf {
-    beside_the_build(&["x86_64-unknown-linux-musl", "quick", name])
+    beside_the_build(&["x86_64-unknown-linux-musl", "release", name])
 }
 
 fn beside_the_build(parts: &[&str]) -> PathBuf {

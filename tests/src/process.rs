@@ -43,6 +43,32 @@ pub fn is_alive(pid: u32) -> bool {
     !fields.starts_with(['Z', 'X']) || !matches!(fields.split(' ').nth(17), Some("0" | "1"))
 }
 
+/// The resident memory of a process in kB.
+///
+/// # Panics
+/// It does not run.
+pub(crate) fn resident_kb(pid: u32) -> u64 {
+    memory_kb(pid, "VmRSS:")
+}
+
+/// Memory in kB that a process has for itself: no pages of files.
+///
+/// # Panics
+/// It does not run.
+pub fn own_kb(pid: u32) -> u64 {
+    memory_kb(pid, "RssAnon:")
+}
+
+/// A figure of a process's memory in kB, as `/proc/PID/status` names it.
+///
+/// # Panics
+/// It does not run.
+pub(crate) fn memory_kb(pid: u32, which: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("a living process has memory");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 /// All descendants of a process: the children of all its threads, their children and so on.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

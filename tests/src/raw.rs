@@ -2,6 +2,7 @@
 
 use protocol::{
     action::{Argument, Arguments},
+    artifact::{Artifact, ContentKey, Surveyor},
     clock::{FleetClock, millis},
     command::{Addressed, Envelope, Manifest},
     control::{CancelOrder, Control},
@@ -46,6 +47,19 @@ impl Raw {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         command.query(&mut self.connection).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// Puts content there for hosts to fetch, as `ctl` does.
+    pub fn put_content(&mut self, content: &[u8]) -> (Artifact, ContentKey) {
+        let mut surveyor = Surveyor::default();
+        surveyor.update(content);
+        let (artifact, key) = surveyor.finish();
+        for (number, piece) in (0..).zip(content.chunks(limits::ARTIFACT_PIECE_BYTES)) {
+            let mut command = redis::cmd("SET");
+            command.arg(self.keys.artifact(&artifact, number)).arg(key.seal(number, piece));
+            command.query::<()>(&mut self.connection).expect("SET");
+        }
+        (artifact, key)
     }
 
     /// Adds an entry with these fields to the inbox of `host`, and returns its id.

@@ -13,14 +13,19 @@ impl WorkerOptions {
     /// Gives the worker a disk of its own of 8 MB, at this place in its directory. A line of shell runs there before.
     /// `None` where this machine permits no mounts; the test is then reported as skipped.
     pub fn small_disk(self, place: &str, script: &str) -> Option<Self> {
+        let disk = self.directory().join(place);
+        fs::create_dir(&disk).expect("a directory");
+        self.small_disk_at(&disk, script)
+    }
+
+    /// The same, at any directory: other processes still see what is there.
+    pub fn small_disk_at(self, disk: &Path, script: &str) -> Option<Self> {
         let flags = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
         let permitted = Command::new("unshare").args([flags, "mount", "-t", "tmpfs", "none", "/mnt"]).output();
         if !permitted.is_ok_and(|output| output.status.success()) {
             eprintln!("SKIPPED {}: this machine permits no mounts", std::thread::current().name().unwrap_or_default());
             return None;
         }
-        let disk = self.directory().join(place);
-        fs::create_dir(&disk).expect("a directory");
         let mount = format!("mount -t tmpfs -o size=8m none '{0}'; cd '{0}'; {script}; exec \"$@\"", disk.display());
         Some(self.through(&["unshare", flags, "sh", "-ec", &mount, "sh"]))
     }

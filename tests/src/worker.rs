@@ -71,6 +71,14 @@ impl WorkerOptions {
         self
     }
 
+    /// Replaces a part of the configuration file.
+    #[must_use]
+    pub fn replace_config(mut self, part: &str, by: &str) -> Self {
+        assert!(self.config.contains(part), "{part} is not in {}", self.config);
+        self.config = self.config.replace(part, by);
+        self
+    }
+
     /// Keeps the host's keys outside of the state directory.
     #[must_use]
     pub fn key_apart(mut self) -> Self {
@@ -140,6 +148,11 @@ impl WorkerOptions {
     fn namespace(&self) -> Option<Namespace> {
         let given = self.environment.iter().find(|(name, _)| name == environment::NAMESPACE);
         given.map(|(_, namespace)| namespace.parse().expect("a valid namespace"))
+    }
+
+    /// The host's name.
+    pub fn name(&self) -> &str {
+        &self.host
     }
 
     /// The directory that holds the worker's configuration and state.
@@ -313,9 +326,12 @@ impl Worker {
 
     /// The worker's resident memory in kB.
     pub fn rss_kb(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the worker runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a living process has memory");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        process::resident_kb(self.pid())
+    }
+
+    /// The most resident memory that the worker has had so far, in kB.
+    pub fn peak_kb(&self) -> u64 {
+        process::memory_kb(self.pid(), "VmHWM:")
     }
 }
 

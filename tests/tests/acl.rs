@@ -9,6 +9,7 @@ use std::{
 
 use protocol::{
     acl::Role,
+    artifact::Artifact,
     keys::Keys,
     name::{HostName, JobId},
 };
@@ -20,6 +21,11 @@ const NOT_RUN: &str = "has no permissions to run";
 
 fn host(name: &str) -> HostName {
     name.parse().expect("a valid host name")
+}
+
+/// Some content.
+fn content() -> Artifact {
+    format!("{}:5", "0".repeat(64)).parse().expect("an artifact")
 }
 
 /// A server, a connection of its administrator, and the user of a role.
@@ -78,6 +84,7 @@ fn foreign_keys() -> Vec<String> {
     let namespaced = Keys::new(Some(&"prod".parse().expect("a namespace")));
     let mut foreign = keys.of_host(&other);
     foreign.extend([keys.job_result(job, &other), keys.job_output(job, &other), keys.job_cancels(job), keys.jobs()]);
+    foreign.extend([keys.job_file(job, &other, 0), namespaced.artifact(&content(), 0)]);
     foreign.extend(namespaced.of_host(&host("web1")));
     foreign.extend([namespaced.job_result(job, &host("web1")), namespaced.servers()]);
     foreign.extend(["server:{web1", "server:{web1}", "server:{web11}:commands", "cart:17"].map(str::to_owned));
@@ -117,6 +124,8 @@ fn a_worker_can_neither_read_nor_replace_what_was_asked_and_never_the_whole_inde
             (keys.job_hosts(job), &["eval", "expire", "hdel", "hget", "hset", "pexpireat"]),
             (keys.job_events(job), &["eval", "expire", "pexpireat", "xadd"]),
             (keys.servers(), &["zadd", "zremrangebyrank"]),
+            (keys.artifact(&content(), 0), &["getrange"]),
+            (keys.job_file(job, &host("web1"), 0), &["exists", "set"]),
         ] {
             if ["auth", "exec", "hello", "multi", "quit", "reset", "time"].contains(&command.as_str()) {
                 continue;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use protocol::{
     action::{ActionSpec, Argument, Arguments, Kind, Parameter},
+    artifact::{ContentKey, Digester},
     command::Manifest,
     name::JobId,
     outcome::State,
@@ -15,22 +16,41 @@ use tests::{
     operator, renewed,
 };
 
-/// Valid values for all that the action needs.
-fn needed(spec: &ActionSpec) -> Arguments {
+/// Valid values for all that the action needs: those that are no secrets, and those that are.
+fn needed(spec: &ActionSpec) -> (Arguments, Arguments) {
     let value = |parameter: &Parameter| match parameter.kind {
         Kind::List => Argument::List(vec!["true".into()]),
         // A trust file that names nobody new, and has no newer version: it is refused all the same.
         Kind::Text if parameter.name == "signers" => Argument::Text(operator().line("*", "")),
+        Kind::Text if parameter.name == "service" => Argument::Text("web".into()),
+        Kind::Text if parameter.name == "app" => Argument::Text("shop".into()),
+        Kind::Text if parameter.name == "version" => Argument::Text("1".into()),
+        // No content, which need not be fetched.
+        Kind::Text if parameter.name == "content" => Argument::Text(Digester::default().artifact().to_string()),
+        Kind::Text if parameter.name == "content_key" => Argument::Text(ContentKey::generate().to_text()),
+        Kind::Path => Argument::Text("/srv/file".into()),
         _ => panic!("{}: extend this test by a valid value for {}", spec.name, parameter.name),
     };
-    let needed = spec.parameters.iter().filter(|parameter| parameter.required);
-    needed.map(|parameter| (parameter.name.clone(), value(parameter))).collect()
+    // A deploy needs a key, or a URL.
+    let is_needed =
+        |parameter: &&Parameter| parameter.required || (spec.name == "deploy" && parameter.name == "content_key");
+    let needed = spec.parameters.iter().filter(is_needed);
+    let (secret, plain): (Vec<_>, Vec<_>) = needed.partition(|parameter| parameter.secret);
+    let values = |parameters: Vec<&Parameter>| {
+        parameters.into_iter().map(|parameter| (parameter.name.clone(), value(parameter))).collect()
+    };
+    (values(plain), values(secret))
 }
 
 #[test]
 fn no_argument_of_any_action_is_taken_for_more_than_it_is() {
     let redis = Redis::start();
-    let worker = Worker::on(&redis).config("[actions]\nallow = ['exec', 'set-trust']").start();
+    let srv = redis.directory().join("srv");
+    std::fs::create_dir(&srv).expect("a directory");
+    let places = format!("[files]\nput = [{srv:?}]\nget = [{srv:?}]\n[apps.shop]\ndirectory = {srv:?}");
+    let allowed = "[actions]\nallow = ['deploy', 'deploy-rollback', 'deploy-status', 'exec', 'file-get', 'file-put', \
+                   'set-trust', 'start', 'status', 'stop', 'restart', 'reload']";
+    let worker = Worker::on(&redis).config(&places).config(allowed).start();
     worker.wait_online();
     let mut raw = Raw::on(&redis);
     let evidence = Evidence::new(&redis, "injected");
@@ -44,14 +64,19 @@ fn no_argument_of_any_action_is_taken_for_more_than_it_is() {
                 for argument in arguments_with(&word) {
                     let given = Arguments::from([(name.clone(), argument)]);
                     let manifest = raw.manifest(&["web1"], &spec.name);
-                    let mut manifest = Manifest { arguments: needed(&spec), ..manifest };
-                    if secret {
-                        let (sealed, key) = raw.seal("web1", manifest, given);
+                    let (mut plain, mut secrets) = needed(&spec);
+                    // A place for files that is allowed.
+                    if let Some(path) = plain.get_mut("path") {
+                        *path = Argument::Text(srv.join("file").display().to_string());
+                    }
+                    if secret { &mut secrets } else { &mut plain }.extend(given);
+                    let mut manifest = Manifest { arguments: plain, ..manifest };
+                    if secrets.is_empty() {
+                        raw.send("web1", &manifest);
+                    } else {
+                        let (sealed, key) = raw.seal("web1", manifest, secrets);
                         raw.send_sealed("web1", &sealed, &key);
                         manifest = sealed;
-                    } else {
-                        manifest.arguments.extend(given);
-                        raw.send("web1", &manifest);
                     }
                     sent.push(manifest);
                 }
@@ -171,6 +196,7 @@ fn strange_names_of_hosts_and_jobs_are_refused_before_anything_is_sent() {
             &["job", "wait", name],
             &["job", "logs", name],
             &["job", "cancel", name, "--yes"],
+            &["file", "get", &format!("{name}:/srv/file"), "got"],
         ] {
             let (code, shown) = OnTerminal::start(ctl.command(line).env("NO_COLOR", "1")).wait();
             assert!(matches!(code, Some(1 | 64 | 255)), "{line:?}: {code:?}: {shown:?}");

@@ -82,7 +82,7 @@ fn check_config_reports_what_is_wrong_and_shows_no_password() {
     for words in [
         "error: ",
         "unknown key 'slot' (did you mean 'slots'?)",
-        "unknown key 'actions.allowed' (did you mean 'actions.allow'?)",
+        "unknown key 'actions.allowed' (did you mean 'allow'?)",
     ] {
         assert!(output.stderr.contains(words), "{words}: {output}");
     }

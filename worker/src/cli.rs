@@ -15,7 +15,7 @@ use crate::{
     HostKeys, Worker,
     config::{Config, Options},
     explain::{Command, Question, Test},
-    log,
+    log, supervisor,
 };
 
 /// Exit code for wrong usage and unusable settings (`EX_USAGE` of sysexits.h).
@@ -26,6 +26,10 @@ const ABORTED: u8 = 130;
 
 /// Runs the worker as a process. Exits 0 after an orderly stop.
 pub fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == supervisor::WORD) {
+        return supervisor::main(words);
+    }
     let options = match Options::try_parse() {
         Ok(options) => options,
         Err(error) => {
@@ -38,7 +42,11 @@ pub fn main() -> ExitCode {
     }
     let check_only = options.check_config;
     let config = match Config::resolve(options) {
-        Ok(config) => config,
+        // This program, even if its file is replaced meanwhile.
+        Ok(mut config) => {
+            config.supervisor = Some("/proc/self/exe".into());
+            config
+        }
         Err(error) => return unusable(&error),
     };
     if check_only {

@@ -1,5 +1,7 @@
 //! The worker's settings, resolved once: flags, then environment, then file, then defaults.
 
+mod keys;
+
 use std::{
     collections::BTreeMap,
     fmt::Display,
@@ -18,14 +20,18 @@ use protocol::{
     tls::{TlsError, TlsFiles},
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
+use toml::de::DeTable;
 
 use crate::{
     actions::{self, ActionsDir, DirectoryError, OwnActions},
+    apps,
     explain::Command,
+    files,
     host_key::{HostKeyError, HostKeyFile},
     identity::{HostKeys, KeysError},
     log::Format,
     policy::{self, Policy, PolicyError},
+    services,
     spelling::did_you_mean,
     trust,
 };
@@ -119,6 +125,9 @@ struct File {
     grace: Option<Duration>,
     labels: BTreeMap<String, String>,
     actions: Actions,
+    services: BTreeMap<String, services::Input>,
+    apps: BTreeMap<String, apps::Input>,
+    files: Files,
     groups: toml::Table,
     policy: Vec<toml::Spanned<toml::Table>>,
     log: Log,
@@ -128,6 +137,13 @@ struct File {
 #[serde(default)]
 struct Actions {
     allow: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Files {
+    put: Vec<PathBuf>,
+    get: Vec<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -179,6 +195,14 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Actions allowed besides those that are always on.
     pub allow: Vec<String>,
+    /// The services that the settings name.
+    pub services: services::Settings,
+    /// The applications that the settings name.
+    pub apps: apps::Settings,
+    /// The program that supervises services: this one, where it is the program `worker`.
+    pub supervisor: Option<PathBuf>,
+    /// Where operators may put and get files.
+    pub files: files::Allowed,
     /// Who may run what.
     pub policy: Policy,
     /// The policy as it was written, to be judged anew when there are other actions.
@@ -221,6 +245,12 @@ pub enum ConfigError {
     /// The policy is not understood.
     #[error("policy: {0}")]
     Policy(#[from] PolicyError),
+    /// The settings of a service cannot be used.
+    #[error("{0}")]
+    Service(#[from] services::SettingsError),
+    /// The settings of an application cannot be used.
+    #[error("{0}")]
+    App(#[from] apps::SettingsError),
     /// A value is out of bounds.
     #[error("{0}")]
     Value(String),
@@ -262,6 +292,10 @@ impl Config {
         if sample_interval < Duration::from_secs(1) {
             return Err(ConfigError::Value("sample_interval must be at least 1s".into()));
         }
+        let files = files::Allowed { put: file.files.put, get: file.files.get };
+        if let Some(problem) = files.problem() {
+            return Err(ConfigError::Value(problem));
+        }
         let allow: Vec<String> = file.actions.allow.into_iter().chain(options.allow).collect();
         let actions_dir = ActionsDir::new(file.actions_dir, options.config.as_deref());
         let own = actions_dir.load(&actions::specs())?;
@@ -270,6 +304,7 @@ impl Config {
         let signers = options.trust.or(file.trust).unwrap_or_else(default_trust);
         let revoked = options.revoked.or(file.revoked).unwrap_or_else(|| signers.with_file_name("revoked"));
         let state_dir = options.state_dir.or(file.state_dir).unwrap_or_else(default_state_dir);
+        let services = services::Settings::read(file.services)?;
         let own_key = || HostKeyFile::Own(state_dir.join("host_key"));
         Ok(Self {
             redis,
@@ -285,7 +320,11 @@ impl Config {
             sample_interval,
             grace: file.grace.unwrap_or(Duration::from_secs(30)),
             labels: file.labels,
+            apps: apps::Settings::read(file.apps, &services)?,
+            services,
+            supervisor: None,
             allow,
+            files,
             policy,
             rules,
             actions_dir,
@@ -328,6 +367,11 @@ impl Config {
         self.state_dir.join(format!("{fleet}{}.{name}", self.host))
     }
 
+    /// Where the data of supervised services are.
+    pub(crate) fn service_places(&self) -> services::Places {
+        services::Places { directory: self.kept("services"), supervisor: self.supervisor.clone() }
+    }
+
     /// Reads the host's private keys, or makes them.
     ///
     /// # Errors
@@ -342,6 +386,8 @@ impl Config {
     /// The host's key cannot be used.
     pub fn describe(&self) -> Result<String, HostKeyError> {
         let list = |items: &[String]| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
+        let directories =
+            |paths: &[PathBuf]| list(&paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>());
         let labels: Vec<_> = self.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let settings = [
             ("redis", self.redis.to_string()),
@@ -359,7 +405,11 @@ impl Config {
             ("grace", time::show_duration(self.grace)),
             ("labels", list(&labels)),
             ("actions_dir", self.actions_dir.to_string()),
+            ("services", list(&self.services.describe())),
+            ("apps", list(&self.apps.describe())),
             ("actions.allow", list(&self.allow)),
+            ("files.put", directories(&self.files.put)),
+            ("files.get", directories(&self.files.get)),
             ("log.level", self.log_level.to_string().to_lowercase()),
             ("log.format", format!("{:?}", self.log_format).to_lowercase()),
         ]
@@ -410,32 +460,6 @@ fn redis(flag: Option<&str>, warnings: &mut Vec<String>) -> Result<Option<Addres
     }
 }
 
-/// All keys of the settings file.
-const KEYS: [&str; 22] = [
-    "redis",
-    "redis_password_file",
-    "host",
-    "namespace",
-    "state_dir",
-    "trust",
-    "revoked",
-    "actions_dir",
-    "audit",
-    "host_key",
-    "sealing_key",
-    "slots",
-    "reserved",
-    "sample_interval",
-    "grace",
-    "labels",
-    "actions",
-    "actions.allow",
-    "groups",
-    "policy",
-    "log.level",
-    "log.format",
-];
-
 /// The file, if there is one, and where its rules come from.
 fn read(path: Option<&Path>, unknown: &mut Vec<String>) -> Result<(File, policy::Origin), ConfigError> {
     let Some(path) = path else { return Ok(Default::default()) };
@@ -444,22 +468,16 @@ fn read(path: Option<&Path>, unknown: &mut Vec<String>) -> Result<(File, policy:
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         ConfigError::Malformed(path.into(), before.matches('\n').count() + 1, error.message().into())
     };
-    let input = toml::Deserializer::parse(&text).map_err(malformed)?;
-    let mut misspelt = None;
-    let file = serde_ignored::deserialize(input, |key| {
-        let key = key.to_string();
-        let meant = did_you_mean(&key, &KEYS);
+    let table = DeTable::parse(&text).map_err(malformed)?;
+    for keys::Unknown { path: key, meant } in keys::unknown(table.get_ref()) {
         let problem = format!("{}: unknown key '{key}'{meant}", path.display());
         // Without its rules the worker would allow what it allows by default.
         if ["polic", "group", "rule"].iter().any(|word| key.starts_with(word)) || meant.contains("'policy'") {
-            misspelt = Some(problem.clone());
+            return Err(ConfigError::Value(problem));
         }
         unknown.push(problem);
-    })
-    .map_err(malformed)?;
-    if let Some(problem) = misspelt {
-        return Err(ConfigError::Value(problem));
     }
+    let file = File::deserialize(toml::Deserializer::from(table)).map_err(malformed)?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok((file, policy::Origin { name, text }))
 }
@@ -489,47 +507,4 @@ fn default_trust() -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resolve(file: &str, flags: &[&str]) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("worker.toml");
-        std::fs::write(&path, file).unwrap();
-        let path = path.to_str().unwrap();
-        Config::resolve(Options::parse_from(["worker", "--config", path].iter().chain(flags)))
-    }
-
-    #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let file = "redis = 'redis://127.0.0.1:1'\nhost = 'web1'\nslots = 7\ngrace = '5s'\n[labels]\nrole = 'web'";
-        let config = resolve(file, &["--redis", "redis://127.0.0.1:2"]).unwrap();
-        assert_eq!(config.redis.to_string(), "redis://127.0.0.1:2");
-        assert_eq!((config.host.as_str(), config.slots, config.grace), ("web1", 7, Duration::from_secs(5)));
-        assert_eq!(config.sample_interval, Duration::from_secs(10));
-        assert!(config.warnings.is_empty() && config.allow.is_empty());
-    }
-
-    #[test]
-    fn unknown_keys_are_reported_not_swallowed() {
-        let config =
-            resolve("redis = 'redis://127.0.0.1:1'\nslot = 7\n[log]\ncolour = 1", &["--allow", "exce"]).unwrap();
-        assert!(config.warnings.is_empty());
-        let meant = config.unknown.iter().filter(|unknown| unknown.contains("did you mean"));
-        assert_eq!((config.unknown.len(), meant.count()), (3, 2), "{:?}", config.unknown);
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        for file in [
-            "",
-            "redis = 5",
-            "redis = 'x'",
-            "redis = 'redis://a'\nslots = 0",
-            "redis = 'redis://a'\ngrace = 5",
-            "redis = 'redis://a'\nslots = 2\nreserved = 2",
-        ] {
-            assert!(resolve(file, &["--host", "web1"]).is_err(), "{file}");
-        }
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! Named points at which a test may kill the worker, and bugs that it may plant to see whether the
 //! checker finds them. Compiled in with the feature `chaos` only; nothing of it is in a release.
 
-/// A command's way, in order: what has just happened.
+/// A command's way, and then a deploy's, in order: what has just happened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Point {
     /// The entry was read, nothing is recorded.
@@ -18,6 +18,40 @@ pub(crate) enum Point {
     Published,
     /// The entry is acknowledged.
     Settled,
+    /// A deploy is recorded, nothing has happened.
+    Recording,
+    /// Its content is here.
+    Fetched,
+    /// Its draft is on the disk.
+    Unpacked,
+    /// The draft is a release.
+    Placed,
+    /// The hook has run.
+    Hooked,
+    /// A process of it was checked at a private port.
+    Tried,
+    /// A process of it is ready to take over.
+    Prepared,
+    /// The switch is recorded, nothing is switched.
+    Switching,
+    /// The link leads to it.
+    Linked,
+    /// The service runs it.
+    TakenOver,
+    /// It is healthy, which is not recorded.
+    Healthy,
+    /// It is recorded as proven.
+    Proven,
+    /// An old release is removed, which is not recorded.
+    Pruned,
+    /// A rollback is recorded, nothing has happened.
+    RollingBack,
+    /// The link leads back.
+    LinkedBack,
+    /// The service runs what ran before.
+    TakenBack,
+    /// The end of the rollback is recorded.
+    Restored,
 }
 
 /// A bug that can be planted.
@@ -69,6 +103,14 @@ pub(crate) enum Bug {
     NoVersion,
     /// Take a trust file that locks out whoever sends it.
     NoLockOut,
+    /// Take any piece of content.
+    NoPiece,
+    /// Follow symbolic links on the way to a file.
+    NoFollow,
+    /// Switch to a release first, record it afterwards.
+    SwitchBeforeRecord,
+    /// Leave alone what a dead worker has left of a deploy.
+    NoRecovery,
 }
 
 /// Dies here, as by `kill -9`, if `REDFLEET_CHAOS_KILL=POINT:N` says so and this is the Nth time.

@@ -11,7 +11,9 @@
 //! - the [`dispatcher`] owns the state: what runs, what was dropped, the clock and the timers. [`pending`]
 //!   holds the entries that are not acknowledged, [`schedule`] decides which command starts next;
 //! - an [`executor`] runs one command and ends with its outcome. [`actions`] are what it can run,
-//!   [`program`] runs programs for them, [`metrics`] reads the host's figures;
+//!   [`program`] runs programs for them, [`metrics`] reads the host's figures, `services` looks after the host's
+//!   services, each of which may have a `supervisor`, a process of its own. [`artifacts`] brings content that is too
+//!   large for a command, [`files`] puts it where it belongs, and [`apps`] makes it the release that a service runs;
 //! - the [`journal`] has a thread of its own: it knows what must never start again;
 //! - the [`audit`] trail has a thread of its own, too: a line for each decision, before a command starts that may change
 //!   the host;
@@ -19,6 +21,8 @@
 
 pub mod actions;
 mod admission;
+pub mod apps;
+pub mod artifacts;
 mod audit;
 pub mod cli;
 pub mod config;
@@ -29,6 +33,7 @@ mod executor;
 pub mod explain;
 mod fault;
 mod file_id;
+pub mod files;
 mod guarded;
 pub mod host_key;
 mod identity;
@@ -44,12 +49,16 @@ mod publisher;
 mod reader;
 mod schedule;
 pub mod sealing_key;
+mod services;
 mod spelling;
+mod supervisor;
 pub mod trust;
 
+use apps::Apps;
 use config::Config;
 use identity::Identity;
 pub use identity::{HostKeys, KeysError};
+use services::Registry;
 use tokio_util::sync::CancellationToken;
 use trust::{Changes, TrustFiles};
 
@@ -66,7 +75,13 @@ impl Worker {
         let trusted = files.trusted();
         let (changes, requests) = Changes::new();
         let keeper = tokio::spawn(files.keep(requests));
-        dispatcher::Dispatcher::new(config, identity, trusted, changes).run(shutdown).await;
+        let registry = Registry::new(config.services.clone(), config.service_places(), config.apps.services());
+        let supervisors = tokio::spawn(services::keep(registry.clone()));
+        let apps = Apps::new(config.apps.clone(), config.kept("apps"), registry.clone(), config.host.clone());
+        let recovery = tokio::spawn(apps.clone().recover());
+        dispatcher::Dispatcher::new(config, identity, trusted, changes, registry, apps).run(shutdown).await;
+        supervisors.abort();
+        recovery.abort();
         keeper.abort();
     }
 }

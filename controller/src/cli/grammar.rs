@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use protocol::{connection::Address, limits, name::HostName, trust};
 
-use super::{completers, durations::up_to, help, settings::Global, sizes};
+use super::{completers, deploys, durations::up_to, help, settings::Global, sizes, transfers};
 use crate::output::{Exact, Look};
 
 /// Run actions on a fleet of servers through Redis.
@@ -41,6 +41,10 @@ pub enum Command {
     /// Look at actions: what can be run on the hosts
     #[command(subcommand, disable_help_subcommand = true)]
     Action(Action),
+    /// Put files on hosts, and get files from them
+    #[command(subcommand, disable_help_subcommand = true)]
+    File(transfers::File),
+    Deploy(Box<deploys::Deploy>),
     /// The key that signs what you send, and whose keys the hosts trust
     #[command(subcommand, disable_help_subcommand = true)]
     Key(Key),
@@ -146,15 +150,20 @@ pub struct Run {
 
 /// Run a program on one host, as `kubectl exec` does: its output live, its exit code as one's own
 ///
-/// Standard input is forwarded if it is no terminal: text, up to 60 KiB, read to its end before anything is sent.
-/// Ctrl-C cancels the program and exits with 130. Exits as the program did, with 128 and the signal's number
+/// Standard input is forwarded if it is no terminal, read to its end before anything is sent: up to 512 MiB, encrypted
+/// to the host. Ctrl-C cancels the program and exits with 130. Exits as the program did, with 128 and the signal's number
 /// where a signal ended it, and with 255 where it did not run or ctl failed.
 #[derive(Args, Debug)]
 pub struct Exec {
     #[command(flatten)]
     pub options: Remote,
+    /// Send this script and run it in place of a program: the words after -- are its arguments
+    ///
+    /// It runs by its first line, such as #!/bin/sh, as a copy that only its user can read and that is removed afterwards.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub script: Option<PathBuf>,
     /// The program and its arguments; no shell is involved
-    #[arg(last = true, index = 2, required = true, value_name = "ARGV")]
+    #[arg(last = true, index = 2, required_unless_present = "script", value_name = "ARGV")]
     pub words: Vec<String>,
 }
 
@@ -187,6 +196,9 @@ pub struct Remote {
     /// Do not read standard input
     #[arg(short = 'n', long)]
     pub no_stdin: bool,
+    /// The program's standard input: a file here, or - for that of ctl, even if it is a terminal
+    #[arg(long, value_name = "FILE", conflicts_with = "no_stdin", value_hint = clap::ValueHint::FilePath)]
+    pub stdin: Option<PathBuf>,
     #[command(flatten)]
     pub exact: Exact,
 }

@@ -98,7 +98,38 @@ Examples:
   ctl exec web1 -- uname -a
   ctl exec web1 -p cwd=/srv -p user=www -- git pull
   ctl exec db1 -- psql -f - < report.sql
+  ctl exec db1 --stdin dump.tar -- tar -C /srv -xf -
+  ctl exec web1 --script check.sh -p user=www -- --verbose
 Several hosts: ctl run --host 'web*' exec -- uname -a";
+
+/// After the options of `file put`.
+pub const FILE_PUT: &str = "\
+Examples:
+  ctl file put app.conf web1:/srv/app/app.conf
+  ctl file put app.conf 'web*:/srv/app/' --mode 0640 --owner root:app --backup
+      On each host that matches, under its own name.
+  ctl file put app.conf web1:/srv/app/ db1:/srv/db/ --dry-run
+      What would be changed.";
+
+/// After the options of `file get`.
+pub const FILE_GET: &str = "\
+Examples:
+  ctl file get 'web*:/var/log/syslog' logs
+      Makes logs/web1/syslog, logs/web2/syslog and so on.";
+
+/// After the options of `deploy`.
+pub const DEPLOY: &str = "\
+Examples:
+  ctl deploy web --version 2.1.0 --from web-2.1.0.tar.gz 'web*'
+      An archive: tar.gz, tar.zst or tar.
+  ctl deploy web --version 2.1.0 --from dist/ 'web*' --dry-run
+      A directory is packed; the same files are the same release. Nothing is changed yet.
+  ctl deploy web --version 2.1.0 --from https://releases.example/web.tgz --sha256 … --size … 'web*'
+      The hosts fetch it themselves.
+  ctl deploy status web 'web*'
+      What runs there.
+  ctl deploy rollback web 'web*'
+      Back to the release before.";
 
 /// After the options of `sh`.
 pub const SH: &str = "\

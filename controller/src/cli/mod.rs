@@ -1,6 +1,7 @@
 //! The command line, and the settings that result from flags, environment and settings file.
 
 pub mod completers;
+pub mod deploys;
 pub mod documents;
 pub mod durations;
 pub mod fleet_trust;
@@ -13,3 +14,4 @@ pub mod passphrase;
 pub mod settings;
 pub mod sizes;
 pub mod state_directory;
+pub mod transfers;

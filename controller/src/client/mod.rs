@@ -53,6 +53,9 @@
 //! Secret arguments are encrypted in the manifest, under a key of the job's own that is sealed to each host. So Redis has
 //! no secret in clear, and none is needed to send a job again.
 //!
+//! Content that is too large for a command goes through Redis in encrypted pieces: [`Fleet::begin_upload`] for what hosts
+//! shall fetch, and a [`Download`] for what they hand over.
+//!
 //! Where hosts ask for the signatures of several, [`Fleet::propose`] keeps the signed job, and [`Fleet::approve`] adds
 //! signatures; whoever completes the number sends it. A follower never sends what is only proposed.
 //!
@@ -76,7 +79,7 @@
 //! All calls that only read are cancel-safe, and so is [`Follower::next`]: their futures may be dropped, and
 //! nothing is lost. What `next` has read is delivered by the next call. If it is dropped while Redis blocks, the
 //! next call on the [`Fleet`] opens a new connection. [`Fleet::dispatch`] and [`Fleet::cancel`] are not
-//! cancel-safe: some hosts may have been sent the command or the order.
+//! cancel-safe: some hosts may have been sent the command or the order. So is [`Download::next`], but no upload.
 //!
 //! All futures are [`Send`]. A [`Fleet`] does one thing at a time; connect another one for each job that is followed.
 
@@ -89,6 +92,7 @@ mod belief;
 mod cancel;
 mod catalogue;
 mod dispatch;
+mod downloads;
 mod error;
 mod events;
 mod fleet;
@@ -103,6 +107,7 @@ mod proposal;
 pub mod redis_info;
 mod sealing;
 mod signer;
+mod uploads;
 mod verdict;
 mod witness;
 
@@ -114,6 +119,7 @@ pub use self::{
     arguments::ArgumentsError,
     cancel::Cancellation,
     catalogue::{Offer, Understood, as_dry_run, offers, understand},
+    downloads::{Download, Piece},
     error::{Error, WrongType, shorten},
     events::{Absent, Damage, Event, HostResult},
     fleet::Fleet,
@@ -124,5 +130,6 @@ pub use self::{
     known_hosts::{KnownHosts, KnownHostsError, known_name},
     proposal::{Proposal, ProposalError},
     signer::{Signer, SignerError},
+    uploads::Upload,
     witness::{ChangedKey, NewKey, Unsealable, Unverified},
 };

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{
     cancel, last, proposal,
     register::{Register, Signed},
-    watch,
+    watch::{self, Live},
 };
 use crate::{
     cli::{grammar::Job as Command, settings::Settings},
@@ -59,7 +59,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             printer.set_look(look);
             let job = last::find(&id.id, fleet, settings).await?;
             proposal::refuse_waiting(&job, fleet.now())?;
-            return watch::watch(fleet, &job, &mut Follower::of_old(&job), printer, false).await;
+            return watch::watch(fleet, &job, &mut Follower::of_old(&job), printer, Live::Results).await;
         }
         Command::Logs { id, only, follow, exact } => {
             printer.set_look(exact.into());
@@ -68,7 +68,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             let mut follower = Follower::of_old(&job);
             follower.only(&only.hosts)?;
             if follow {
-                return watch::watch(fleet, &job, &mut follower, printer, true).await;
+                return watch::watch(fleet, &job, &mut follower, printer, Live::Output).await;
             }
             return logs(&job, follower, fleet, printer).await;
         }

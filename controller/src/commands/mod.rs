@@ -3,9 +3,13 @@
 mod acl;
 mod action;
 mod cancel;
+mod content;
+mod delivery;
+mod deploy;
 mod doctor;
 mod enroll;
 mod exec;
+mod file;
 mod host;
 mod host_key;
 mod job;
@@ -49,17 +53,26 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
         Command::Run(options) => {
             return Ok(run::run(options, &mut connect(settings).await?, settings, printer).await?.into());
         }
-        Command::Exec(Exec { options, words }) => {
-            return exec::run(options, &words, &mut connect(settings).await?, settings, printer).await;
+        Command::Exec(Exec { options, script, words }) => {
+            let program = exec::Program { words, script };
+            return Box::pin(exec::run(options, program, &mut connect(settings).await?, settings, printer)).await;
         }
         Command::Sh(Sh { options, line }) => {
-            let words = ["sh", "-c", &line].map(str::to_owned);
-            return exec::run(options, &words, &mut connect(settings).await?, settings, printer).await;
+            let program = exec::Program { words: ["sh", "-c", &line].map(str::to_owned).into(), script: None };
+            return Box::pin(exec::run(options, program, &mut connect(settings).await?, settings, printer)).await;
         }
         Command::Job(command) => {
             return Ok(job::run(command, &mut connect(settings).await?, settings, printer).await?.into());
         }
         Command::Doctor => return Ok(doctor::run(&mut connect(settings).await?, printer).await?.into()),
+        Command::File(command) => {
+            let mut fleet = connect(settings).await?;
+            return Ok(Box::pin(file::run(command, &mut fleet, settings, printer)).await?.into());
+        }
+        Command::Deploy(command) => {
+            let mut fleet = connect(settings).await?;
+            return Ok(Box::pin(deploy::run(*command, &mut fleet, settings, printer)).await?.into());
+        }
         Command::Host(command) => Box::pin(host::run(command, settings, printer)).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
         Command::Key(command) => return Ok(Box::pin(key::run(command, settings, printer)).await?.into()),

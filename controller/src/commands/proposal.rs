@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{
     last,
     register::{Register, Signed},
-    watch::{self, Sent},
+    watch::{self, Live, Sent},
 };
 use crate::{
     cli::{grammar::Approve, keys, settings::Settings},
@@ -96,7 +96,7 @@ pub async fn approve(
             let names: Vec<_> = job.targets().hosts().cloned().collect();
             let hosts = fleet.hosts(&names).await?;
             printer.set_look(options.look);
-            let sent = Sent { detach: options.detach, follow: options.follow, wait: false };
+            let sent = Sent { detach: options.detach, live: Live::following(options.follow), wait: false };
             watch::sent(fleet, &job, &hosts, &sent, printer).await
         }
     }

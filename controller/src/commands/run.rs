@@ -4,7 +4,7 @@ use protocol::{limits, name::HostName, targets::Targets, time::Millis};
 
 use super::{
     proposal, secrets,
-    watch::{self, Sent},
+    watch::{self, Live, Sent},
 };
 use crate::{
     cli::{grammar::Run, keys, settings::Settings},
@@ -54,7 +54,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
 
     printer.set_look(options.look);
-    let sent = Sent { detach: options.detach, follow: options.follow, wait: options.wait };
+    let sent = Sent { detach: options.detach, live: Live::following(options.follow), wait: options.wait };
     let exit = watch::sent(fleet, &job, &hosts, &sent, printer).await?;
     Ok(if damaged && exit == Exit::Success { Exit::Incomplete } else { exit })
 }

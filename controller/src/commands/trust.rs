@@ -14,7 +14,7 @@ use protocol::{
 };
 use serde_json::{Value, json};
 
-use super::watch;
+use super::watch::{self, Live};
 use crate::{
     cli::{
         fleet_trust::{FleetTrust, public_key, revoked_keys},
@@ -22,7 +22,7 @@ use crate::{
         keys,
         settings::Settings,
     },
-    client::{Fleet, Follower, Host, HostResult, Request, Selection, shorten, understand},
+    client::{Fleet, Host, HostResult, Request, Selection, shorten, understand},
     output::{Advice, Cell, Exit, Format, Printer, Table, events, moments, style},
 };
 
@@ -318,14 +318,8 @@ async fn dispatch(
 ) -> anyhow::Result<Reception> {
     let signer = keys::open(settings).await?;
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
-    let now = fleet.now();
-    let reached = hosts.iter().filter(|host| job.reached(&host.name));
-    let absent: Vec<_> = reached.filter_map(|host| host.absent(now)).collect();
-    events::absent(&absent, job.manifest().start_by_ms, now, printer);
-    let mut follower = Follower::of_new(&job);
-    follower.known_absent(&absent);
-    follower.leave_offline();
-    let exit = watch::watch(fleet, &job, &mut follower, printer, false).await?;
+    let mut follower = watch::follower(&job, hosts, false, fleet.now(), printer);
+    let exit = watch::watch(fleet, &job, &mut follower, printer, Live::Results).await?;
     let taken = follower.results().map(taken).max().unwrap_or(Taken::Nowhere);
     Ok(Reception { exit, taken })
 }

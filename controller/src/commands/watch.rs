@@ -2,30 +2,54 @@
 
 use std::pin::pin;
 
+use protocol::time::Millis;
 use serde_json::json;
 
 use crate::{
     client::{Error, Event, Fleet, Follower, Host, Job},
-    output::{Advice, Exit, Format, Printer, events, explain::explain, json, results::Results, summary, tail::Tail},
+    output::{
+        Advice, Exit, Format, Printer,
+        events::{self, NAMED},
+        explain::explain,
+        json,
+        results::{Results, View},
+        summary,
+        tail::Tail,
+    },
 };
+
+/// What is printed while a job is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Live {
+    /// Nothing but remarks: results come at the end.
+    Results,
+    /// What a few hosts say about how far they are, too.
+    Progress,
+    /// Output as it comes, too.
+    Output,
+}
+
+impl Live {
+    /// With output if `follow`.
+    pub const fn following(follow: bool) -> Self {
+        if follow { Self::Output } else { Self::Results }
+    }
+}
 
 /// How a job that was just sent is followed.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
     /// Not at all: its id is printed.
     pub detach: bool,
-    /// With its output as it comes.
-    pub follow: bool,
+    /// What is printed meanwhile.
+    pub live: Live,
     /// Until hosts that are offline are back, too.
     pub wait: bool,
 }
 
 /// Follows a job that was just sent to these hosts.
 pub async fn sent(fleet: &mut Fleet, job: &Job, hosts: &[Host], how: &Sent, printer: &Printer) -> anyhow::Result<Exit> {
-    let now = fleet.now();
-    let absent: Vec<_> =
-        hosts.iter().filter(|host| job.reached(&host.name)).filter_map(|host| host.absent(now)).collect();
-    events::absent(&absent, job.manifest().start_by_ms, now, printer);
+    let mut follower = follower(job, hosts, how.wait, fleet.now(), printer);
     if how.detach {
         let written = print_id(job, printer);
         if written.is_err() {
@@ -36,12 +60,20 @@ pub async fn sent(fleet: &mut Fleet, job: &Job, hosts: &[Host], how: &Sent, prin
         printer.note(&format!("dispatched to {hosts}; the results: ctl job wait {short}"));
         return Ok(Exit::Success);
     }
+    watch(fleet, job, &mut follower, printer, how.live).await
+}
+
+/// A follower of a job that was just sent to these hosts. Those that are offline are named, and awaited only if `wait`.
+pub fn follower<'a>(job: &'a Job, hosts: &[Host], wait: bool, now: Millis, printer: &Printer) -> Follower<'a> {
+    let reached = hosts.iter().filter(|host| job.reached(&host.name));
+    let absent: Vec<_> = reached.filter_map(|host| host.absent(now)).collect();
+    events::absent(&absent, job.manifest().start_by_ms, now, printer);
     let mut follower = Follower::of_new(job);
     follower.known_absent(&absent);
-    if !how.wait {
+    if !wait {
         follower.leave_offline();
     }
-    watch(fleet, job, &mut follower, printer, how.follow).await
+    follower
 }
 
 /// Prints the id of a job whose results are not awaited.
@@ -53,15 +85,28 @@ pub fn print_id(job: &Job, printer: &Printer) -> anyhow::Result<()> {
 }
 
 /// Prints results as they come, and all of them at the end. The job has been sent: from now on the results decide the
-/// exit code, even if they cannot be printed. `live`: output is printed as it comes.
+/// exit code, even if they cannot be printed.
 pub async fn watch(
     fleet: &mut Fleet,
     job: &Job,
     follower: &mut Follower<'_>,
     printer: &Printer,
-    live: bool,
+    live: Live,
 ) -> anyhow::Result<Exit> {
-    let live = live && printer.format() != Format::Json;
+    watch_as(View::of(job), fleet, job, follower, printer, live).await
+}
+
+/// The same, with results that look so.
+pub async fn watch_as(
+    view: View,
+    fleet: &mut Fleet,
+    job: &Job,
+    follower: &mut Follower<'_>,
+    printer: &Printer,
+    live: Live,
+) -> anyhow::Result<Exit> {
+    let tells = live == Live::Progress && printer.format() == Format::Table && follower.results().count() <= NAMED;
+    let live = live == Live::Output && printer.format() != Format::Json;
     if live {
         follower.watch_output();
     } else {
@@ -69,7 +114,7 @@ pub async fn watch(
         printer.start_progress(follower.results().count());
     }
 
-    let mut output = Results::new(job, follower.results().count(), live, printer);
+    let mut output = Results::new(job, follower.results().count(), live, view, printer);
     let again = || format!("see it again: ctl job wait {}", job.id().short());
     let mut interrupt = pin!(tokio::signal::ctrl_c());
     let mut closed = pin!(Printer::reader_gone());
@@ -92,6 +137,7 @@ pub async fn watch(
             Ok(Some(event)) if live => {
                 printer.report_loss(print_live(&event, &mut output.tail, job, fleet, printer), again);
             }
+            Ok(Some(Event::Progress { host, text })) if tells => events::progress(&host, &text, printer),
             Ok(Some(event)) => events::note(&event, job, fleet.now(), printer),
             Err(error) => {
                 printer.error(&goes_on(job, error));

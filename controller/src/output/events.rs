@@ -10,8 +10,8 @@ use protocol::{
 use super::{moments, printer::Printer, style, summary::hosts};
 use crate::client::{Absent, ChangedKey, Event, Job, NewKey, shorten};
 
-/// Hosts that are named at most.
-const NAMED: usize = 5;
+/// Hosts that are named at most, one after another.
+pub const NAMED: usize = 5;
 
 /// Prints what an operator should know while a job is sent.
 pub fn note_dispatch(event: &Event, printer: &Printer) {

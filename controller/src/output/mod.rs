@@ -9,6 +9,7 @@ pub mod fold;
 pub mod json;
 pub mod moments;
 pub mod printer;
+mod releases;
 pub mod results;
 pub mod style;
 pub mod summary;

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use protocol::{action::CHANGED, outcome::Outcome, time::Millis};
+use protocol::{
+    action::{Argument, CHANGED, DRY_RUN},
+    outcome::Outcome,
+    time::Millis,
+};
 use serde_json::{Map, Value};
 
 use super::{
@@ -10,7 +14,7 @@ use super::{
     fold::groups,
     json, moments,
     printer::{Format, Printer},
-    style,
+    releases, style,
     summary::{Summary, is_good, standing, troubles},
     table::{Cell, Table},
     tail::Tail,
@@ -23,20 +27,49 @@ const COLUMNS: usize = 7;
 /// Figures about the figures, which do not help to compare hosts.
 const ASIDE: [&str; 2] = ["sampled_at", "window_seconds"];
 
+/// How results look to a person, once all have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Output, then figures.
+    Figures,
+    /// How a deploy or a rollback went.
+    Deployed,
+    /// Which releases run.
+    Releases,
+    /// What was deployed before.
+    History,
+}
+
+impl View {
+    /// How the results of this job look best.
+    pub fn of(job: &Job) -> Self {
+        let manifest = job.manifest();
+        match manifest.action.as_str() {
+            // The steps of a dry run are figures.
+            "deploy" | "deploy-rollback" if manifest.arguments.get(DRY_RUN) != Some(&Argument::Boolean(true)) => {
+                Self::Deployed
+            }
+            "deploy-status" => Self::Releases,
+            _ => Self::Figures,
+        }
+    }
+}
+
 /// Prints the results of one job.
 pub struct Results<'a> {
     job: &'a Job,
     printer: &'a Printer,
     /// Whether output is printed as it comes.
     live: bool,
+    view: View,
     /// Prints output that comes before its result.
     pub tail: Tail<'a>,
 }
 
 impl<'a> Results<'a> {
     /// Prints the results of `job` on that many hosts. `live`: output is printed as it comes.
-    pub fn new(job: &'a Job, hosts: usize, live: bool, printer: &'a Printer) -> Self {
-        Self { job, printer, live, tail: Tail::new(job.id(), hosts, printer) }
+    pub fn new(job: &'a Job, hosts: usize, live: bool, view: View, printer: &'a Printer) -> Self {
+        Self { job, printer, live, view, tail: Tail::new(job.id(), hosts, printer) }
     }
 
     /// Prints a result that has come, except for the parts that must wait for the other hosts.
@@ -59,12 +92,17 @@ impl<'a> Results<'a> {
                 true
             }
             Format::Jsonl => true,
-            Format::Table => {
-                if !self.live {
-                    self.output(results)?;
+            Format::Table => match self.view {
+                View::Deployed if !self.live => releases::deployed(results, self.printer)?,
+                View::Releases => releases::status(results, now, self.printer)?,
+                View::History => releases::history(results, now, self.printer)?,
+                View::Figures | View::Deployed => {
+                    if !self.live {
+                        self.output(results)?;
+                    }
+                    self.figures(results)?
                 }
-                self.figures(results)?
-            }
+            },
         };
         self.close(results, &summary, has_states);
         Ok(())

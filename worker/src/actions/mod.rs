@@ -1,10 +1,14 @@
 //! A worker's actions: the contract of an action, and the catalogue of all actions.
 
 mod collect;
+mod deploy;
 mod ended;
 mod exec;
+mod file_get;
+mod file_put;
 mod own;
 mod ping;
+mod service;
 mod set_trust;
 
 use std::{collections::BTreeMap, error::Error, path::PathBuf, pin::Pin, sync::Arc};
@@ -19,10 +23,14 @@ use tokio_util::sync::CancellationToken;
 use self::own::OwnAction;
 pub use self::own::{ActionsDir, DirectoryError, OwnActions, Problem};
 use crate::{
+    apps::Apps,
+    artifacts::Artifacts,
+    files,
     live::Live,
     metrics::{Collector, Figures, MetricGroup, Topic},
     policy::Policy,
     program::{self, Ended, Owner, Program, ProgramError},
+    services::{Registry, Verb},
     trust::Changes,
 };
 
@@ -31,11 +39,18 @@ fn all() -> Vec<Registered> {
     let mut all = vec![
         register(ping::Ping),
         register(exec::Exec),
+        register(file_put::FilePut),
+        register(file_get::FileGet),
+        register(deploy::Deploy),
+        register(deploy::Rollback),
+        register(deploy::Status),
         register(set_trust::SetTrust),
         register(collect::CollectProcesses),
         register(collect::CollectFacts),
         register(collect::CollectAll),
     ];
+    all.extend([Verb::Start, Verb::Stop, Verb::Restart, Verb::Reload].map(|verb| register(service::Change(verb))));
+    all.push(register(service::Status));
     all.extend(MetricGroup::ALL.into_iter().map(|group| register(collect::Collect(group))));
     all
 }
@@ -71,6 +86,14 @@ pub struct Services {
     pub state_dir: PathBuf,
     /// Reads the host's figures.
     pub collector: Collector,
+    /// The services of the host.
+    pub(crate) registry: Registry,
+    /// The applications of the host.
+    pub(crate) apps: Apps,
+    /// Brings content to this host and away from it.
+    pub artifacts: Artifacts,
+    /// Where operators may put and get files.
+    pub files: files::Allowed,
     /// Changes whom this host trusts.
     pub(crate) trust: Changes,
 }
@@ -281,7 +304,10 @@ mod tests {
         let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default());
         let groups = MetricGroup::ALL.map(MetricGroup::name);
         let collects = groups.into_iter().chain(["all", "facts", "processes"]).map(|group| format!("collect-{group}"));
-        for promised in collects.chain(["exec".to_owned(), "ping".to_owned()]) {
+        let services = ["start", "stop", "restart", "reload", "status"];
+        let others = ["exec", "file-get", "file-put", "ping", "deploy", "deploy-rollback", "deploy-status"];
+        let others = others.into_iter().chain(services);
+        for promised in collects.chain(others.map(str::to_owned)) {
             assert!(catalogue.spec(&promised).is_some(), "{promised}");
         }
     }

@@ -35,6 +35,8 @@ use self::{own::Hangup, recovery::Recovery, reports::FACTS_EVERY, waiting::Waiti
 use crate::{
     actions::{Catalogue, Services},
     admission::{self, Admission, Admitted, Dropped, Known, Refusal},
+    apps::Apps,
+    artifacts::Artifacts,
     audit::Audit,
     config::Config,
     delivery::Delivery,
@@ -48,6 +50,7 @@ use crate::{
     publisher::{Notice, Publisher, Write},
     reader::{Batch, Command, LARGE_PAGE, Reader},
     schedule::{Claim, Schedule},
+    services::Registry,
     trust::{Changes, Trusted},
 };
 
@@ -141,9 +144,19 @@ impl Dispatcher {
         identity: Arc<Identity>,
         trusted: watch::Receiver<Trusted>,
         changes: Changes,
+        registry: Registry,
+        apps: Apps,
     ) -> Self {
-        let services =
-            Services { state_dir: config.state_dir.clone(), collector: Collector::default(), trust: changes };
+        let (keys, host) = (identity.keys.clone(), identity.host.clone());
+        let services = Services {
+            state_dir: config.state_dir.clone(),
+            collector: Collector::default(),
+            artifacts: Artifacts::new(config.redis.clone(), keys, host, config.kept("content")),
+            files: config.files.clone(),
+            registry,
+            apps,
+            trust: changes,
+        };
         Self {
             services: Arc::new(services),
             catalogue: Catalogue::new(&config.policy, &config.own),
@@ -201,6 +214,9 @@ impl Dispatcher {
             () = self.first_recovery(&mut recoveries) => {}
             () = shutdown.cancelled() => return tracing::info!("stopped"),
         }
+        // No other process of this host works now.
+        self.services.artifacts.clear();
+        self.services.artifacts.prune();
         let reader = tokio::spawn(reader.run());
 
         let mut heartbeat = Box::pin(sleep(Duration::ZERO));

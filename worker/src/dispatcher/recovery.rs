@@ -95,6 +95,7 @@ impl Dispatcher {
     }
 
     pub(super) fn prune(&mut self) {
+        self.services.artifacts.prune();
         // By the local clock every record might look old.
         if !self.knows_time {
             return;

@@ -71,12 +71,12 @@ arguments.user = ["www", "deploy"]
 "#;
 
 #[test]
-fn out_of_the_box_signers_may_read_and_strangers_nothing() {
+fn out_of_the_box_signers_may_look_and_strangers_nothing() {
     let policy = Policy::default_of(&specs(), &[]);
     let none = Arguments::new();
     for spec in specs() {
-        let reads = spec.name == "ping" || spec.name.starts_with("collect-");
-        assert_eq!(policy.decide(&["alice"], &spec, &none).is_granted(), reads, "{}", spec.name);
+        let looks = spec.name == "ping" || spec.name.starts_with("collect-");
+        assert_eq!(policy.decide(&["alice"], &spec, &none).is_granted(), looks, "{}", spec.name);
         assert!(!policy.decide(&[], &spec, &none).is_granted());
         assert!(!policy.decide(&[""], &spec, &none).is_granted());
     }

@@ -12,7 +12,7 @@ use crate::log::{self, excerpt};
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A user by name or id. May take its time: users may be kept on another machine.
-pub(super) fn find_user(name: &str) -> Result<User, ProgramError> {
+pub(crate) fn find_user(name: &str) -> Result<User, ProgramError> {
     let found = match name.parse() {
         Ok(id) => User::from_uid(Uid::from_raw(id)),
         Err(_) => User::from_name(name),
@@ -21,13 +21,24 @@ pub(super) fn find_user(name: &str) -> Result<User, ProgramError> {
     found.map_err(|error| ProgramError::UserLookup(shown(), error))?.ok_or_else(|| ProgramError::NoUser(shown()))
 }
 
-/// A small environment of known content, since the worker's own may hold the Redis password; then what the
-/// caller adds; last the marks by which leftovers are found.
+/// The environment of a command's program: the small one, with the marks by which leftovers are found.
 pub(super) fn environment(
     added: &BTreeMap<String, String>,
     user: Option<&User>,
     job: JobId,
     host: &HostName,
+) -> Result<BTreeMap<String, String>, ProgramError> {
+    let mut variables = base(added, user)?;
+    variables.insert(group::JOB_VARIABLE.into(), job.to_string());
+    variables.insert(group::HOST_VARIABLE.into(), host.to_string());
+    Ok(variables)
+}
+
+/// A small environment of known content, since the worker's own may hold the Redis password; then what the
+/// caller adds.
+pub(crate) fn base(
+    added: &BTreeMap<String, String>,
+    user: Option<&User>,
 ) -> Result<BTreeMap<String, String>, ProgramError> {
     let inherited = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
     let own = if user.is_none() { User::from_uid(Uid::effective()).ok().flatten() } else { None };
@@ -47,7 +58,5 @@ pub(super) fn environment(
         }
         variables.insert(name.clone(), value.clone());
     }
-    variables.insert(group::JOB_VARIABLE.into(), job.to_string());
-    variables.insert(group::HOST_VARIABLE.into(), host.to_string());
     Ok(variables)
 }

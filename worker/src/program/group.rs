@@ -3,6 +3,7 @@
 use std::{fs, path::Path, thread, time::Duration};
 
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
@@ -36,9 +37,10 @@ impl ProcessGroup {
         let _ = self.0.map(|group| killpg(group, signal));
     }
 
-    /// Whether a member still runs. Zombies do not count: init reaps them when it likes.
+    /// Whether a member still runs. Zombies do not count: init reaps them when it likes. One that this worker has no right
+    /// to signal, such as what runs under `sudo`, runs all the same.
     pub(super) fn is_alive(&self) -> bool {
-        self.0.is_some_and(|group| killpg(group, None).is_ok() && has_running_member(group))
+        self.0.is_some_and(|group| killpg(group, None) != Err(Errno::ESRCH) && has_running_member(group))
     }
 
     pub(super) fn forget(mut self) {

@@ -5,23 +5,25 @@
 //! [`KILL_AFTER`]. What the program leaves behind in its group when it exits is ended likewise.
 
 mod capture;
-mod environment;
+pub(crate) mod environment;
 mod group;
 mod input;
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io,
     path::PathBuf,
     pin::pin,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
+    thread,
     time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, User, gettid},
+    unistd::{Gid, Pid, Uid, User, gettid},
 };
 use protocol::{
     event::Stream,
@@ -56,6 +58,9 @@ const DIE: Duration = Duration::from_secs(1);
 /// longer hangs.
 const FORK: Duration = Duration::from_millis(500);
 
+/// How often the start of a program whose file is busy is tried again.
+const BUSY_ATTEMPTS: u32 = 100;
+
 /// How often an ending group is checked: nothing reports when orphans are reaped.
 const CHECK_EVERY: Duration = Duration::from_millis(10);
 
@@ -68,10 +73,16 @@ pub struct Program {
     pub cwd: Option<PathBuf>,
     /// Variables to add to a small environment of known content.
     pub env: BTreeMap<String, String>,
+    /// The file to execute, where it is not the one that the first word names.
+    pub executable: Option<PathBuf>,
     /// Standard input; an empty one where absent.
     pub stdin: Option<Vec<u8>>,
+    /// Standard input in a file, in place of `stdin`.
+    pub stdin_file: Option<Arc<File>>,
     /// User to switch to, by name or id; supplementary groups are dropped.
     pub user: Option<String>,
+    /// Whether what it leaves behind is meant to stay, as that of a command that starts a service.
+    pub lasting: bool,
 }
 
 /// The command that a program runs for.
@@ -192,7 +203,7 @@ impl Starting {
                 StartProgress::Abandoned => return Err(ProgramError::Stopped),
                 progress => *progress = StartProgress::Forking(gettid()),
             }
-            let started = Started::spawn(command, program.cwd, program.stdin);
+            let started = Started::spawn(command, program.cwd, program.stdin, program.lasting);
             *lock(&thread) = StartProgress::Done;
             started
         })
@@ -225,11 +236,23 @@ fn prepare(program: &Program, owner: &Owner) -> Result<Command, ProgramError> {
         return Err(ProgramError::ZeroByte);
     }
     let user: Option<User> = program.user.as_deref().map(environment::find_user).transpose()?;
-    let env = environment::environment(&program.env, user.as_ref(), owner.job, &owner.host)?;
+    let env = if program.lasting {
+        environment::base(&program.env, user.as_ref())?
+    } else {
+        environment::environment(&program.env, user.as_ref(), owner.job, &owner.host)?
+    };
 
     let mut command = Command::new(name);
+    if let Some(executable) = &program.executable {
+        command = Command::new(executable);
+        command.arg0(name);
+    }
     command.args(arguments).env_clear().envs(env).process_group(0);
-    let stdin = if program.stdin.is_some() { Stdio::piped() } else { Stdio::null() };
+    let stdin = match (&program.stdin_file, &program.stdin) {
+        (Some(file), _) => file.try_clone()?.into(),
+        (None, Some(_)) => Stdio::piped(),
+        (None, None) => Stdio::null(),
+    };
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(cwd) = &program.cwd {
         command.current_dir(cwd);
@@ -240,26 +263,40 @@ fn prepare(program: &Program, owner: &Owner) -> Result<Command, ProgramError> {
     Ok(command)
 }
 
+/// The id of a user, and of its group, by name or id. May take its time.
+///
+/// # Errors
+/// There is no such user, or users cannot be looked up.
+pub(crate) fn find_user(name: &str) -> Result<(Uid, Gid), ProgramError> {
+    environment::find_user(name).map(|user| (user.uid, user.gid))
+}
+
 /// A program that runs. Killed when dropped.
 struct Started {
     child: Child,
     group: ProcessGroup,
     input: Input,
+    lasting: bool,
 }
 
 impl Started {
-    fn spawn(mut command: Command, cwd: Option<PathBuf>, stdin: Option<Vec<u8>>) -> Result<Self, ProgramError> {
-        let mut child = command.spawn().map_err(|error| match cwd {
+    fn spawn(
+        mut command: Command,
+        cwd: Option<PathBuf>,
+        stdin: Option<Vec<u8>>,
+        lasting: bool,
+    ) -> Result<Self, ProgramError> {
+        let mut child = spawn(&mut command).map_err(|error| match cwd {
             Some(cwd) if !cwd.is_dir() => ProgramError::NotADirectory(cwd.display().to_string()),
             _ => error.into(),
         })?;
         let group = ProcessGroup::led_by(child.id());
         let input = Input::new(child.stdin.take(), stdin.unwrap_or_default());
-        Ok(Self { child, group, input })
+        Ok(Self { child, group, input, lasting })
     }
 
     async fn follow(self, keep: usize, stop: &CancellationToken, live: &Live) -> Result<Ended, ProgramError> {
-        let Self { mut child, group, mut input } = self;
+        let Self { mut child, group, mut input, lasting } = self;
         let mut stdout = Pipe::new(child.stdout.take(), Stream::Stdout, live, keep);
         let mut stderr = Pipe::new(child.stderr.take(), Stream::Stderr, live, keep);
         let mut status = None;
@@ -285,7 +322,7 @@ impl Started {
                 () = sleep(CHECK_EVERY), if phase.until().is_some_and(|until| Instant::now() < until) => {}
                 () = sleep_until(phase.until().unwrap_or_else(Instant::now)), if phase.until().is_some() => {
                     phase = match phase {
-                        Phase::Draining(_) if group.is_alive() => {
+                        Phase::Draining(_) if group.is_alive() && !lasting => {
                             left_behind = true;
                             group.signal(Signal::SIGTERM);
                             Phase::Ending(Instant::now() + KILL_AFTER)
@@ -306,6 +343,18 @@ impl Started {
         group.forget();
         Ok(Ended { status, survived, stdout: stdout.captured(), stderr: stderr.captured(), left_behind })
     }
+}
+
+/// Starts the program. A file that was just written is busy as long as a program that is being started at this moment
+/// still has it open: a program of another command, between fork and exec.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..BUSY_ATTEMPTS {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::sleep(CHECK_EVERY),
+            spawned => return spawned,
+        }
+    }
+    command.spawn()
 }
 
 /// The phases of a program's end. Each but the first lasts until its moment at most.
@@ -400,6 +449,22 @@ mod tests {
         let ended = ended("sleep 1000 & echo $!").await;
         assert!(ended.left_behind);
         assert!(is_gone(std::str::from_utf8(&ended.stdout.kept).unwrap().trim()).await);
+    }
+
+    #[tokio::test]
+    async fn what_is_meant_to_stay_stays() {
+        let program = Program { lasting: true, ..shell("sleep 1000 & echo $!") };
+        let ended =
+            run(program, owner(), limits::OUTPUT_BYTES, &CancellationToken::new(), &Live::none()).await.unwrap();
+        let pid = std::str::from_utf8(&ended.stdout.kept).unwrap().trim().parse().unwrap();
+        assert!(!ended.left_behind && kill(Pid::from_raw(pid), None).is_ok());
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        assert!(
+            !String::from_utf8_lossy(&environment).contains(group::JOB_VARIABLE),
+            "no worker takes it for a leftover"
+        );
+        assert!(is_gone(&pid.to_string()).await);
     }
 
     #[tokio::test]

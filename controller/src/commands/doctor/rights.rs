@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use protocol::{
     acl::Role,
-    keys::{CONSUMER_GROUP, Keys},
+    keys::{Any, CONSUMER_GROUP, Keys},
     name::{HostName, JobId},
 };
 use redis::{Arg, Cmd, Pipeline, RedisError, Value};
@@ -67,6 +67,8 @@ fn needed_by_ctl(keys: &Keys) -> Vec<Cmd> {
         command("ZADD", &[&keys.jobs(), "0", "x"]),
         command("ZREMRANGEBYRANK", &[&keys.jobs(), "0", "0"]),
         command("ZREVRANGE", &[&keys.servers(), "0", "0"]),
+        command("SET", &[&keys.artifact(&Any, 0), "x", "PX", "1"]),
+        command("GETRANGE", &[&keys.job_file(job, &host, 0), "0", "0"]),
     ]
 }
 
@@ -88,6 +90,8 @@ fn needed_by_worker(keys: &Keys, host: &HostName) -> Vec<Cmd> {
         command("HGET", &[&hosts, "x"]),
         command("PEXPIREAT", &[&hosts, "1"]),
         command("XADD", &[&keys.job_events(job), "NOMKSTREAM", "*", "host", "x"]),
+        command("GETRANGE", &[&keys.artifact(&Any, 0), "0", "0"]),
+        command("SET", &[&keys.job_file(job, host, 0), "x", "PX", "1"]),
     ]
 }
 

@@ -120,12 +120,19 @@ impl OwnAction {
     fn program(&self, arguments: &Arguments) -> Program {
         let Definition { user, cwd, stdin, .. } = &self.definition;
         let stdin = stdin.then(|| serde_json::to_vec(arguments).expect("plain data always encodes"));
-        Program { argv: self.argv(arguments), env: self.env(arguments), cwd: cwd.clone(), user: user.clone(), stdin }
+        Program {
+            argv: self.argv(arguments),
+            env: self.env(arguments),
+            cwd: cwd.clone(),
+            user: user.clone(),
+            stdin,
+            ..Program::default()
+        }
     }
 
     /// What would be run. No secret is in it: none stands in an argument.
     fn would(&self, arguments: &Arguments) -> Figures {
-        let Program { argv, env, cwd, user, stdin } = self.program(arguments);
+        let Program { argv, env, cwd, user, stdin, .. } = self.program(arguments);
         let mut would = vec![format!("run {}", Value::from(argv))];
         would.extend(user.map(|user| format!("as the user {user}")));
         would.extend(cwd.map(|cwd| format!("in the directory {}", cwd.display())));

@@ -1,0 +1,39 @@
+//! `ctl deploy APP`: puts a release within the reach of hosts, and has them switch to it.
+
+use super::{
+    super::{
+        delivery::{Delivery, request},
+        proposal,
+        watch::Live,
+    },
+    source::Offer,
+};
+use crate::{
+    cli::{deploys::Release, keys, settings::Settings},
+    client::{Fleet, Selection, understand},
+    output::{Exit, Printer},
+};
+
+/// The action.
+const ACTION: &str = "deploy";
+
+/// Deploys a release. Everything that can be checked is checked before anything is sent.
+pub async fn run(options: Release, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
+    let Release { app, version, from, hosts, sha256, size, dry_run, timeout } = options;
+    let hosts = fleet.select(&Selection::Patterns(hosts)).await?;
+    let mut offer = Offer::of(&from, sha256.as_deref(), size)?;
+    let mut words = vec![format!("app={app}"), format!("version={version}")];
+    words.extend(offer.arguments());
+    words.extend(dry_run.then(|| "dry_run=true".to_owned()));
+    let known = understand(&hosts, ACTION, &words, &[])?;
+    proposal::refuse_alone(ACTION, known.approvals)?;
+
+    let signer = keys::open(settings).await?;
+    let timeout = timeout.or(settings.timeout).unwrap_or(known.timeout);
+    let content = offer.content().filter(|_| !dry_run);
+    let mut delivery = Delivery::begin(content, timeout, fleet, settings, printer).await?;
+    let request = request(ACTION, known, timeout, &hosts, settings);
+    let states = delivery.send(request, &signer, Live::Progress, fleet, printer).await?;
+    delivery.end(fleet, printer).await;
+    Ok(Exit::of(states))
+}

@@ -1,0 +1,37 @@
+//! `ctl deploy rollback`.
+
+use super::super::{
+    delivery::{Delivery, request},
+    proposal,
+    watch::Live,
+};
+use crate::{
+    cli::{
+        deploys::{Rollback, Whose},
+        keys,
+        settings::Settings,
+    },
+    client::{Fleet, Selection, understand},
+    output::{Exit, Printer},
+};
+
+/// The action.
+const ACTION: &str = "deploy-rollback";
+
+/// Has hosts go back to an earlier release.
+pub async fn run(options: Rollback, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
+    let Rollback { whose: Whose { app, hosts }, to, dry_run, timeout } = options;
+    let hosts = fleet.select(&Selection::Patterns(hosts)).await?;
+    let mut words = vec![format!("app={app}")];
+    words.extend(to.map(|version| format!("version={version}")));
+    words.extend(dry_run.then(|| "dry_run=true".to_owned()));
+    let known = understand(&hosts, ACTION, &words, &[])?;
+    proposal::refuse_alone(ACTION, known.approvals)?;
+
+    let signer = keys::open(settings).await?;
+    let timeout = timeout.or(settings.timeout).unwrap_or(known.timeout);
+    // The hosts have the release already.
+    let mut delivery = Delivery::begin(None, timeout, fleet, settings, printer).await?;
+    let request = request(ACTION, known, timeout, &hosts, settings);
+    Ok(Exit::of(delivery.send(request, &signer, Live::Progress, fleet, printer).await?))
+}

@@ -1,0 +1,47 @@
+//! `ctl file`: files that are put on hosts, or got from them.
+
+mod get;
+mod put;
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Context;
+
+use crate::{
+    cli::{
+        settings::Settings,
+        transfers::{File as Command, Target},
+    },
+    client::{Fleet, Host, Selection},
+    output::{Exit, Printer},
+};
+
+/// Runs a command on files.
+pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
+    match command {
+        Command::Put(options) => put::run(options, fleet, settings, printer).await,
+        Command::Get(options) => get::run(options, fleet, settings, printer).await,
+    }
+}
+
+/// The hosts of each path: a job has one path. `name`: of the file, for paths that end with a slash.
+async fn select(
+    targets: &[Target],
+    name: Option<&Path>,
+    fleet: &mut Fleet,
+) -> anyhow::Result<Vec<(String, Vec<Host>)>> {
+    let mut paths: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for Target { hosts, path } in targets {
+        let mut path = path.clone();
+        if path.ends_with('/') {
+            let name = name.and_then(Path::file_name).and_then(|name| name.to_str());
+            path += name.with_context(|| format!("'{path}' is a directory: name the file in it"))?;
+        }
+        paths.entry(path).or_default().extend(hosts.iter().cloned());
+    }
+    let mut selected = Vec::new();
+    for (path, patterns) in paths {
+        selected.push((path, fleet.select(&Selection::Patterns(patterns)).await?));
+    }
+    Ok(selected)
+}

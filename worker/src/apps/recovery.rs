@@ -1,0 +1,81 @@
+//! What a worker that died in the middle of a deploy has left: link and service are brought to one whole release.
+
+use super::{
+    error::DeployError,
+    releases::Releases,
+    settings::Rollback,
+    state::{Deploying, Ending, Step},
+    work::Work,
+};
+use crate::{
+    fault::{self, Bug},
+    log::with_sources,
+    services::Driven,
+};
+
+impl Work {
+    /// Looks at what is there, and recovers from a deploy that nobody works at any more.
+    pub(super) async fn recover(&mut self) -> Result<(), DeployError> {
+        self.disk(Releases::open).await.map_err(|error| match error {
+            DeployError::Disk(error) => DeployError::Open(error),
+            error => error,
+        })?;
+        let interrupted = self.state().deploying.clone().filter(|_| !fault::planted(Bug::NoRecovery));
+        if let Some(interrupted) = interrupted {
+            self.resolve(interrupted).await?;
+        }
+        // Somebody may have removed releases, or led the link elsewhere.
+        let known: Vec<_> = self.state().releases.iter().map(|release| release.version.clone()).collect();
+        let there =
+            self.disk(move |releases| Ok(known.into_iter().filter(|known| releases.has(known)).collect::<Vec<_>>()));
+        let there = there.await?;
+        self.state().releases.retain(|release| there.contains(&release.version));
+        let current = self.disk(Releases::current).await?;
+        let current = current.filter(|current| self.releases.has(current));
+        self.state().current = current;
+        Ok(())
+    }
+
+    async fn resolve(&mut self, interrupted: Deploying) -> Result<(), DeployError> {
+        let Deploying { version, from, step, job, by } = interrupted;
+        tracing::warn!("application {}: the deploy of {version} by job {job} was interrupted", self.app.name);
+        (self.owner.job, self.by) = (job, by);
+        let left = version.clone();
+        let reason = if step == Step::Preparing {
+            let is_known = self.state().release(&version).is_some();
+            let remove =
+                move |releases: &Releases| if is_known { releases.discard(&left) } else { releases.remove(&left) };
+            self.disk(remove).await?;
+            let stays = from.map_or_else(|| "nothing was switched".to_owned(), |from| format!("{from} stays"));
+            format!("the worker ended before the switch to it; {stays}")
+        } else {
+            let safe = self.state().safe(&version).filter(|_| self.app.rollback == Rollback::Automatic);
+            let target = safe.clone().unwrap_or_else(|| version.clone());
+            let mut brought = Ok(());
+            if self.may_differ(&target, step).await? {
+                brought = self.go_to(&target).await;
+            }
+            self.state().current = Some(target.clone());
+            let end = match (safe, self.app.rollback) {
+                (Some(target), _) => format!("rolled back to {target}"),
+                (None, Rollback::Forbidden) => "it stays, unproven, as its rollback is forbidden".to_owned(),
+                (None, Rollback::Automatic) => "it stays, unproven, as no release was proven before".to_owned(),
+            };
+            let trouble = brought.err().map(|error| format!("; the service is not well: {}", with_sources(&error)));
+            format!("the worker ended after the switch to it; {end}{}", trouble.unwrap_or_default())
+        };
+        tracing::warn!("application {}: {reason}", self.app.name);
+        self.state().end(Self::now(), Ending::Interrupted, Some(reason));
+        self.save().await
+    }
+
+    /// Whether link or service may be at another release than this one.
+    async fn may_differ(&self, target: &str, step: Step) -> Result<bool, DeployError> {
+        let is_linked = self.disk(Releases::current).await?.as_deref() == Some(target);
+        Ok(match &self.service {
+            Some(service) if matches!(service.driven, Driven::Supervised(_)) => true,
+            // It is restarted only behind the link.
+            _ => !is_linked || step == Step::RollingBack,
+        })
+    }
+}

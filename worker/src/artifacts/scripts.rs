@@ -1,0 +1,95 @@
+//! Private copies of scripts, for as long as they run.
+//!
+//! The user that runs a script must be able to reach it, and the state directory is the worker's alone. So the copy lies
+//! in a directory of its own among the temporary files, and a note in the state directory tells where: what a dead worker
+//! has left is removed by the next one.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, ErrorKind},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::{DirBuilderExt, OpenOptionsExt, chown},
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Gid, Uid};
+use protocol::name::JobId;
+
+use super::{Artifacts, Fetched};
+
+/// How the name of a note ends.
+const ENDING: &str = "script";
+
+/// A copy of a script. It is removed when it is dropped.
+pub struct Script {
+    path: PathBuf,
+    note: PathBuf,
+}
+
+impl Artifacts {
+    /// Makes a copy of a script that only this user can read and run; without a user, the worker's own. `name`: the
+    /// file's name. May take its time.
+    ///
+    /// # Errors
+    /// The system refused.
+    pub fn script(
+        &self,
+        mut content: Fetched,
+        name: &OsStr,
+        job: JobId,
+        user: Option<(Uid, Gid)>,
+    ) -> io::Result<Script> {
+        let directory = std::env::temp_dir().join(format!("redfleet-{job}-{:016x}", fastrand::u64(..)));
+        let note = self.directory.join(format!("{job}.{ENDING}"));
+        fs::write(&note, directory.as_os_str().as_bytes())?;
+        let script = Script { path: directory.join(name), note };
+        // Nobody else can have made it.
+        DirBuilder::new().mode(0o700).create(&directory)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o700).open(&script.path)?;
+        io::copy(content.file(), &mut file)?;
+        if let Some((user, group)) = user {
+            std::os::unix::fs::fchown(&file, Some(user.as_raw()), Some(group.as_raw()))?;
+            chown(&directory, Some(user.as_raw()), Some(group.as_raw()))?;
+        }
+        Ok(script)
+    }
+}
+
+impl Script {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        remove(self.path.parent().unwrap_or(&self.path), &self.note);
+    }
+}
+
+/// Removes a copy, and then the note about it.
+fn remove(directory: &Path, note: &Path) {
+    let gone = |error: io::Error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) };
+    let removed = fs::remove_dir_all(directory).or_else(gone).and_then(|()| fs::remove_file(note).or_else(gone));
+    if let Err(error) = removed {
+        tracing::warn!("cannot remove the copy of a script in {}: {error}", directory.display());
+    }
+}
+
+/// Removes what a dead worker has left.
+pub(super) fn clear(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let note = entry.path();
+        if note.extension().is_none_or(|ending| ending != ENDING) {
+            continue;
+        }
+        if let Ok(place) = fs::read(&note) {
+            remove(Path::new(&OsString::from_vec(place)), &note);
+        }
+    }
+}
