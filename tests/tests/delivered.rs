@@ -1,6 +1,6 @@
 //! A command that a worker has taken is never called expired, even if nothing more is heard of it.
 
-use tests::{Ctl, Evidence, Gate, Raw, Redis, Worker, eventually};
+use tests::{Ctl, Evidence, Gate, Network, Raw, Redis, Worker, eventually};
 
 /// Whatever asks `ctl` finds the job delivered, without an end.
 #[track_caller]
@@ -66,4 +66,33 @@ fn a_command_of_a_worker_that_may_not_run_scripts_is_delivered() {
     ctl.run(["job", "wait", &job]).expect(0);
     Raw::on(&redis).wait_settled("web1");
     assert_eq!(evidence.count(), 1);
+}
+
+#[test]
+fn a_command_that_ends_between_two_looks_is_never_called_expired() {
+    let words: [(&[&str], &str); 2] = [(&["job", "wait"], "EXISTS"), (&["job", "list", "-o", "json"], "HKEYS")];
+    for (words, look) in words {
+        let redis = Redis::start();
+        redis.cli(["ACL", "SETUSER", "worker", "on", ">secret", "~*", "&*", "+@all", "-@scripting"]);
+        let worker = Worker::on(&redis).redis(&format!("{}?user=worker&pass=secret", redis.url())).allow_exec().start();
+        worker.wait_online();
+        let (ctl, evidence, network) = (Ctl::on(&redis), Evidence::new(&redis, "evidence"), Network::to(&redis));
+        let script = evidence.script();
+        let dispatch = ["run", "--host", "web1", "--detach", "--start-by", "2s", "exec", "--", "sh", "-c", &script];
+        let job = ctl.run(dispatch).expect(0).stdout.trim().to_owned();
+        evidence.wait();
+        eventually("it to be shown as delivered", || (ctl.host_states(&job)[0].1 == "delivered").then_some(()));
+
+        // `ctl` has read that the host has published nothing, and looks at its inbox only after it has.
+        let asking = ctl.through(&redis, &network.url());
+        network.hold(look);
+        let words = words.iter().copied().chain((words[1] == "wait").then_some(job.as_str()));
+        let asking = asking.spawn(words);
+        network.wait_held();
+        redis.cli(["ACL", "SETUSER", "worker", "+@scripting"]);
+        Raw::on(&redis).wait_settled("web1");
+        network.release();
+        let said = asking.wait().expect(0);
+        assert!(!said.stdout.contains("expired") && !said.stderr.contains("expired"), "{said}");
+    }
 }

@@ -491,9 +491,16 @@ impl<'a> Follower<'a> {
     /// Ends the waiting for hosts that have published nothing in time, unless their workers have taken the command.
     async fn judge_silent(&mut self, fleet: &mut Fleet, silent: Vec<(HostName, Millis)>) -> Result<(), Error> {
         let taken = fleet.taken_commands(&silent).await?;
-        for ((host, _), taken) in silent.into_iter().zip(taken) {
+        // A worker may have published and acknowledged since the states were read.
+        let id = self.job.id();
+        let ask = |keys: &Keys, (host, _): &(HostName, Millis)| [Cmd::hget(keys.job_hosts(id), host.as_str())];
+        let heard = fleet.query_each(&silent, ask, |_, state: Option<String>, _| state.is_some()).await?;
+
+        for (((host, _), taken), heard) in silent.into_iter().zip(taken).zip(heard) {
             let Some(awaited) = self.hosts.get_mut(&host) else { continue };
-            if let Some(since) = taken.get(&self.job.id()) {
+            if heard {
+                self.next_look = Instant::now();
+            } else if let Some(since) = taken.get(&id) {
                 awaited.observe(State::Delivered, None, Some(*since));
                 self.events.push_back(Event::State { host, state: State::Delivered, waits_for: None });
             } else {

@@ -372,15 +372,7 @@ impl Fleet {
     async fn count_taken(&mut self, jobs: &mut [RecentJob]) -> Result<(), Error> {
         let expired = |job: &&mut RecentJob| job.states.contains_key(&State::Expired) && job.damage.is_none();
         let mut jobs: Vec<_> = jobs.iter_mut().filter(expired).collect();
-        let ask = |keys: &Keys, job: &&mut RecentJob| {
-            [Cmd::hget(keys.job(job.id), "targets"), Cmd::hkeys(keys.job_hosts(job.id))]
-        };
-        let read = |_: &_, (targets, heard): (Option<String>, HashSet<String>), _| {
-            let targets = targets.unwrap_or_default();
-            let silent = targets.split(' ').filter(|host| !heard.contains(*host));
-            silent.filter_map(|host| host.parse().ok()).collect::<Vec<HostName>>()
-        };
-        let silent = self.query_each(&jobs, ask, read).await?;
+        let silent = self.silent_hosts(&jobs).await?;
 
         // A host is asked once for all of its jobs.
         let mut hosts: BTreeMap<HostName, Millis> = BTreeMap::new();
@@ -392,18 +384,36 @@ impl Fleet {
             }
         }
         let hosts: Vec<_> = hosts.into_iter().collect();
-        for id in self.taken_commands(&hosts).await?.iter().flat_map(HashMap::keys) {
-            let job = jobs.iter_mut().find(|job| job.id == *id);
-            if let Some(job) = job
-                && let Some(expired) = job.states.remove(&State::Expired)
-            {
-                *job.states.entry(State::Delivered).or_default() += 1;
-                if expired > 1 {
-                    job.states.insert(State::Expired, expired - 1);
-                }
+        let taken = self.taken_commands(&hosts).await?;
+        let taken: HashMap<_, _> = hosts.iter().map(|(host, _)| host).zip(taken).collect();
+
+        // A worker may have published and acknowledged since the states were read.
+        let silent = self.silent_hosts(&jobs).await?;
+        for (job, silent) in jobs.iter_mut().zip(silent) {
+            let is_taken = |host: &&HostName| taken.get(host).is_some_and(|taken| taken.contains_key(&job.id));
+            let expired = silent.iter().filter(|host| !is_taken(host)).count();
+            let before = job.states.remove(&State::Expired).unwrap_or(0);
+            if expired < before {
+                *job.states.entry(State::Delivered).or_default() += before - expired;
+            }
+            if expired > 0 {
+                job.states.insert(State::Expired, expired);
             }
         }
         Ok(())
+    }
+
+    /// The hosts of each job that have published no state.
+    async fn silent_hosts(&mut self, jobs: &[&mut RecentJob]) -> Result<Vec<Vec<HostName>>, Error> {
+        let ask = |keys: &Keys, job: &&mut RecentJob| {
+            [Cmd::hget(keys.job(job.id), "targets"), Cmd::hkeys(keys.job_hosts(job.id))]
+        };
+        let read = |_: &_, (targets, heard): (Option<String>, HashSet<String>), _| {
+            let targets = targets.unwrap_or_default();
+            let silent = targets.split(' ').filter(|host| !heard.contains(*host));
+            silent.filter_map(|host| host.parse().ok()).collect()
+        };
+        self.query_each(jobs, ask, read).await
     }
 }
 
