@@ -316,7 +316,8 @@ fn a_release_that_falls_ill_is_rolled_back_to_the_proven_one_and_not_to_the_newe
     }
     assert_eq!(host.releases(), ["1", "2", "3", "4"], "what failed can be looked at");
 
-    // By hand it goes back, one proven release after the other, and never to one that was not.
+    // By hand it goes back, one proven release after the other, and never to one that was not, nor to one that somebody
+    // has gone back from.
     let back = host.run("deploy-rollback", &[("app", "web")]).good();
     back.is("rolled_back", Some("1"), Some("2"));
     host.is_at("1");
@@ -479,6 +480,61 @@ fn a_worker_that_dies_at_any_step_of_a_deploy_leaves_a_whole_release_and_says_so
     }
 }
 
+/// A host whose service is started by commands, which see the release only through the link: the file `runs` tells to
+/// which one it led when the service was started last.
+fn followed(lines: &str) -> Host {
+    let served = Served::new("web");
+    let app = served.directory().join("app");
+    let at = app.display();
+    let settings = format!(
+        "service = 'web'\nsettle = '200ms'\nwithin = '1s'\ncheck = {{ argv = ['test', '-e', '{at}/current/ok'] }}\n{lines}\n\
+         [services.web]\nsettle = '0s'\nstart = ['sh', '-c', 'readlink {at}/current > {at}/runs']\n\
+         stop = ['rm', '-f', '{at}/runs']\nstatus = ['test', '-e', '{at}/runs']"
+    );
+    Host::made(served, app, &settings, |options| options.program(chaos_worker()))
+}
+
+#[test]
+#[ignore = "needs the worker built with its feature chaos (make test builds it)"]
+fn a_service_that_only_sees_the_link_is_never_left_at_another_release() {
+    let forbidden = "rollback = 'forbidden'";
+    for (kills, lines, file, ends_at) in [
+        (&["linked"][..], "", "ok", "1"),
+        (&["linked"], forbidden, "ok", "2"),
+        (&["takenover"], forbidden, "ok", "2"),
+        (&["rollingback"], "", "bad", "1"),
+        (&["linkedback"], "", "bad", "1"),
+        // The worker that recovers dies, too.
+        (&["takenover", "linkedback"], "", "ok", "1"),
+        (&["linked", "linkedback", "linkedback"], "", "ok", "1"),
+    ] {
+        let mut host = followed(lines);
+        host.deploy("1", &archive(&[("ok", "1")])).good();
+        let options = host.options.clone();
+        let mut manifest = None;
+        for (number, point) in kills.iter().enumerate() {
+            drop(host.worker.take());
+            host.options = options.clone().env("REDFLEET_CHAOS_KILL", &format!("{point}:1"));
+            let mut worker = host.options.start();
+            if number == 0 {
+                worker.wait_online();
+                manifest = Some(host.send("2", &archive(&[(file, "2")])));
+            }
+            eventually(&format!("the worker to die at {point}; its log:\n{}", worker.log()), || {
+                worker.has_ended().then_some(())
+            });
+        }
+        host.options = options;
+        host.start();
+        let done = Done(host.raw.outcome("web1", &manifest.expect("a command")));
+        assert_eq!(done.0.state, State::Interrupted, "{kills:?}: {done:?}");
+        eventually("the recovery", || host.status()["deploying"].is_null().then_some(()));
+        let runs = fs::read_to_string(host.app.join("runs")).expect("a file");
+        let current = host.current().expect("a link");
+        assert_eq!((current.as_str(), runs.trim()), (ends_at, &*format!("releases/{ends_at}")), "{kills:?} {lines}");
+    }
+}
+
 #[test]
 #[ignore = "needs the worker built with its feature chaos (make test builds it)"]
 fn a_worker_that_does_not_recover_is_found_out() {
@@ -487,8 +543,9 @@ fn a_worker_that_does_not_recover_is_found_out() {
     assert_eq!((&status["current"], &status["running"]), (&json!("2"), &json!("1")), "link and service differ");
     drop(host);
     let (mut host, _) = killed_at("linked", false, Some("SwitchBeforeRecord"));
-    eventually("the recovery", || host.status()["deploying"].is_null().then_some(()));
-    assert!(!host.app.join("current/bin/web").exists(), "the link leads nowhere: {:?}", host.releases());
+    host.worker.as_ref().expect("a worker").wait_log("current leads to 2");
+    let status = host.status();
+    assert_eq!((&status["current"], &status["releases"][0]["version"]), (&json!("2"), &json!("1")), "2 is not known");
 }
 
 /// A server of files that says what was asked for. Each connection gets one answer, in turn.

@@ -130,11 +130,12 @@ fn commission(context: Context, is_dry: bool) -> (std::sync::Arc<super::Services
 struct NotDeployed(String);
 
 fn output(report: Report) -> Result<Output, Failure> {
-    let Report { app, version, running, prior, result, steps, is_dry, rollback_started_ms, lines, problem } = report;
+    let Report { app, version, running, prior, result, changed, steps, is_dry, rollback_started_ms, lines, problem } =
+        report;
     let fields = [
         ("app", json!(app)),
         ("version", json!(version)),
-        (CHANGED, json!(running != prior)),
+        (CHANGED, json!(changed)),
         ("running", json!(running)),
         ("prior", json!(prior)),
         ("result", json!(result)),

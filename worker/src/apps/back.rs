@@ -58,6 +58,7 @@ impl Work {
             };
             self.state().end(Self::now(), Ending::Kept, Some(what.clone()));
             let saved = self.save().await.err().map(|error| format!("; {}", with_sources(&error))).unwrap_or_default();
+            self.prune(course.prior.as_deref()).await;
             let problem = format!("{what}; it stays, as {why}{saved}");
             let lines = self.last_lines().await.unwrap_or_default();
             return Fallen { result: Ending::Kept, problem, rollback_started_ms: None, lines };
@@ -71,6 +72,14 @@ impl Work {
         let begun_ms = millis(failed_at.elapsed());
         let gone = self.go_to(&target).await;
         fault::point(Point::TakenBack);
+        if let Err(error) = &gone
+            && !self.is_at(&target).await
+        {
+            // The rollback stays recorded: it is tried again before the next deploy, and when the worker starts.
+            let problem = format!("{what}; it cannot be rolled back to {target}: {}", with_sources(error));
+            let lines = lines.await.unwrap_or_default();
+            return Fallen { result: Ending::Kept, problem, rollback_started_ms: Some(begun_ms), lines };
+        }
         let end = match (gone, recorded) {
             (Ok(()), Ok(())) if self.service.is_some() => format!("rolled back to {target}, which is up"),
             (Ok(()), Ok(())) => format!("rolled back to {target}"),
@@ -82,6 +91,7 @@ impl Work {
         self.state().end(now, Ending::RolledBack, Some(what.clone()));
         let saved = self.save().await.err().map(|error| format!("; {}", with_sources(&error))).unwrap_or_default();
         fault::point(Point::Restored);
+        self.prune(Some(target.as_str())).await;
         let (problem, lines) = (format!("{what}; {end}{saved}"), lines.await.unwrap_or_default());
         Fallen { result: Ending::RolledBack, problem, rollback_started_ms: Some(begun_ms), lines }
     }

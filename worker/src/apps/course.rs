@@ -90,6 +90,9 @@ impl Work {
                 if let Some(other) = known.as_ref().filter(|known| **known != artifact.to_string()) {
                     return Err(DeployError::Other(version, other.chars().take(12).collect()));
                 }
+                if known.is_none() && self.releases.has(&version) {
+                    return Err(DeployError::Stranger(self.releases.directory(&version)));
+                }
                 let (artifact, source) = (Some(artifact), Some(source));
                 let is_here = known.is_some();
                 Ok(Course { version, prior, artifact, source, is_here, success: Ending::Deployed, said })
@@ -117,6 +120,9 @@ impl Work {
     fn describe(&self, course: &Course) -> Vec<String> {
         let version = &course.version;
         let mut steps = Vec::new();
+        if let Some(interrupted) = &self.locked.state.deploying {
+            steps.push(format!("end the deploy of {} that was interrupted", interrupted.version));
+        }
         if let Some(artifact) = course.artifact.filter(|_| !course.is_here) {
             steps.push(format!("fetch {} bytes, SHA-256 {}…", artifact.bytes(), &artifact.sha256()[..12]));
             steps.push(format!("unpack them into {}", self.releases.directory(version).display()));
@@ -150,10 +156,10 @@ impl Work {
         };
         let failed_at = Instant::now();
         let Some(error) = failed else {
-            let problem = self.proven(&course).await.err().map(|error| with_sources(&error));
+            self.prune(course.prior.as_deref()).await;
             let running = self.running().await;
             let steps = std::mem::take(&mut self.did);
-            return Report { problem, ..self.report(&course, course.success, ran, running, steps, false) };
+            return self.report(&course, course.success, ran, running, steps, false);
         };
 
         let what = format!("version {} {}", course.version, with_sources(&error));
@@ -261,24 +267,22 @@ impl Work {
         self.healthy(is_checked).await.map_err(after)?;
         self.did.push(self.describe_health());
         fault::point(Point::Healthy);
-        Ok(())
+        self.proven(course).await.map_err(after)
     }
 
-    /// Records that the release is proven, and removes those that nobody needs any more.
+    /// Records that the release is proven. Where that cannot be recorded, it is not: the next worker would go back.
     async fn proven(&mut self, course: &Course) -> Result<(), DeployError> {
-        let (now, version) = (Self::now(), course.version.clone());
-        self.state().prove(&version, now);
-        self.state().end(now, course.success, None);
-        self.save().await?;
-        fault::point(Point::Proven);
-        let keep = self.app.keep;
-        let gone = self.state().prune(keep, course.prior.as_deref());
-        for version in gone {
-            let removed = version.clone();
-            self.disk(move |releases| releases.remove(&removed)).await?;
-            fault::point(Point::Pruned);
-            self.did.push(format!("remove release {version}"));
+        let (now, version, before) = (Self::now(), course.version.as_str(), self.state().clone());
+        match course.success {
+            Ending::RolledBack => self.state().prove_again(version, course.prior.as_deref(), now),
+            _ => self.state().prove(version, now),
         }
-        self.save().await
+        self.state().end(now, course.success, None);
+        if let Err(error) = self.save().await {
+            *self.state() = before;
+            return Err(error);
+        }
+        fault::point(Point::Proven);
+        Ok(())
     }
 }

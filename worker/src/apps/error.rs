@@ -1,6 +1,6 @@
 //! Why a deploy did not succeed.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use super::{settings::Unknown, unpack::UnpackError};
 use crate::{
@@ -24,6 +24,9 @@ pub(crate) enum DeployError {
     /// The version means something else here.
     #[error("version {0} is here already with another content (SHA-256 {1}…): give what is new a name of its own")]
     Other(String, String),
+    /// Somebody else has put it there.
+    #[error("{path} is there already, and this host does not know what it is: move it away, or name another version", path = .0.display())]
+    Stranger(PathBuf),
     /// A rollback that the settings forbid.
     #[error(
         "rollback = \"forbidden\" in [apps.{0}]: its releases change data that older ones may not read; to run an older one all the same, deploy it"

@@ -122,7 +122,11 @@ impl Apps {
         let task = tokio::spawn(async move {
             let is_dry = commission.is_dry;
             let mut work = own.open(app, commission).await?;
-            work.recover().await?;
+            if is_dry {
+                work.take_stock().await?;
+            } else {
+                work.recover().await?;
+            }
             work.run(asked, &artifacts, is_dry).await
         });
         task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))

@@ -10,11 +10,10 @@ use super::{
 use crate::{
     fault::{self, Bug},
     log::with_sources,
-    services::Driven,
 };
 
 impl Work {
-    /// Looks at what is there, and recovers from a deploy that nobody works at any more.
+    /// Recovers from a deploy that nobody works at any more, and looks at what is there then.
     pub(super) async fn recover(&mut self) -> Result<(), DeployError> {
         self.disk(Releases::open).await.map_err(|error| match error {
             DeployError::Disk(error) => DeployError::Open(error),
@@ -24,6 +23,12 @@ impl Work {
         if let Some(interrupted) = interrupted {
             self.resolve(interrupted).await?;
         }
+        self.disk(Releases::sweep).await?;
+        self.take_stock().await
+    }
+
+    /// Looks at what is there.
+    pub(super) async fn take_stock(&mut self) -> Result<(), DeployError> {
         // Somebody may have removed releases, or led the link elsewhere.
         let known: Vec<_> = self.state().releases.iter().map(|release| release.version.clone()).collect();
         let there =
@@ -51,9 +56,13 @@ impl Work {
         } else {
             let safe = self.state().safe(&version).filter(|_| self.app.rollback == Rollback::Automatic);
             let target = safe.clone().unwrap_or_else(|| version.clone());
-            let mut brought = Ok(());
-            if self.may_differ(&target, step).await? {
-                brought = self.go_to(&target).await;
+            if safe.is_some() {
+                // Whoever recovers from this recovery must know that the service may not have followed the link.
+                self.step(&version, from.as_deref(), Step::RollingBack).await?;
+            }
+            let brought = self.go_to(&target).await;
+            if brought.is_err() && !self.is_at(&target).await {
+                return brought;
             }
             self.state().current = Some(target.clone());
             let end = match (safe, self.app.rollback) {
@@ -66,16 +75,8 @@ impl Work {
         };
         tracing::warn!("application {}: {reason}", self.app.name);
         self.state().end(Self::now(), Ending::Interrupted, Some(reason));
-        self.save().await
-    }
-
-    /// Whether link or service may be at another release than this one.
-    async fn may_differ(&self, target: &str, step: Step) -> Result<bool, DeployError> {
-        let is_linked = self.disk(Releases::current).await?.as_deref() == Some(target);
-        Ok(match &self.service {
-            Some(service) if matches!(service.driven, Driven::Supervised(_)) => true,
-            // It is restarted only behind the link.
-            _ => !is_linked || step == Step::RollingBack,
-        })
+        self.save().await?;
+        self.prune(None).await;
+        Ok(())
     }
 }

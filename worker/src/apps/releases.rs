@@ -2,13 +2,16 @@
 //! called in threads of its own.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Metadata},
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt, PermissionsExt, chown, symlink},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
 };
 
-use crate::services::release::{CURRENT, RELEASES, current, directory};
+use crate::{
+    guarded::is_guarded,
+    services::release::{CURRENT, RELEASES, current, directory},
+};
 
 /// How the name of a draft begins. No version begins so.
 const DRAFT: &str = ".draft-";
@@ -38,10 +41,15 @@ impl Releases {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             made => made?,
         }
-        // Whoever may write there must not lead the worker elsewhere.
-        if !fs::symlink_metadata(&releases)?.is_dir() {
+        let about = fs::symlink_metadata(&releases)?;
+        if !about.is_dir() {
             return Err(shown("releases is no directory"));
         }
+        // Whoever can write there could lead the worker elsewhere.
+        for directory in self.app.canonicalize()?.ancestors() {
+            guard(directory, &fs::metadata(directory)?)?;
+        }
+        guard(&releases, &about)?;
         match fs::symlink_metadata(self.app.join(CURRENT)) {
             Ok(about) if !about.is_symlink() => Err(shown("current is there and is no symbolic link: move it away")),
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -86,10 +94,7 @@ impl Releases {
 
     /// Makes the draft a release.
     pub(super) fn place(&self, version: &str) -> io::Result<()> {
-        let release = self.directory(version);
-        // Nobody knows one that is there: it is not in the state.
-        remove(&release)?;
-        fs::rename(self.draft(version), release)?;
+        fs::rename(self.draft(version), self.directory(version))?;
         sync(&self.app.join(RELEASES))
     }
 
@@ -98,9 +103,26 @@ impl Releases {
         remove(&self.draft(version))
     }
 
+    /// Removes the drafts that a dead worker has left.
+    pub(super) fn sweep(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.app.join(RELEASES))? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(DRAFT.as_bytes()) {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a release. It gets another name first, so that there never is half of one.
+    ///
+    /// # Errors
+    /// The link leads to it; or the system refused.
     pub(super) fn remove(&self, version: &str) -> io::Result<()> {
         self.discard(version)?;
+        if self.current()?.as_deref() == Some(version) && self.has(version) {
+            return Err(io::Error::other(format!("current leads to {version}")));
+        }
         match fs::rename(self.directory(version), self.draft(version)) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             renamed => renamed?,
@@ -125,6 +147,15 @@ impl Releases {
         fs::rename(next, self.app.join(CURRENT))?;
         sync(&self.app)
     }
+}
+
+/// That nobody else may rename what is in this directory: in one with the sticky bit, each can do so with what is theirs.
+fn guard(directory: &Path, about: &Metadata) -> io::Result<()> {
+    if is_guarded(about) || about.mode() & 0o1000 != 0 {
+        return Ok(());
+    }
+    let who = "must belong to root or to the worker's user, and nobody else may write there";
+    Err(io::Error::new(ErrorKind::PermissionDenied, format!("{} {who}", directory.display())))
 }
 
 fn sync(directory: &Path) -> io::Result<()> {
@@ -171,6 +202,10 @@ mod tests {
         assert_eq!(fs::read_to_string(directory.path().join("current/file")).unwrap(), "2");
         releases.remove("1").unwrap();
         releases.remove("1").unwrap();
+        assert!(releases.remove("2").unwrap_err().to_string().contains("current leads to 2"));
+        // What is left of one that died meanwhile goes, too.
+        releases.begin("3").unwrap();
+        releases.sweep().unwrap();
         let left: Vec<_> = fs::read_dir(directory.path().join(RELEASES)).unwrap().flatten().collect();
         assert_eq!(left.len(), 1, "{left:?}");
     }
@@ -184,6 +219,17 @@ mod tests {
         fs::remove_dir(directory.path().join(RELEASES)).unwrap();
         symlink("/tmp", directory.path().join(RELEASES)).unwrap();
         assert!(releases.open().unwrap_err().to_string().contains("releases is no directory"));
+        fs::remove_file(directory.path().join(RELEASES)).unwrap();
+        // Whoever may write there could lead the worker elsewhere.
+        let open = |path: &Path| {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o775)).unwrap();
+            let refused = releases.open().unwrap_err().to_string();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+            assert!(refused.contains("and nobody else may write there"), "{refused}");
+            releases.open().unwrap();
+        };
+        open(directory.path());
+        open(&directory.path().join(RELEASES));
         let missing = Releases::new(&directory.path().join("none")).open().unwrap_err().to_string();
         assert!(missing.contains("none: No such file"), "{missing}");
     }

@@ -12,6 +12,8 @@ pub(crate) struct Report {
     /// What ran before.
     pub(crate) prior: Option<String>,
     pub(crate) result: Ending,
+    /// Whether the link or the service is at another release than before.
+    pub(crate) changed: bool,
     /// What was done; or in a dry run, what would be.
     pub(crate) steps: Vec<String>,
     pub(crate) is_dry: bool,
@@ -33,12 +35,15 @@ impl Work {
         steps: Vec<String>,
         is_dry: bool,
     ) -> Report {
+        let state = &self.locked.state;
+        let changed = !is_dry && (prior != running || course.prior != state.current);
         Report {
             app: self.app.name.clone(),
             version: course.version.clone(),
             running,
             prior,
             result,
+            changed,
             steps,
             is_dry,
             rollback_started_ms: None,

@@ -121,13 +121,26 @@ impl State {
         before.max_by_key(|release| proven_at(release)).map(|release| release.version.clone())
     }
 
-    /// Marks a release as healthy. When it was so for the first time stays known: it is the order in which to go back.
+    /// Marks a release as healthy that was deployed. When each was is the order in which to go back.
     pub(super) fn prove(&mut self, version: &str, now: Millis) {
         self.proven = Some(version.to_owned());
         // No two at one moment, so that there is an order.
         let newest = self.releases.iter().filter_map(|release| release.proven_at_ms).max().unwrap_or(0);
         if let Some(release) = self.releases.iter_mut().find(|release| release.version == version) {
-            release.proven_at_ms.get_or_insert(now.max(newest + 1));
+            release.proven_at_ms = Some(now.max(newest + 1));
+        }
+    }
+
+    /// Marks a release as healthy to which somebody has gone back from another one, which is not to be gone back to: it
+    /// counts as proven no more.
+    pub(super) fn prove_again(&mut self, version: &str, from: Option<&str>, now: Millis) {
+        if self.release(version).is_none_or(|release| release.proven_at_ms.is_none()) {
+            self.prove(version, now);
+        }
+        self.proven = Some(version.to_owned());
+        let left = self.releases.iter_mut().find(|release| Some(release.version.as_str()) == from);
+        if let Some(left) = left.filter(|left| left.version != version) {
+            left.proven_at_ms = None;
         }
     }
 
@@ -248,9 +261,14 @@ mod tests {
         assert_eq!(state.safe("4").as_deref(), Some("2"), "not 3, which was never proven, nor 5, which is newer");
         assert_eq!(state.proven_before("2").as_deref(), Some("1"));
         assert_eq!(state.proven_before("1"), None);
-        // After a rollback to 2, that is what was last seen to be healthy.
-        state.prove("2", 9);
+        // After a rollback from 4 to 2, that is what was last seen to be healthy, and nothing leads to 4 again.
+        state.prove_again("2", Some("4"), 9);
         assert_eq!((state.safe("5").as_deref(), state.proven_before("2").as_deref()), (Some("2"), Some("1")));
+        state.prove("5", 10);
+        assert_eq!(state.proven_before("5").as_deref(), Some("2"), "not 4, which somebody has gone back from");
+        // One that is deployed again is the newest: the way back leads to what ran before it.
+        state.prove("1", 11);
+        assert_eq!(state.proven_before("1").as_deref(), Some("5"));
         assert_eq!(State::default().safe("1"), None);
     }
 

@@ -172,24 +172,63 @@ impl Work {
 
     /// Lets link and service go to a release that ran well before, whatever becomes of the command.
     pub(super) async fn go_to(&mut self, version: &str) -> Result<(), DeployError> {
-        if self.disk(Releases::current).await?.as_deref() != Some(version) {
-            self.link(version).await?;
-        }
+        let linked = match self.disk(Releases::current).await {
+            Ok(current) if current.as_deref() == Some(version) => Ok(()),
+            _ => self.link(version).await,
+        };
         fault::point(Point::LinkedBack);
-        let Some(service) = self.service.clone() else { return Ok(()) };
+        let Some(service) = self.service.clone() else { return linked };
         let limited = Limited::new(&CancellationToken::new(), self.app.within.max(LOOK));
         let (tools, up) = (self.tools(&limited.token), self.up());
         match &service.driven {
+            // It needs no link: it is started by the path of the release.
             Driven::Supervised(service) => {
                 let running = service.running().await?.and_then(|process| process.release);
                 if running.as_deref() != Some(version) {
                     service.of_release(version).take_over(&up, &tools).await?.switch(&up, &tools).await?;
                 }
             }
-            driven => driven.restart(&up, &tools).await?,
+            // It is started by the link.
+            driven if linked.is_ok() => driven.restart(&up, &tools).await?,
+            _ => return linked,
         }
         self.did.push(format!("let the service run {version}"));
-        Ok(())
+        linked
+    }
+
+    /// Whether the link leads to this release, and no other one is known to run.
+    pub(super) async fn is_at(&self, version: &str) -> bool {
+        if !matches!(self.disk(Releases::current).await, Ok(Some(current)) if current == version) {
+            return false;
+        }
+        let Some(Service { driven: Driven::Supervised(service), .. }) = &self.service else { return true };
+        let running = service.running().await.ok().flatten().and_then(|process| process.release);
+        running.is_none_or(|running| running == version)
+    }
+
+    /// Removes the releases that nobody needs any more. `prior`: one that is needed. What cannot be removed is no reason
+    /// for a deploy to fail.
+    pub(super) async fn prune(&mut self, prior: Option<&str>) {
+        let keep = self.app.keep;
+        let gone = self.state().prune(keep, prior);
+        if gone.is_empty() {
+            return;
+        }
+        for version in gone {
+            let removed = version.clone();
+            match self.disk(move |releases| releases.remove(&removed)).await {
+                Ok(()) => self.did.push(format!("remove release {version}")),
+                Err(error) => {
+                    let (app, error) = (&self.app.name, with_sources(&error));
+                    tracing::warn!("application {app}: release {version} cannot be removed: {error}");
+                    self.did.push(format!("leave release {version}, which cannot be removed"));
+                }
+            }
+            fault::point(Point::Pruned);
+        }
+        if let Err(error) = self.save().await {
+            tracing::warn!("application {}: {}", self.app.name, with_sources(&error));
+        }
     }
 
     /// Waits until the release is healthy: its check passes, and keeps passing for the settling time, with one process.
@@ -209,7 +248,7 @@ impl Work {
                 Err(Unhealthy::Service(problem)) => return Err(DeployError::Down(problem)),
             }
             tokio::select! {
-                () = sleep(EVERY.min(settle)) => {}
+                () = sleep(EVERY) => {}
                 () = self.stop.cancelled() => return Err(DeployError::Stopped),
             }
         }

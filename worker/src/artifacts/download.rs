@@ -33,8 +33,8 @@ const BACKOFF: Duration = Duration::from_millis(200);
 /// Bytes of the head of a response.
 const HEAD: usize = 16 * 1024;
 
-/// Bytes that are read at once.
-const BUFFER: usize = 64 * 1024;
+/// Bytes that are written at once.
+const PIECE: usize = 512 * 1024;
 
 /// How often progress is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -74,6 +74,8 @@ pub struct Url {
     is_secure: bool,
     host: String,
     port: u16,
+    /// Host and port as they are written.
+    authority: String,
     /// Path and query.
     path: String,
     text: String,
@@ -91,8 +93,9 @@ impl FromStr for Url {
         };
         let (server, path) = rest.split_at(rest.find('/').ok_or_else(no_url)?);
         // What a server would make something else of, so that the beginning of the URL meant nothing.
-        let lower = path.to_ascii_lowercase();
-        let climbs = path.split(['/', '?']).any(|part| matches!(part, "." | "..")) || lower.contains("%2e");
+        let names = path.split('?').next().unwrap_or_default().to_ascii_lowercase();
+        let is_hidden = ["%2e", "%2f", "%5c"].iter().any(|hidden| names.contains(hidden));
+        let climbs = is_hidden || names.split('/').any(|name| name == "." || name.starts_with(".."));
         let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"#\\\"<>".contains(&byte));
         if climbs || !is_plain || server.contains('@') {
             return Err(no_url());
@@ -107,7 +110,8 @@ impl FromStr for Url {
         if host.is_empty() || port == 0 || !host.chars().all(named) {
             return Err(no_url());
         }
-        Ok(Self { is_secure, host: host.to_owned(), port, path: path.to_owned(), text: text.to_owned() })
+        let (host, authority) = (host.to_owned(), server.to_owned());
+        Ok(Self { is_secure, host, port, authority, path: path.to_owned(), text: text.to_owned() })
     }
 }
 
@@ -180,15 +184,16 @@ impl Artifacts {
         let directory = self.directory.clone();
         let open = move || Partial::open(&directory, artifact, None, job);
         let mut partial = Some(detached::call(open).await.flatten().map_err(disk)?);
-        let mut attempt = 0;
+        // One that begins anew each time does not get farther.
+        let (mut attempt, mut farthest) = (0, partial.as_ref().map_or(0, Partial::bytes));
         loop {
-            let before = partial.as_ref().map_or(0, Partial::bytes);
             let got = tokio::select! {
                 got = self.attempt(&mut partial, artifact, url, live) => got,
                 () = stop.cancelled() => return Err(DownloadError::Stopped),
             };
             let now = partial.as_ref().map_or(0, Partial::bytes);
-            attempt = if now > before { 0 } else { attempt + 1 };
+            attempt = if now > farthest { 0 } else { attempt + 1 };
+            farthest = farthest.max(now);
             match got {
                 Ok(()) => {}
                 Err(Cut::Connection(error)) if attempt >= ATTEMPTS => {
@@ -252,12 +257,11 @@ impl Artifacts {
     ) -> Result<(), Cut> {
         let disk = |error| Cut::For(DownloadError::Disk(self.directory.clone(), error));
         let from = partial.as_ref().map_or(0, Partial::bytes);
-        let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
         let range = if from > 0 { format!("Range: bytes={from}-\r\n") } else { String::new() };
         let request = format!(
-            "GET {} HTTP/1.1\r\nHost: {host}:{}\r\nUser-Agent: redfleet\r\nAccept: */*\r\nAccept-Encoding: identity\r\n\
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: redfleet\r\nAccept: */*\r\nAccept-Encoding: identity\r\n\
              {range}Connection: close\r\n\r\n",
-            url.path, url.port
+            url.path, url.authority
         );
         stream.write_all(request.as_bytes()).await?;
         let (head, mut piece) = head(&mut stream).await?;
@@ -286,30 +290,45 @@ impl Artifacts {
             status => return refused(DownloadError::Status(status, "")),
         }
 
-        let mut report_at = Instant::now() + REPORT_EVERY;
+        let (mut report_at, mut cut) = (Instant::now() + REPORT_EVERY, Ok(()));
         loop {
             let Some(mut grown) = partial.take() else { return refused(DownloadError::Stopped) };
             // What comes behind the content is none of it.
             let left = artifact.bytes() - grown.bytes();
             piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
             let bytes = grown.bytes() + piece.len() as u64;
-            let append = move || grown.append_plain(&piece).map(|()| grown);
-            *partial = Some(detached::call(append).await.flatten().map_err(disk)?);
+            let append = move || {
+                let appended = grown.append_plain(&piece);
+                (grown, appended)
+            };
+            let (grown, appended) = detached::call(append).await.map_err(disk)?;
+            *partial = Some(grown);
+            appended.map_err(disk)?;
             if bytes == artifact.bytes() {
                 return Ok(());
             }
+            cut?;
             if Instant::now() >= report_at {
                 report_at = Instant::now() + REPORT_EVERY;
                 live.progress(format!("fetched {} of {} MiB", bytes >> 20, artifact.bytes() >> 20));
             }
-            piece = vec![0; BUFFER];
-            let count = timeout(SILENT, stream.read(&mut piece)).await.map_err(io::Error::from).flatten()?;
-            if count == 0 {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-            }
-            piece.truncate(count);
+            (piece, cut) = read_piece(&mut stream).await;
         }
     }
+}
+
+/// The bytes that come next, and how it ended where there are fewer than a piece.
+async fn read_piece(stream: &mut (impl AsyncRead + Unpin)) -> (Vec<u8>, io::Result<()>) {
+    let mut piece = Vec::with_capacity(PIECE);
+    while piece.len() < PIECE {
+        let mut rest = (&mut *stream).take((PIECE - piece.len()) as u64);
+        match timeout(SILENT, rest.read_buf(&mut piece)).await.map_err(io::Error::from).flatten() {
+            Ok(0) => return (piece, Err(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => {}
+            Err(error) => return (piece, Err(error)),
+        }
+    }
+    (piece, Ok(()))
 }
 
 /// The head of a response, and what came of its content with it.
@@ -344,7 +363,10 @@ mod tests {
         assert_eq!((url.is_secure, url.host.as_str(), url.port), (true, "releases.example.com", 8443));
         assert_eq!(url.path, "/web/2.tar.gz?token=a%20b");
         let url: Url = "http://[::1]/x".parse().unwrap();
-        assert_eq!((url.host.as_str(), url.port), ("::1", 80));
+        assert_eq!((url.host.as_str(), url.port, url.authority.as_str()), ("::1", 80, "[::1]"));
+        // A query is no path.
+        let signed = "https://a/b?X-Amz-Credential=AKIA%2F20261128%2Feu&name=../x";
+        assert_eq!(signed.parse::<Url>().unwrap().path, signed["https://a".len()..]);
         for wrong in [
             "",
             "ftp://a/b",
@@ -358,6 +380,9 @@ mod tests {
             "http://a/x/..",
             "http://a/./b",
             "http://a/%2E%2e/b",
+            "http://a/x/..%2f../b",
+            "http://a/x/..;/b",
+            "http://a/x%5C../b",
             "http://a/x\\..\\b",
             "http://a\r\nX: y/b",
             "http://ä/b",

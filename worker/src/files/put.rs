@@ -32,6 +32,10 @@ use crate::artifacts::Fetched;
 /// The mode of a new file where none is asked for.
 const MODE: u32 = 0o644;
 
+/// Set-user-id and set-group-id. New content, or a new owner, gets them only where the mode is asked for: whoever may write
+/// in the directory may have made the prior file.
+const SET_ID: u32 = 0o6000;
+
 /// Bytes that are copied at once.
 const COPY: usize = 128 * 1024;
 
@@ -143,7 +147,9 @@ impl Plan {
                 Some((user.map_or(before_user, Uid::as_raw), group.map_or(before_group, Gid::as_raw)))
             }
         };
-        let mode = mode.unwrap_or_else(|| prior.as_ref().map_or(MODE, Prior::mode));
+        let is_left = |prior: &Prior| prior.is_same && owner == Some(prior.owner());
+        let inherited = |prior: &Prior| if is_left(prior) { prior.mode() } else { prior.mode() & !SET_ID };
+        let mode = mode.unwrap_or_else(|| prior.as_ref().map_or(MODE, inherited));
         let replaced = prior.as_ref().is_some_and(|prior| !prior.is_same);
         let backup = (backup && replaced).then(|| backup_name(&place.name, now));
         let mut plan = Self { place, artifact, prior, mode, owner, backup, steps: Vec::new() };
@@ -201,9 +207,8 @@ impl Plan {
         let Some(mut content) = content.filter(|_| self.needs_content()) else {
             let Some(prior) = &self.prior else { return Err(PutError::Digest) };
             self.give(&prior.file, Some(prior.owner()))?;
-            if self.mode != prior.mode() {
-                prior.file.set_permissions(Permissions::from_mode(self.mode)).map_err(write)?;
-            }
+            // A new owner costs a file its set-user-id bit.
+            prior.file.set_permissions(Permissions::from_mode(self.mode)).map_err(write)?;
             return prior.file.sync_all().map_err(write);
         };
 

@@ -268,6 +268,10 @@ impl Unpacking<'_> {
         if overrides.is_empty() { Ok(()) } else { Err(UnpackError::CutOff) }
     }
 
+    const fn count_files(&self) -> Result<(), UnpackError> {
+        if self.done.files > self.bounds.files { Err(UnpackError::Files(self.bounds.files)) } else { Ok(()) }
+    }
+
     fn member(&mut self, member: &Member, content: &mut impl Read) -> Result<(), UnpackError> {
         // The root itself is there.
         if member.path.is_empty() {
@@ -276,15 +280,15 @@ impl Unpacking<'_> {
         self.done.files += 1;
         self.done.bytes = self.done.bytes.saturating_add(member.size);
         self.done.tamed += u64::from(member.is_tamed);
-        if self.done.files > self.bounds.files {
-            return Err(UnpackError::Files(self.bounds.files));
-        }
+        self.count_files()?;
         if self.done.bytes > self.bounds.bytes {
             return Err(UnpackError::Bytes(self.bounds.bytes));
         }
         let failed = |error| UnpackError::Root(excerpt(&member.path.join("/"), log::NAME), error);
         let (parents, name) = member.path.split_at(member.path.len() - 1);
-        self.root.enter(parents).map_err(failed)?;
+        // Directories that are only implied count, too.
+        self.done.files += self.root.enter(parents).map_err(failed)?;
+        self.count_files()?;
         let name = name[0].as_str();
         match &member.kind {
             Kind::Directory => self.root.directory(name, member.mode).map_err(failed),

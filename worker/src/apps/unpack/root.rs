@@ -71,20 +71,21 @@ impl Root {
         Ok(Self { top, owner, at: Vec::new(), directory })
     }
 
-    /// Goes to the directory of these names. Those that are missing are made.
-    pub(super) fn enter(&mut self, names: &[String]) -> Result<(), RootError> {
+    /// Goes to the directory of these names. Those that are missing are made; returns how many.
+    pub(super) fn enter(&mut self, names: &[String]) -> Result<u64, RootError> {
         if self.at == names {
-            return Ok(());
+            return Ok(0);
         }
-        let mut directory = self.top.try_clone()?;
+        let (mut directory, mut made) = (self.top.try_clone()?, 0);
         for (index, name) in names.iter().enumerate() {
             if make(&directory, name)? {
                 self.give(&directory, name, DIRECTORY)?;
+                made += 1;
             }
             directory = step(&directory, name, &names[..=index])?;
         }
         (self.at, self.directory) = (names.to_vec(), directory);
-        Ok(())
+        Ok(made)
     }
 
     /// Makes a directory. One that is there gets the mode.
