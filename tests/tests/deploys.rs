@@ -414,6 +414,35 @@ fn a_deploy_that_is_cancelled_ends_at_one_release() {
     host.is_at("1");
 }
 
+#[test]
+fn what_somebody_else_has_put_there_is_left_alone() {
+    // As after the loss of the state directory: the release runs, and the worker does not know it.
+    let mut host = Host::bare("");
+    let strange = host.app.join("releases/1");
+    fs::create_dir_all(&strange).expect("a directory");
+    fs::write(strange.join("own"), "data").expect("a file");
+    std::os::unix::fs::symlink("releases/1", host.app.join("current")).expect("a link");
+    let refused = host.deploy("1", &archive(&[("ok", "1")]));
+    refused.bad("is there already, and this host does not know what it is");
+    host.deploy("2", &archive(&[("ok", "2")])).good().is("deployed", Some("2"), Some("1"));
+    assert_eq!(fs::read_to_string(strange.join("own")).expect("a file"), "data");
+    assert_eq!(host.current().as_deref(), Some("2"));
+}
+
+#[test]
+fn who_goes_back_from_a_release_is_not_led_to_it_again() {
+    let mut host = Host::bare("");
+    for version in ["1", "2", "3"] {
+        host.deploy(version, &archive(&[("ok", version)])).good();
+    }
+    host.run("deploy-rollback", &[("app", "web")]).good().is("rolled_back", Some("2"), Some("3"));
+    host.deploy("4", &archive(&[("ok", "4")])).good();
+    host.run("deploy-rollback", &[("app", "web")]).good().is("rolled_back", Some("2"), Some("4"));
+    // What is deployed again was there before, but what ran until then is the one before it.
+    host.deploy("1", &archive(&[("ok", "1")])).good().is("deployed", Some("1"), Some("2"));
+    host.run("deploy-rollback", &[("app", "web")]).good().is("rolled_back", Some("2"), Some("1"));
+}
+
 /// The points at which a deploy can be killed, in their order; and whether it is one that fails after the switch.
 const POINTS: [(&str, bool); 16] = [
     ("recording", false),

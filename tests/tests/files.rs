@@ -223,6 +223,26 @@ fn what_is_there_already_is_left_alone_and_changes_are_named() {
     assert_eq!(left_in_redis(&redis), [""; 0]);
 }
 
+#[test]
+fn rights_of_the_owner_are_given_only_where_they_are_asked_for() {
+    let (_redis, _worker, ctl, directory) = fleet();
+    let path = directory.join("tool");
+    let mode = || fs::metadata(&path).expect("a file").permissions().mode() & 0o7777;
+    put(&ctl, b"one", &path, &["--mode", "4755"]).expect(0);
+    assert_eq!(mode(), 0o4755);
+    put(&ctl, b"one", &path, &[]).expect(0);
+    assert_eq!(mode(), 0o4755, "nothing was to be done");
+    // Whoever may write in the directory may have made it.
+    put(&ctl, b"two", &path, &[]).expect(0);
+    assert_eq!(mode(), 0o755);
+    if nix_is_root() {
+        put(&ctl, b"two", &path, &["--owner", "65534:65534", "--mode", "4755"]).expect(0);
+        assert_eq!(mode(), 0o4755, "a change of the owner alone would cost it");
+        put(&ctl, b"two", &path, &["--owner", "0:0"]).expect(0);
+        assert_eq!(mode(), 0o755);
+    }
+}
+
 fn nix_is_root() -> bool {
     fs::metadata("/proc/self").expect("/proc").uid() == 0
 }

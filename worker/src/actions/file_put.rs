@@ -89,8 +89,12 @@ impl Action for FilePut {
                 fetched = Some(services.artifacts.fetch(artifact, key, job, &context.stop, &context.live).await?);
             }
             let resumed = fetched.as_ref().map_or(0, crate::artifacts::Fetched::resumed);
-            let stop = context.stop.clone();
-            detached::call(move || plan.carry_out(fetched, &stop)).await??;
+            let (stop, artifacts, job) = (context.stop.clone(), services.artifacts.clone(), context.owner.job);
+            let carried_out = detached::call(move || {
+                let _note = artifacts.note(job, &plan.draft())?;
+                Ok(plan.carry_out(fetched, &stop))
+            });
+            carried_out.await.flatten()??;
             data[0].1 = json!(true);
             data.push(("did", json!(steps)));
             if resumed > 0 {

@@ -6,6 +6,7 @@
 //! disk or takes the processor's time runs in threads of its own.
 
 mod download;
+pub(crate) mod drafts;
 mod fetch;
 mod link;
 mod offer;
@@ -41,10 +42,13 @@ impl Artifacts {
         Self { redis, keys, host, directory }
     }
 
-    /// Removes what a dead worker has left: copies of scripts.
+    /// Removes what a dead worker has left: copies of scripts, and files that it was making.
     pub(crate) fn clear(&self) {
         let directory = self.directory.clone();
-        self.tidy(move || scripts::clear(&directory));
+        self.tidy(move || {
+            scripts::clear(&directory);
+            drafts::clear(&directory);
+        });
     }
 
     /// Removes the beginnings of content that nobody has gone on with for long.

@@ -27,7 +27,7 @@ use super::{
     beneath::{Place, PlaceError, other_than_file, shown},
     owner::{self, OwnerError},
 };
-use crate::artifacts::Fetched;
+use crate::artifacts::{Fetched, drafts::DRAFT};
 
 /// The mode of a new file where none is asked for.
 const MODE: u32 = 0o644;
@@ -197,6 +197,11 @@ impl Plan {
         shown(&self.place.path)
     }
 
+    /// Where the new content lies until it gets its name.
+    pub fn draft(&self) -> PathBuf {
+        self.place.path.with_file_name(draft_name(&self.place.name))
+    }
+
     /// Does it. `content` must be there if it is needed.
     ///
     /// # Errors
@@ -336,7 +341,7 @@ impl Drop for Draft<'_> {
 fn draft_name(name: &OsStr) -> OsString {
     let mut digester = Digester::default();
     digester.update(name.as_bytes());
-    format!(".redfleet-draft-{}", &digester.artifact().sha256()[..16]).into()
+    format!("{DRAFT}{}", &digester.artifact().sha256()[..16]).into()
 }
 
 /// `NAME.20261124T140327Z.bak`.
