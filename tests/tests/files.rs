@@ -28,7 +28,7 @@ fn noise(bytes: usize, seed: u64) -> Vec<u8> {
 /// Lets files be put and got within this directory.
 fn allowing(options: WorkerOptions, directory: &Path) -> WorkerOptions {
     let directory = directory.to_str().expect("text");
-    let actions = "[actions]\nallow = [\"exec\", \"file-put\", \"file-get\"]";
+    let actions = "[actions]\nallow = [\"exec\", \"file-put\", \"file-get\", \"deploy\"]";
     options.config(&format!("[files]\nput = [{directory:?}]\nget = [{directory:?}]\n{actions}"))
 }
 
@@ -673,7 +673,10 @@ fn of_200_mb_a_worker_has_little_in_memory_and_redis_nothing_afterwards() {
     let redis = Redis::start();
     let srv = redis.directory().join("srv");
     fs::create_dir(&srv).expect("a directory");
-    let worker = allowing(Worker::on(&redis).program(optimised("worker")), &srv).start();
+    let app = srv.join("app");
+    fs::create_dir(&app).expect("a directory");
+    let settings = format!("[apps.large]\ndirectory = {:?}", app.to_str().expect("text"));
+    let worker = allowing(Worker::on(&redis).program(optimised("worker")), &srv).config(&settings).start();
     worker.wait_online();
     let ctl = Ctl::on(&redis).knowing_web1();
     let content = noise(200 * 1024 * 1024, 200);
@@ -695,5 +698,15 @@ fn of_200_mb_a_worker_has_little_in_memory_and_redis_nothing_afterwards() {
     assert!(fs::read(ctl.home().join("got/web1/large")).expect("the file") == content);
     let peak = worker.peak_kb();
     println!("200 MiB got: the worker had {peak} kB at most");
+    assert!(peak < 16 * 1024, "{peak} kB");
+
+    let words = ["deploy", "large", "--version", "1", "--from", "large-release", "web1"];
+    fs::create_dir(ctl.home().join("large-release")).expect("a directory");
+    fs::rename(ctl.home().join("large"), ctl.home().join("large-release/content")).expect("a file can be moved");
+    let deployed = ctl.command(words).output().expect("ctl runs");
+    assert!(deployed.status.success(), "{}", String::from_utf8_lossy(&deployed.stderr));
+    assert!(fs::read(app.join("current/content")).expect("the file") == content);
+    let peak = worker.peak_kb();
+    println!("200 MiB deployed: the worker had {peak} kB at most");
     assert!(peak < 16 * 1024, "{peak} kB");
 }
