@@ -14,7 +14,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let signer = Signer::from_openssh(&fs::read_to_string(env::var(environment::KEY)?)?)?;
     let known_hosts = KnownHosts::open(env::var(environment::KNOWN_HOSTS)?.as_ref())?;
     let mut fleet = Fleet::connect(&address, None).await?.knowing(known_hosts);
-    let hosts = fleet.select(&Selection::All).await?;
+    let hosts = fleet.select(&Selection::all()).await?.hosts;
     let understood = understand(&hosts, ACTION, &[], &[])?;
     let request = Request {
         action: ACTION.into(),

@@ -7,7 +7,12 @@ use clap_complete::engine::ArgValueCompleter;
 use protocol::limits;
 use url::Url;
 
-use super::{completers, durations::up_to, help};
+use super::{
+    completers,
+    durations::up_to,
+    help,
+    targeting::{Narrowing, Words, words},
+};
 
 /// Characters of a name of an app or a version at most.
 const NAME: usize = 100;
@@ -26,6 +31,8 @@ pub struct Deploy {
     pub look: Option<Look>,
     #[command(flatten)]
     pub release: Option<Release>,
+    #[command(flatten)]
+    pub narrowing: Narrowing,
 }
 
 /// What else can be asked of an app.
@@ -50,14 +57,14 @@ pub struct Release {
     /// The release: an archive (tar.gz, tar.zst or tar), a directory, or a URL from which the hosts fetch an archive
     #[arg(long, value_name = "FILE|DIR|URL", value_parser = source, value_hint = clap::ValueHint::AnyPath)]
     pub from: Source,
-    /// Hosts, or patterns with `*` and `?`; several may be separated by commas
+    /// Hosts, patterns with `*` and `?`, or ranges such as web[1-20]; several may be separated by commas
     #[arg(
         value_name = "HOSTS",
         required = true,
-        value_delimiter = ',',
+        value_parser = words,
         add = ArgValueCompleter::new(completers::hosts)
     )]
-    pub hosts: Vec<String>,
+    pub hosts: Vec<Words>,
     /// The SHA-256 that the archive must have; a URL needs it
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     pub sha256: Option<String>,
@@ -97,14 +104,16 @@ pub struct Whose {
     /// The app, as the settings of the hosts name it
     #[arg(value_name = "APP", value_parser = name)]
     pub app: String,
-    /// Hosts, or patterns with `*` and `?`; several may be separated by commas
+    /// Hosts, patterns with `*` and `?`, or ranges such as web[1-20]; several may be separated by commas
     #[arg(
         value_name = "HOSTS",
         required = true,
-        value_delimiter = ',',
+        value_parser = words,
         add = ArgValueCompleter::new(completers::hosts)
     )]
-    pub hosts: Vec<String>,
+    pub hosts: Vec<Words>,
+    #[command(flatten)]
+    pub narrowing: Narrowing,
 }
 
 /// Where a release comes from.
@@ -153,6 +162,7 @@ fn sha256(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::targeting::texts;
     use clap::Parser;
 
     use super::{super::grammar, *};
@@ -168,12 +178,13 @@ mod tests {
         let deploy = read("ctl deploy web --version 2 --from dist web1,web2 db* --dry-run");
         let release = deploy.release.unwrap();
         assert_eq!((release.app.as_str(), release.version.as_str(), release.dry_run), ("web", "2", true));
-        assert_eq!((release.hosts.len(), release.from), (3, Source::Here("dist".into())));
+        assert_eq!((texts(&release.hosts).len(), release.from), (3, Source::Here("dist".into())));
         // A host may have the name of a command.
-        assert_eq!(read("ctl deploy web --version 2 --from x status").release.unwrap().hosts, ["status"]);
+        let release = read("ctl deploy web --version 2 --from x status").release.unwrap();
+        assert_eq!(texts(&release.hosts), ["status"]);
 
         let Some(Look::Status(whose)) = read("ctl deploy status web web1").look else { panic!() };
-        assert_eq!((whose.app.as_str(), whose.hosts), ("web", vec!["web1".to_owned()]));
+        assert_eq!((whose.app.as_str(), texts(&whose.hosts)), ("web", vec!["web1".to_owned()]));
         let Some(Look::Rollback(rollback)) = read("ctl deploy rollback web --to 1 web*").look else { panic!() };
         assert_eq!(rollback.to.as_deref(), Some("1"));
     }

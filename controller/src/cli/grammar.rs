@@ -9,7 +9,15 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use protocol::{connection::Address, limits, name::HostName, trust};
 
-use super::{completers, deploys, durations::up_to, help, settings::Global, sizes, transfers};
+use super::{
+    completers, deploys,
+    durations::up_to,
+    help,
+    settings::Global,
+    sizes,
+    targeting::{Targeting, Words, words},
+    transfers,
+};
 use crate::output::{Exact, Look};
 
 /// Run actions on a fleet of servers through Redis.
@@ -89,20 +97,10 @@ pub enum Command {
 /// except with --wait. Ctrl-C detaches: the job goes on, and `ctl job wait ID` gives its result later.
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
-#[command(group = ArgGroup::new("whom").args(["hosts", "all"]).required(true).multiple(false))]
+#[command(group = ArgGroup::new("whom").args(["hosts", "all", "labels", "filter"]).required(true).multiple(true))]
 pub struct Run {
-    /// Host to run it on, or a pattern with `*` and `?`; may be repeated, or separated by commas
-    #[arg(
-        short = 'H',
-        long = "host",
-        value_name = "NAME|GLOB",
-        value_delimiter = ',',
-        add = ArgValueCompleter::new(completers::hosts)
-    )]
-    pub hosts: Vec<String>,
-    /// Run it on every known host
-    #[arg(long)]
-    pub all: bool,
+    #[command(flatten)]
+    pub targeting: Targeting,
     /// What to do: `ctl action list` lists the actions
     #[arg(value_name = "ACTION", add = ArgValueCompleter::new(completers::actions))]
     pub action: String,
@@ -321,9 +319,9 @@ pub struct JobId {
 /// `ctl host`.
 #[derive(Debug, Subcommand)]
 pub enum Host {
-    /// List all hosts, those that are offline first
-    #[command(alias = "ls")]
-    List,
+    /// List hosts, those that are offline first
+    #[command(alias = "ls", after_help = help::TARGETING)]
+    List(Targeting),
     /// Show a host's state, facts, labels and current figures
     Show {
         /// Host
@@ -490,10 +488,10 @@ pub struct SomeHosts {
         short = 'H',
         long = "host",
         value_name = "NAME|GLOB",
-        value_delimiter = ',',
+        value_parser = words,
         add = ArgValueCompleter::new(completers::hosts)
     )]
-    pub hosts: Vec<String>,
+    pub hosts: Vec<Words>,
     /// Every known host
     #[arg(long, conflicts_with = "hosts")]
     pub all: bool,
@@ -576,6 +574,7 @@ pub struct Dir {
 
 #[cfg(test)]
 mod tests {
+    use super::super::targeting::texts;
     use clap::CommandFactory;
 
     use super::*;
@@ -593,7 +592,7 @@ mod tests {
         assert_eq!(cli.global.output, Some(Format::Json));
         assert!(!cli.global.quiet);
         let Command::Run(run) = cli.command else { panic!() };
-        assert_eq!(run.hosts, ["web1", "web2"]);
+        assert_eq!(texts(&run.targeting.hosts), ["web1", "web2"]);
         assert_eq!((run.action.as_str(), run.arguments), ("exec", vec!["cwd=/".to_owned()]));
         assert_eq!(run.words, ["ls", "-q"]);
     }

@@ -63,6 +63,17 @@ Examples:
   ctl run --host web1 --timeout 10m --detach exec -- apt-get update
       Without waiting; `ctl job wait last` gives the result.";
 
+/// After the options of `host list`.
+pub const TARGETING: &str = "\
+What --where asks for: host, state (online, offline, stopped), version, running, slots; facts such as os, kernel, cores and
+memory_bytes; label.NAME; figures such as cpu.usage, memory.used_percent and load.load1; custom.ACTION.NAME of actions of your
+own. Comparisons: = != < <= > >=, and ~ !~ for patterns, in which case does not count; and, or, not, parentheses. Where a
+figure is missing, older than 5m, or its host is offline, nobody knows: the host is named and left out.
+Examples:
+  ctl host list --where 'cpu.usage > 80 and label.env = prod and os ~ \"debian*\"'
+  ctl host list --host 'web[1-20]' --exclude web7 --where 'state != online'
+  ctl host list -l role=db -l env=prod --limit 10%";
+
 /// After the options of `acl print`.
 pub const ACL_PRINT: &str = "\
 Examples:

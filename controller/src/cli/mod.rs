@@ -14,4 +14,5 @@ pub mod passphrase;
 pub mod settings;
 pub mod sizes;
 pub mod state_directory;
+pub mod targeting;
 pub mod transfers;

@@ -86,7 +86,8 @@ fn positionals(words: &[String]) -> Option<(bool, Vec<usize>)> {
         if std::mem::take(&mut is_value) {
             continue;
         }
-        has_hosts |= word == "--all" || word.starts_with("--host") || word.starts_with("-H");
+        let flags = ["--host", "-H", "--label", "-l", "--where"];
+        has_hosts |= word == "--all" || flags.iter().any(|flag| word.starts_with(flag));
         if word.starts_with('-') {
             is_value = takes_word(word)?;
         } else {

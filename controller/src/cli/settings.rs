@@ -21,7 +21,10 @@ use super::{
     durations::up_to,
     state_directory::{self, Directory},
 };
-use crate::output::{Advice, Format, explain::closest};
+use crate::{
+    client::closest,
+    output::{Advice, Format},
+};
 
 /// Flags of every command.
 #[derive(Args, Debug, Default)]

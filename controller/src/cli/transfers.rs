@@ -5,7 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Subcommand};
 use protocol::limits;
 
-use super::{durations::up_to, help};
+use super::{
+    durations::up_to,
+    help,
+    targeting::{Words, words},
+};
 
 /// `ctl file`.
 #[derive(Debug, Subcommand)]
@@ -65,10 +69,10 @@ pub struct Get {
 }
 
 /// Hosts, and a path there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Target {
-    /// Names and patterns.
-    pub hosts: Vec<String>,
+    /// The hosts.
+    pub hosts: Words,
     /// The path.
     pub path: String,
 }
@@ -76,12 +80,11 @@ pub struct Target {
 /// Reads `web1,web2:/etc/motd`.
 fn target(text: &str) -> Result<Target, String> {
     let (hosts, path) = text.split_once(':').ok_or("write HOST:/PATH, such as web1:/srv/app.conf")?;
-    let hosts: Vec<String> = hosts.split(',').map(str::to_owned).collect();
-    if hosts.iter().any(String::is_empty) {
+    if hosts.split(',').any(str::is_empty) {
         return Err("no host is named before the colon; all hosts are '*'".into());
     }
     if path.starts_with('/') {
-        Ok(Target { hosts, path: path.into() })
+        Ok(Target { hosts: words(hosts)?, path: path.into() })
     } else {
         Err(format!("the path '{path}' is not absolute: it begins with /"))
     }
@@ -93,9 +96,12 @@ mod tests {
 
     #[test]
     fn hosts_stand_before_the_path() {
-        let hosts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        assert_eq!(target("web1:/a:b").unwrap(), Target { hosts: hosts(&["web1"]), path: "/a:b".into() });
-        assert_eq!(target("web*,db1:/x/").unwrap().hosts, hosts(&["web*", "db1"]));
+        let read = |text: &str| {
+            let Target { hosts, path } = target(text).unwrap();
+            (hosts.iter().map(|word| word.text().to_owned()).collect::<Vec<_>>().join(" "), path)
+        };
+        assert_eq!(read("web1:/a:b"), ("web1".into(), "/a:b".into()));
+        assert_eq!(read("web*,db[1,3]:/x/"), ("web* db[1,3]".into(), "/x/".into()));
         for (wrong, reason) in [
             ("web1", "HOST:/PATH"),
             ("/a", "HOST:/PATH"),

@@ -13,7 +13,13 @@ use protocol::{
 };
 use redis::{ErrorKind, RedisError, RetryMethod};
 
-use super::{arguments::ArgumentsError, proposal::ProposalError, signer::SignerError, witness::Unsealable};
+use super::{
+    arguments::ArgumentsError,
+    proposal::ProposalError,
+    signer::SignerError,
+    targeting::{Unknown, WordError},
+    witness::Unsealable,
+};
 
 /// Why a call on a fleet failed. The text of each error is complete without its source.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +105,19 @@ pub enum Error {
         pattern: String,
         /// All hosts, sorted.
         known: Vec<HostName>,
+    },
+    /// A word names no hosts.
+    #[error(transparent)]
+    Word(#[from] WordError),
+    /// Nothing is left of the hosts that were named.
+    #[error("{}", none_meant(*.considered, .filter.as_deref(), .unknown))]
+    NoneMeant {
+        /// How many were named, without those that were excluded.
+        considered: usize,
+        /// What had to hold for them.
+        filter: Option<String>,
+        /// Those of which it is not known.
+        unknown: Vec<Unknown>,
     },
     /// A host's catalogue of actions cannot be read.
     #[error("{0} publishes no readable list of actions: {1}")]
@@ -289,6 +308,16 @@ fn disagree(local_ahead_ms: i64) -> String {
     format!(
         "{ahead} clock is {by} ahead of {other}, and what is signed by a wrong clock is valid at a wrong time (at most {margin} are allowed)"
     )
+}
+
+/// That no host is left, and why.
+fn none_meant(considered: usize, filter: Option<&str>, unknown: &[Unknown]) -> String {
+    let Some(filter) = filter.filter(|_| considered > 0) else { return "no host is left: all are excluded".into() };
+    let hosts: Vec<_> = unknown.iter().map(|unknown| &unknown.host).collect();
+    let first = unknown.first().map(|first| format!("; not known of {}: {}", shorten(&hosts), first.reason));
+    let of = if considered == 1 { "the only host".to_owned() } else { format!("none of {considered} hosts") };
+    let fails = if considered == 1 { "does not hold for" } else { "holds for" };
+    format!("'{filter}' {fails} {of}{}", first.unwrap_or_default())
 }
 
 /// A fleet, by the namespace of its keys.

@@ -260,7 +260,7 @@ mod tests {
     fn futures_are_send(fleet: &mut Fleet, follower: &mut Follower<'_>, request: Request, signer: &Signer) {
         fn is_send(_: impl Send) {}
         is_send(follower.next(fleet));
-        is_send(fleet.select(&Selection::All));
+        is_send(fleet.select(&Selection::all()));
         is_send(fleet.find_job("abc"));
         is_send(fleet.dispatch(request, signer, |_| {}));
     }

@@ -1,4 +1,4 @@
-//! Hosts: their names, their selection, and what they publish about themselves.
+//! Hosts: their names, and what they publish about themselves.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,22 +8,12 @@ use protocol::{
 };
 use redis::{Cmd, RedisError};
 use serde_json::{Map, Value};
-use wildmatch::WildMatch;
 
 use super::{
     error::{Error, WrongType},
     events::Absent,
     fleet::{Fleet, RawHash, text, text_fields},
 };
-
-/// Some hosts of the fleet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// All that have ever reported.
-    All,
-    /// Those with these names, or that match these patterns: `*` stands for any text, `?` for a character.
-    Patterns(Vec<String>),
-}
 
 /// A host of the fleet.
 #[derive(Clone, Debug)]
@@ -89,39 +79,6 @@ impl Host {
 }
 
 impl Fleet {
-    /// The hosts that are meant, sorted, each once.
-    ///
-    /// # Errors
-    /// A name that no host has, a pattern that no host matches, or a fleet without hosts.
-    pub async fn select(&mut self, selection: &Selection) -> Result<Vec<Host>, Error> {
-        let mut names: Vec<HostName> = match selection {
-            Selection::All => self.known().await?,
-            // Names alone need no list of all hosts: one round trip less.
-            Selection::Patterns(words) if !words.iter().any(|word| word.contains(['*', '?'])) => {
-                words.iter().map(|word| word.parse()).collect::<Result<_, _>>()?
-            }
-            Selection::Patterns(patterns) => {
-                let known = self.known().await?;
-                let mut chosen = Vec::new();
-                for pattern in patterns {
-                    let (matcher, before) = (WildMatch::new(pattern), chosen.len());
-                    chosen.extend(known.iter().filter(|name| matcher.matches(name.as_str())).cloned());
-                    if chosen.len() == before {
-                        return Err(Error::NoMatch { pattern: pattern.clone(), known });
-                    }
-                }
-                chosen
-            }
-        };
-        names.sort();
-        names.dedup();
-        let hosts = self.hosts(&names).await?;
-        match hosts.iter().find(|host| !host.is_known()) {
-            None => Ok(hosts),
-            Some(unknown) => Err(Error::UnknownHost { name: unknown.name.clone(), known: self.known().await? }),
-        }
-    }
-
     /// The names of all hosts, sorted.
     pub(super) async fn known(&mut self) -> Result<Vec<HostName>, Error> {
         let mut known: Vec<_> = self.host_names().await?.into_iter().map(|(name, _)| name).collect();

@@ -13,7 +13,7 @@
 //! let signer = Signer::from_openssh(&std::fs::read_to_string("key")?)?;
 //! let known_hosts = KnownHosts::open("known_hosts".as_ref())?;
 //! let mut fleet = Fleet::connect(&"redis://127.0.0.1".parse()?, None).await?.knowing(known_hosts);
-//! let hosts = fleet.select(&Selection::Patterns(vec!["web*".into()])).await?;
+//! let hosts = fleet.select(&Selection::of(["web*"])?).await?.hosts;
 //! let understood = understand(&hosts, "collect-cpu", &[], &[])?;
 //! let request = Request {
 //!     action: "collect-cpu".into(),
@@ -107,6 +107,8 @@ mod proposal;
 pub mod redis_info;
 mod sealing;
 mod signer;
+mod spelling;
+mod targeting;
 mod uploads;
 mod verdict;
 mod witness;
@@ -125,11 +127,16 @@ pub use self::{
     fleet::Fleet,
     follow::Follower,
     forget::Forgotten,
-    hosts::{Catalogue, Host, HostDetails, Selection},
+    hosts::{Catalogue, Host, HostDetails},
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
     proposal::{Proposal, ProposalError},
     signer::{Signer, SignerError},
+    spelling::closest,
+    targeting::{
+        Field, Filter, FilterError, Limit, LimitError, Selected, Selection, Truth, Unknown, Word, WordError,
+        split_words,
+    },
     uploads::Upload,
     witness::{ChangedKey, NewKey, Unsealable, Unverified},
 };

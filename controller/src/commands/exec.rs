@@ -72,7 +72,7 @@ pub async fn run(
     printer: &Printer,
 ) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let hosts = fleet.select(&Selection::Patterns(vec![options.host.clone()])).await?;
+    let hosts = fleet.select(&Selection::of([options.host.as_str()])?).await?.hosts;
     let host = one(&hosts, &options.host)?;
     check_online(host, fleet.now())?;
     let Program { mut words, script } = program;

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use super::{
     enroll,
     host_key::{self, Change, HostKeys},
+    selected::select,
 };
 use crate::{
-    cli::{grammar::Host as Command, settings::Settings},
+    cli::{grammar::Host as Command, settings::Settings, targeting::Targeting},
     client::{Fleet, Forgotten, Host, Selection, shorten},
     output::{Cell, Format, Printer, Table, explain::how_to_mend, figures, moments, style, summary},
 };
@@ -25,7 +26,7 @@ pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> an
     let connect = || super::connect(settings);
     let namespace = settings.namespace.as_ref();
     match command {
-        Command::List => list(&mut connect().await?, printer).await,
+        Command::List(targeting) => list(targeting, &mut connect().await?, printer).await,
         Command::Show { name } => show(&mut connect().await?, &name, namespace, printer).await,
         Command::Enroll(options) => enroll::run(*options, settings, printer).await,
         Command::Key { name, pin, forget, yes } => {
@@ -53,8 +54,12 @@ async fn forget(fleet: &mut Fleet, mut names: Vec<HostName>, printer: &Printer) 
     Ok(())
 }
 
-async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
-    let mut hosts = fleet.all_hosts().await?;
+async fn list(targeting: Targeting, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+    let mut hosts = if targeting.is_empty() {
+        fleet.all_hosts().await?
+    } else {
+        select(&targeting.selection(), fleet, printer).await?
+    };
     let now = fleet.now();
     hosts.sort_by(|one, other| one.is_online(now).cmp(&other.is_online(now)).then_with(|| one.name.cmp(&other.name)));
     let usage = fleet.cpu_usage(&hosts).await?;
@@ -99,7 +104,7 @@ async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
 }
 
 async fn show(fleet: &mut Fleet, name: &str, namespace: Option<&Namespace>, printer: &Printer) -> anyhow::Result<()> {
-    let hosts = fleet.select(&Selection::Patterns(vec![name.to_owned()])).await?;
+    let hosts = fleet.select(&Selection::of([name])?).await?.hosts;
     let [host] = &hosts[..] else { bail!("'{name}' matches {} hosts: name one", hosts.len()) };
     let details = fleet.host_details(host).await?;
     let now = fleet.now();

@@ -19,6 +19,7 @@ mod proposal;
 mod register;
 mod run;
 mod secrets;
+mod selected;
 mod trust;
 mod up;
 mod watch;

@@ -4,6 +4,7 @@ use protocol::{limits, name::HostName, targets::Targets, time::Millis};
 
 use super::{
     proposal, secrets,
+    selected::select,
     watch::{self, Live, Sent},
 };
 use crate::{
@@ -14,8 +15,8 @@ use crate::{
 
 /// Runs an action on hosts.
 pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let selection = if options.all { Selection::All } else { Selection::Patterns(options.hosts) };
-    let mut hosts = fleet.select(&selection).await?;
+    let selection = options.targeting.selection();
+    let mut hosts = select(&selection, fleet, printer).await?;
     let damaged = leave_out_damaged(&mut hosts, &selection, printer);
     if options.online {
         hosts = leave_out_offline(hosts, fleet.now(), printer)?;
@@ -62,10 +63,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
 /// Leaves out the hosts whose actions cannot be read, as a key is damaged, and names them. A host that was named itself
 /// stays: the request is refused. Returns whether there were any.
 fn leave_out_damaged(hosts: &mut Vec<Host>, selection: &Selection, printer: &Printer) -> bool {
-    let is_named = |host: &Host| match selection {
-        Selection::All => false,
-        Selection::Patterns(words) => words.iter().any(|word| word == host.name.as_str()),
-    };
+    let is_named = |host: &Host| selection.names(host.name.as_str());
     let usable = |host: &mut Host| host.actions.is_some() || host.damage.is_none() || is_named(host);
     let damaged: Vec<Host> = hosts.extract_if(.., |host| !usable(host)).collect();
     for (host, damage) in damaged.iter().filter_map(|host| Some((host, host.damage.as_ref()?))) {

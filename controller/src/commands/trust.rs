@@ -21,6 +21,7 @@ use crate::{
         grammar::{RevokeKey, SendAgain, SendTo, SomeHosts, TrustKey},
         keys,
         settings::Settings,
+        targeting::joined,
     },
     client::{Fleet, Host, HostResult, Request, Selection, shorten, understand},
     output::{Advice, Cell, Exit, Format, Printer, Table, events, moments, style},
@@ -34,7 +35,7 @@ pub async fn list(whom: SomeHosts, settings: &Settings, printer: &Printer) -> an
     let Some(own) = FleetTrust::read(settings)? else { return Err(no_copy()) };
     let hosts = match selection(whom) {
         None => Vec::new(),
-        Some(selection) => super::connect(settings).await?.select(&selection).await?,
+        Some(selection) => super::connect(settings).await?.select(&selection).await?.hosts,
     };
     let revoked = revoked_keys(own.revoked.as_deref().unwrap_or_default());
     if printer.format() != Format::Table {
@@ -232,7 +233,7 @@ async fn bring(
         return Ok(Exit::Success);
     };
     let mut fleet = super::connect(settings).await?;
-    let hosts = fleet.select(&selection).await?;
+    let hosts = fleet.select(&selection).await?.hosts;
     if !force {
         refuse_unknown(&hosts, own, new)?;
     }
@@ -354,8 +355,8 @@ fn refuse_unknown(hosts: &[Host], own: &FleetTrust, new: &FleetTrust) -> anyhow:
 
 fn selection(whom: SomeHosts) -> Option<Selection> {
     match whom {
-        SomeHosts { all: true, .. } => Some(Selection::All),
-        SomeHosts { hosts, .. } if !hosts.is_empty() => Some(Selection::Patterns(hosts)),
+        SomeHosts { all: true, .. } => Some(Selection::all()),
+        SomeHosts { hosts, .. } if !hosts.is_empty() => Some(Selection { words: joined(&hosts), ..Selection::all() }),
         _ => None,
     }
 }

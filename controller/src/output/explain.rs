@@ -9,7 +9,7 @@ use protocol::{
 use redis::RedisError;
 
 use super::{moments, style, summary::command};
-use crate::client::{ArgumentsError, Error, ProposalError, WrongType, shorten};
+use crate::client::{ArgumentsError, Error, ProposalError, WrongType, closest, shorten};
 
 /// An error with hints.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +86,7 @@ fn hints_of(error: &Error) -> Vec<String> {
             did_you_mean(name.as_str(), known.iter().map(HostName::as_str), format!("known: {}", shorten(known)))
         }
         Error::HostOnline(_) => "stop its worker first; nothing was removed".into(),
+        Error::NoneMeant { filter: Some(_), .. } => "what is known of a host: ctl host show NAME".into(),
         Error::NoMatch { known, .. } => format!("known: {}", shorten(known)),
         Error::NotPublished(_) => "is its worker running? ctl host list".into(),
         Error::NotOffered { action, elsewhere: true, .. } => format!("which hosts do: ctl action show {action}"),
@@ -187,36 +188,11 @@ pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>, ot
     closest(word, known).map_or(otherwise, |meant| format!("did you mean {meant}?"))
 }
 
-/// The known word that `word` was probably meant to be.
-pub fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // A third of the word's characters may differ, at least one, at most four. A part of a known word is close too.
-    let allowed = (word.chars().count() / 3).clamp(1, 4);
-    known
-        .into_iter()
-        .map(|candidate| {
-            let distance = strsim::damerau_levenshtein(word, candidate);
-            let part = word.len() >= 3 && candidate.contains(word);
-            (if part { distance.min(allowed) } else { distance }, candidate)
-        })
-        .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
-
 #[cfg(test)]
 mod tests {
     use protocol::name::JobId;
 
     use super::*;
-
-    #[test]
-    fn slips_are_recognised_and_other_words_are_not() {
-        let known = ["collect-cpu", "collect-memory", "ping", "exec"];
-        for (typed, meant) in [("colect-cpu", "collect-cpu"), ("pnig", "ping"), ("memory", "collect-memory")] {
-            assert_eq!(closest(typed, known), Some(meant));
-        }
-        assert_eq!(closest("restart", known), None);
-    }
 
     #[test]
     fn hints_are_found_under_context() {

@@ -3,11 +3,12 @@
 use super::super::{
     delivery::request,
     proposal,
+    selected::select,
     watch::{self, Live},
 };
 use crate::{
     cli::{deploys::Whose, keys, settings::Settings},
-    client::{Fleet, Selection, understand},
+    client::{Fleet, understand},
     output::{Exit, Printer, events, results::View},
 };
 
@@ -22,7 +23,7 @@ pub async fn run(
     settings: &Settings,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let hosts = fleet.select(&Selection::Patterns(whose.hosts)).await?;
+    let hosts = select(&whose.narrowing.of(&whose.hosts), fleet, printer).await?;
     let known = understand(&hosts, ACTION, &[format!("app={}", whose.app)], &[])?;
     proposal::refuse_alone(ACTION, known.approvals)?;
     let signer = keys::open(settings).await?;

@@ -21,7 +21,10 @@ pub async fn run(command: Deploy, fleet: &mut Fleet, settings: &Settings, printe
         (Some(Look::Status(whose)), _) => look::run(whose, View::Releases, fleet, settings, printer).await,
         (Some(Look::History(whose)), _) => look::run(whose, View::History, fleet, settings, printer).await,
         (Some(Look::Rollback(options)), _) => rollback::run(options, fleet, settings, printer).await,
-        (None, Some(release)) => release::run(release, fleet, settings, printer).await,
+        (None, Some(release)) => {
+            let selection = command.narrowing.of(&release.hosts);
+            release::run(release, &selection, fleet, settings, printer).await
+        }
         // The grammar asks for one of them.
         (None, None) => Err(Advice::new("name an app").hint("ctl deploy --help").into()),
     }

@@ -4,6 +4,7 @@ use super::{
     super::{
         delivery::{Delivery, request},
         proposal,
+        selected::select,
         watch::Live,
     },
     source::Offer,
@@ -18,9 +19,15 @@ use crate::{
 const ACTION: &str = "deploy";
 
 /// Deploys a release. Everything that can be checked is checked before anything is sent.
-pub async fn run(options: Release, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let Release { app, version, from, hosts, sha256, size, dry_run, timeout } = options;
-    let hosts = fleet.select(&Selection::Patterns(hosts)).await?;
+pub async fn run(
+    options: Release,
+    selection: &Selection,
+    fleet: &mut Fleet,
+    settings: &Settings,
+    printer: &Printer,
+) -> anyhow::Result<Exit> {
+    let Release { app, version, from, sha256, size, dry_run, timeout, .. } = options;
+    let hosts = select(selection, fleet, printer).await?;
     let mut offer = Offer::of(&from, sha256.as_deref(), size)?;
     let mut words = vec![format!("app={app}"), format!("version={version}")];
     words.extend(offer.arguments());

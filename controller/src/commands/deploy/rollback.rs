@@ -3,6 +3,7 @@
 use super::super::{
     delivery::{Delivery, request},
     proposal,
+    selected::select,
     watch::Live,
 };
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
         keys,
         settings::Settings,
     },
-    client::{Fleet, Selection, understand},
+    client::{Fleet, understand},
     output::{Exit, Printer},
 };
 
@@ -20,8 +21,8 @@ const ACTION: &str = "deploy-rollback";
 
 /// Has hosts go back to an earlier release.
 pub async fn run(options: Rollback, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let Rollback { whose: Whose { app, hosts }, to, dry_run, timeout } = options;
-    let hosts = fleet.select(&Selection::Patterns(hosts)).await?;
+    let Rollback { whose: Whose { app, hosts, narrowing }, to, dry_run, timeout } = options;
+    let hosts = select(&narrowing.of(&hosts), fleet, printer).await?;
     let mut words = vec![format!("app={app}")];
     words.extend(to.map(|version| format!("version={version}")));
     words.extend(dry_run.then(|| "dry_run=true".to_owned()));

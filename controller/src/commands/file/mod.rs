@@ -12,7 +12,7 @@ use crate::{
         settings::Settings,
         transfers::{File as Command, Target},
     },
-    client::{Fleet, Host, Selection},
+    client::{Fleet, Host, Selection, Word},
     output::{Exit, Printer},
 };
 
@@ -30,7 +30,7 @@ async fn select(
     name: Option<&Path>,
     fleet: &mut Fleet,
 ) -> anyhow::Result<Vec<(String, Vec<Host>)>> {
-    let mut paths: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut paths: BTreeMap<String, Vec<Word>> = BTreeMap::new();
     for Target { hosts, path } in targets {
         let mut path = path.clone();
         if path.ends_with('/') {
@@ -40,8 +40,9 @@ async fn select(
         paths.entry(path).or_default().extend(hosts.iter().cloned());
     }
     let mut selected = Vec::new();
-    for (path, patterns) in paths {
-        selected.push((path, fleet.select(&Selection::Patterns(patterns)).await?));
+    for (path, words) in paths {
+        let selection = Selection { words, ..Selection::all() };
+        selected.push((path, fleet.select(&selection).await?.hosts));
     }
     Ok(selected)
 }

@@ -1,0 +1,457 @@
+//! Expressions over what is known about a host: `cpu.usage > 80 and label.env = "prod"`.
+//!
+//! They are judged in three values (Kleene's logic): what depends on something that is not known is not known.
+
+use std::{fmt, ops::Range, str::FromStr};
+
+use wildmatch::WildMatch;
+
+use super::{
+    field::Field,
+    lexer::{self, Placed, Sign, Token},
+};
+
+/// How deep expressions may be nested.
+const DEEPEST: usize = 50;
+
+/// Bytes of an expression at most.
+const LONGEST: usize = 4096;
+
+/// What must hold for a host.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    text: String,
+    root: Node,
+}
+
+#[derive(Clone, Debug)]
+enum Node {
+    All(Vec<Node>),
+    Any(Vec<Node>),
+    Not(Box<Node>),
+    Test(Test),
+}
+
+/// A comparison of a field with a value.
+#[derive(Clone, Debug)]
+struct Test {
+    field: Field,
+    sign: Sign,
+    text: String,
+    /// What the text is as a number. What was quoted is none.
+    number: Option<f64>,
+    /// For `~`.
+    pattern: WildMatch,
+}
+
+/// Whether something holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Truth {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+    /// It is not known, for this reason.
+    Unknown(String),
+}
+
+/// Why a text is no expression, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterError {
+    text: String,
+    at: Range<usize>,
+    problem: String,
+}
+
+impl std::error::Error for FilterError {}
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What would move the caret is shown as a blank.
+        let shown: String = self.text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
+        let columns = |text: &str| text.chars().count();
+        let before = columns(&self.text[..self.at.start]);
+        let carets = columns(&self.text[self.at.clone()]).max(1);
+        write!(out, "{}\n  {shown}\n  {:before$}{}", self.problem, "", "^".repeat(carets))
+    }
+}
+
+impl Filter {
+    /// That a label has a value (`NAME=VALUE`), has another one (`NAME!=VALUE`), or is set at all (`NAME`).
+    ///
+    /// # Errors
+    /// There is no name.
+    pub fn label(text: &str) -> Result<Self, FilterError> {
+        let (name, sign, value) = match text.split_once('=') {
+            Some((name, value)) => match name.strip_suffix('!') {
+                Some(name) => (name, Sign::IsNot, value),
+                None => (name, Sign::Is, value),
+            },
+            None => (text, Sign::IsNot, ""),
+        };
+        let name = name.trim();
+        if name.is_empty() {
+            let problem = "a label's name is missing: NAME=VALUE, NAME!=VALUE or NAME".to_owned();
+            return Err(FilterError { text: text.to_owned(), at: 0..text.len(), problem });
+        }
+        let test = Test {
+            field: Field::Label(name.to_owned()),
+            sign,
+            text: value.trim().to_owned(),
+            number: None,
+            pattern: WildMatch::new(""),
+        };
+        Ok(Self { text: format!("label.{text}"), root: Node::Test(test) })
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { text: format!("({}) and ({})", self.text, other.text), root: Node::All(vec![self.root, other.root]) }
+    }
+
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What must be known to judge it, each once.
+    pub fn fields(&self) -> Vec<&Field> {
+        let mut fields = Vec::new();
+        self.root.collect(&mut fields);
+        fields
+    }
+
+    /// Judges it. `known`: the value of a field, or why it is not known.
+    pub fn judge(&self, known: &impl Fn(&Field) -> Result<String, String>) -> Truth {
+        self.root.judge(known)
+    }
+}
+
+impl Node {
+    fn collect<'a>(&'a self, fields: &mut Vec<&'a Field>) {
+        match self {
+            Self::All(nodes) | Self::Any(nodes) => nodes.iter().for_each(|node| node.collect(fields)),
+            Self::Not(node) => node.collect(fields),
+            Self::Test(test) => {
+                if !fields.contains(&&test.field) {
+                    fields.push(&test.field);
+                }
+            }
+        }
+    }
+
+    fn judge(&self, known: &impl Fn(&Field) -> Result<String, String>) -> Truth {
+        match self {
+            Self::All(nodes) => first(nodes, known, &Truth::No, Truth::Yes),
+            Self::Any(nodes) => first(nodes, known, &Truth::Yes, Truth::No),
+            Self::Not(node) => match node.judge(known) {
+                Truth::Yes => Truth::No,
+                Truth::No => Truth::Yes,
+                unknown @ Truth::Unknown(_) => unknown,
+            },
+            Self::Test(test) => match known(&test.field) {
+                Ok(value) => test.judge(&value),
+                Err(reason) => Truth::Unknown(reason),
+            },
+        }
+    }
+}
+
+/// What decides, if any of them does; else the first that is not known; else what they all are.
+fn first(
+    nodes: &[Node],
+    known: &impl Fn(&Field) -> Result<String, String>,
+    decides: &Truth,
+    otherwise: Truth,
+) -> Truth {
+    let mut result = otherwise;
+    for node in nodes {
+        let truth = node.judge(known);
+        if truth == *decides {
+            return truth;
+        }
+        if matches!(truth, Truth::Unknown(_)) && !matches!(result, Truth::Unknown(_)) {
+            result = truth;
+        }
+    }
+    result
+}
+
+impl Test {
+    fn judge(&self, value: &str) -> Truth {
+        let holds = match self.sign {
+            Sign::Is => self.is_equal(value),
+            Sign::IsNot => !self.is_equal(value),
+            Sign::Like => self.pattern.matches(&value.to_lowercase()),
+            Sign::Unlike => !self.pattern.matches(&value.to_lowercase()),
+            Sign::Less | Sign::AtMost | Sign::More | Sign::AtLeast => {
+                let (Some(limit), Ok(value)) = (self.number, value.parse::<f64>()) else {
+                    return Truth::Unknown(format!("{} is '{value}', which is no number", self.field));
+                };
+                match self.sign {
+                    Sign::Less => value < limit,
+                    Sign::AtMost => value <= limit,
+                    Sign::More => value > limit,
+                    _ => value >= limit,
+                }
+            }
+        };
+        if holds { Truth::Yes } else { Truth::No }
+    }
+
+    #[expect(clippy::float_cmp, reason = "both were read from a text")]
+    fn is_equal(&self, value: &str) -> bool {
+        let as_numbers = || Some(self.number? == value.parse::<f64>().ok()?);
+        value == self.text || as_numbers().unwrap_or(false)
+    }
+}
+
+impl FromStr for Filter {
+    type Err = FilterError;
+
+    fn from_str(text: &str) -> Result<Self, FilterError> {
+        let failed = |at, problem: &str| FilterError { text: text.to_owned(), at, problem: problem.to_owned() };
+        if text.len() > LONGEST {
+            let at = text.floor_char_boundary(60)..text.floor_char_boundary(61);
+            let problem = format!("an expression has at most {LONGEST} bytes, not {}", text.len());
+            let text = text[..at.end].to_owned();
+            return Err(FilterError { text, at, problem });
+        }
+        let tokens = lexer::read(text).map_err(|(at, problem)| failed(at, problem))?;
+        let mut parser = Parser { text, tokens: &tokens, depth: 0 };
+        let root = parser.any()?;
+        match parser.tokens.first() {
+            None => Ok(Self { text: text.to_owned(), root }),
+            Some((Token::Close, at)) => Err(failed(at.clone(), "there is no '(' to this")),
+            Some((_, at)) => Err(failed(at.clone(), "'and' or 'or' is missing before this")),
+        }
+    }
+}
+
+/// Reads one rule of the grammar after the other.
+struct Parser<'a> {
+    text: &'a str,
+    tokens: &'a [Placed],
+    depth: usize,
+}
+
+impl Parser<'_> {
+    fn fail<T>(&self, at: Range<usize>, problem: impl Into<String>) -> Result<T, FilterError> {
+        Err(FilterError { text: self.text.to_owned(), at, problem: problem.into() })
+    }
+
+    fn next(&mut self) -> Option<Placed> {
+        let (first, rest) = self.tokens.split_first()?;
+        self.tokens = rest;
+        Some(first.clone())
+    }
+
+    /// Takes this word, if it comes next.
+    fn take(&mut self, word: &str) -> bool {
+        let is_next = matches!(self.tokens.first(), Some((Token::Word(next), _)) if next.eq_ignore_ascii_case(word));
+        if is_next {
+            self.tokens = &self.tokens[1..];
+        }
+        is_next
+    }
+
+    fn any(&mut self) -> Result<Node, FilterError> {
+        let mut nodes = vec![self.all()?];
+        while self.take("or") {
+            nodes.push(self.all()?);
+        }
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::Any(nodes) })
+    }
+
+    fn all(&mut self) -> Result<Node, FilterError> {
+        let mut nodes = vec![self.one()?];
+        while self.take("and") {
+            nodes.push(self.one()?);
+        }
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::All(nodes) })
+    }
+
+    fn one(&mut self) -> Result<Node, FilterError> {
+        let end = self.text.len();
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            let at = self.tokens.first().map_or(end..end, |(_, at)| at.clone());
+            return self.fail(at, format!("it is nested deeper than {DEEPEST} times"));
+        }
+        let node = if self.take("not") {
+            Node::Not(Box::new(self.one()?))
+        } else {
+            match self.next() {
+                Some((Token::Open, at)) => {
+                    let inner = self.any()?;
+                    if !matches!(self.next(), Some((Token::Close, _))) {
+                        return self.fail(at, "this '(' is never closed");
+                    }
+                    inner
+                }
+                Some((Token::Word(name), at)) => self.test(&name, at)?,
+                Some((_, at)) => return self.fail(at, "a name such as cpu.usage, os or label.env is missing here"),
+                None => return self.fail(end..end, "a comparison such as cpu.usage > 80 is missing here"),
+            }
+        };
+        self.depth -= 1;
+        Ok(node)
+    }
+
+    fn test(&mut self, name: &str, at: Range<usize>) -> Result<Node, FilterError> {
+        let field = match name.parse::<Field>() {
+            Ok(field) => field,
+            Err(error) => return self.fail(at, error.to_string()),
+        };
+        let end = self.text.len();
+        let sign = match self.next() {
+            Some((Token::Sign(sign), _)) => sign,
+            Some((_, at)) => return self.fail(at, format!("after {name}, one of = != < <= > >= ~ !~ is missing")),
+            None => return self.fail(end..end, format!("after {name}, one of = != < <= > >= ~ !~ is missing")),
+        };
+        let (text, number, at) = match self.next() {
+            Some((Token::Text(text), at)) => (text, None, at),
+            Some((Token::Word(text), at)) => {
+                let number = number(&text);
+                (text, number, at)
+            }
+            Some((_, at)) => return self.fail(at, format!("after {}, a value is missing", sign.text())),
+            None => return self.fail(end..end, format!("after {}, a value is missing", sign.text())),
+        };
+        let compares = matches!(sign, Sign::Less | Sign::AtMost | Sign::More | Sign::AtLeast);
+        if compares && number.is_none() {
+            return self.fail(at, format!("{} needs a number, such as 80, 1.5, 90% or 4GiB", sign.text()));
+        }
+        let states = ["online", "offline", "stopped"];
+        if field == Field::State && matches!(sign, Sign::Is | Sign::IsNot) && !states.contains(&text.as_str()) {
+            return self.fail(at, "a state is online, offline or stopped");
+        }
+        let pattern = WildMatch::new(&text.to_lowercase());
+        Ok(Node::Test(Test { field, sign, text, number, pattern }))
+    }
+}
+
+/// Units of numbers. A percentage is what figures are in already.
+const UNITS: [(&str, f64); 9] = [
+    ("%", 1.0),
+    ("KiB", 1024.0),
+    ("MiB", 1_048_576.0),
+    ("GiB", 1_073_741_824.0),
+    ("TiB", 1_099_511_627_776.0),
+    ("kB", 1e3),
+    ("MB", 1e6),
+    ("GB", 1e9),
+    ("TB", 1e12),
+];
+
+/// A number, maybe with a unit.
+fn number(text: &str) -> Option<f64> {
+    let unit = UNITS.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
+    let (digits, factor) = unit.unwrap_or((text, 1.0));
+    let is_plain = digits.starts_with(|char: char| char.is_ascii_digit() || char == '-');
+    let number = digits.parse::<f64>().ok().filter(|number| is_plain && number.is_finite())?;
+    Some(number * factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn judge(text: &str) -> Truth {
+        let known: HashMap<&str, &str> = [
+            ("host", "web1"),
+            ("state", "online"),
+            ("os", "Debian GNU/Linux"),
+            ("os_version", "12"),
+            ("label.env", "prod"),
+            ("label.none", ""),
+            ("cpu.usage", "81.5"),
+            ("memory.used_bytes", "5368709120"),
+            ("disk.fullest_mount", "/var"),
+        ]
+        .into();
+        let filter: Filter = text.parse().unwrap_or_else(|error| panic!("{error}"));
+        filter.judge(&|field| {
+            let value = known.get(field.to_string().as_str());
+            value.map(ToString::to_string).ok_or_else(|| format!("{field} is not known"))
+        })
+    }
+
+    #[test]
+    fn comparisons_hold_or_not() {
+        for (text, holds) in [
+            (r#"cpu.usage > 80 and label.env = "prod" and os ~ "debian*""#, true),
+            ("cpu.usage > 81.5", false),
+            ("cpu.usage >= 81.5%", true),
+            ("cpu.usage < 100 and not cpu.usage <= 50", true),
+            ("memory.used_bytes > 4GiB", true),
+            ("memory.used_bytes > 6GB", false),
+            ("os_version = 12", true),
+            ("os_version = 12.0", true),
+            ("os_version = '12.0'", false),
+            ("os = debian", false),
+            ("os ~ DEBIAN*", true),
+            ("os !~ 'red hat*'", true),
+            ("label.none = ''", true),
+            ("label.env != prod or host = web1", true),
+            ("(label.env != prod or host = web1) and state = offline", false),
+            ("NOT (host ~ web? AND state = online)", false),
+            ("disk.fullest_mount = /var", true),
+        ] {
+            assert_eq!(judge(text), if holds { Truth::Yes } else { Truth::No }, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_neither_and_decides_nothing() {
+        for text in ["cpu.none > 1", "not cpu.none > 1", "cpu.none > 1 and host = web1", "cpu.none > 1 or host = db1"] {
+            assert_eq!(judge(text), Truth::Unknown("cpu.none is not known".into()), "{text}");
+        }
+        assert_eq!(judge("cpu.none > 1 and host = db1"), Truth::No);
+        assert_eq!(judge("host = web1 or cpu.none > 1"), Truth::Yes);
+        let no_number = Truth::Unknown("os is 'Debian GNU/Linux', which is no number".into());
+        assert_eq!(judge("os > 3"), no_number);
+    }
+
+    #[test]
+    fn what_is_wrong_is_pointed_at() {
+        for (text, caret, problem) in [
+            ("", "^", "a comparison such as cpu.usage > 80 is missing here"),
+            ("cpu.usage >> 80", "           ^", "after >, a value is missing"),
+            ("cpu.usage", "         ^", "after cpu.usage, one of = != < <= > >= ~ !~ is missing"),
+            ("cpuu.usage > 1", "^^^^^^^^^^", "there is no 'cpuu.usage': did you mean cpu.usage?"),
+            ("os > debian", "     ^^^^^^", "> needs a number"),
+            ("(os = a", "^", "this '(' is never closed"),
+            ("os = a)", "      ^", "there is no '(' to this"),
+            ("os = a cpu.usage > 1", "       ^^^^^^^^^", "'and' or 'or' is missing before this"),
+            ("os = ä & x", "       ^", "it means nothing here"),
+            ("os = 'x", "     ^^", "its quote is never closed"),
+            ("state = up", "        ^^", "a state is online, offline or stopped"),
+            ("'os' = x", "^^^^", "a name such as cpu.usage"),
+            ("os =\nx y", "       ^", "is missing before this"),
+        ] {
+            let error = text.parse::<Filter>().unwrap_err().to_string();
+            let lines: Vec<_> = error.lines().collect();
+            assert!(lines[0].contains(problem), "{text}: {error}");
+            assert_eq!(lines.last().unwrap().strip_prefix("  "), Some(caret), "{text}: {error}");
+        }
+        let deep = format!("{}os = x{}", "(".repeat(200), ")".repeat(200));
+        assert!(deep.parse::<Filter>().unwrap_err().to_string().contains("nested deeper than 50"));
+        let wide = vec!["os = x"; 300].join(" or ");
+        assert!(wide.parse::<Filter>().is_ok());
+        assert!("ä".repeat(3000).parse::<Filter>().unwrap_err().to_string().contains("at most 4096 bytes, not 6000"));
+    }
+
+    #[test]
+    fn labels_are_asked_for_in_short() {
+        let judge = |text: &str, value: &str| Filter::label(text).unwrap().judge(&|_| Ok(value.to_owned()));
+        assert_eq!(
+            [judge("role=db", "db"), judge("role!=db", "db"), judge("role", "db"), judge("role", "")],
+            [Truth::Yes, Truth::No, Truth::Yes, Truth::No]
+        );
+        assert!(Filter::label("=db").unwrap_err().to_string().contains("a label's name is missing"));
+    }
+}

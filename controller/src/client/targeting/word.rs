@@ -1,0 +1,189 @@
+//! Words that name hosts: a name, a pattern with `*` and `?`, and ranges such as `web[1-20]`.
+
+use std::str::FromStr;
+
+use protocol::name::HostName;
+use wildmatch::WildMatch;
+
+/// Names that a word can stand for at most.
+const MOST: usize = 10_000;
+
+/// A word that names hosts.
+#[derive(Clone, Debug)]
+pub struct Word {
+    text: String,
+    meaning: Meaning,
+}
+
+#[derive(Clone, Debug)]
+enum Meaning {
+    /// These hosts, each of which must be there.
+    Names(Vec<HostName>),
+    /// All that match one of these.
+    Patterns(Vec<WildMatch>),
+}
+
+/// Why a word names no hosts.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WordError {
+    /// Neither a name nor a pattern.
+    #[error("'{0}' names no host: {1}")]
+    Name(String, String),
+    /// Something is wrong between brackets.
+    #[error("'{0}' has no range such as [1-20] or [1,3,7-9] in it: {1}")]
+    Range(String, &'static str),
+    /// It would stand for too many.
+    #[error("'{0}' stands for more than {MOST} hosts")]
+    Many(String),
+}
+
+impl Word {
+    /// The word as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The hosts that it names, where it has no wildcard.
+    pub(super) fn exact(&self) -> Option<&[HostName]> {
+        match &self.meaning {
+            Meaning::Names(names) => Some(names),
+            Meaning::Patterns(_) => None,
+        }
+    }
+
+    /// Whether this host is meant.
+    pub fn matches(&self, host: &HostName) -> bool {
+        match &self.meaning {
+            Meaning::Names(names) => names.contains(host),
+            Meaning::Patterns(patterns) => patterns.iter().any(|pattern| pattern.matches(host.as_str())),
+        }
+    }
+}
+
+impl FromStr for Word {
+    type Err = WordError;
+
+    fn from_str(text: &str) -> Result<Self, WordError> {
+        let spelled = expand(text)?;
+        let meaning = if text.contains(['*', '?']) {
+            Meaning::Patterns(spelled.iter().map(|pattern| WildMatch::new(pattern)).collect())
+        } else {
+            let name =
+                |name: &String| name.parse().map_err(|error| WordError::Name(text.to_owned(), format!("{error}")));
+            Meaning::Names(spelled.iter().map(name).collect::<Result<_, _>>()?)
+        };
+        Ok(Self { text: text.to_owned(), meaning })
+    }
+}
+
+/// Takes words apart that are separated by commas, except within brackets.
+pub fn split_words(text: &str) -> Vec<&str> {
+    let (mut words, mut from, mut is_inside) = (Vec::new(), 0, false);
+    for (at, char) in text.char_indices() {
+        match char {
+            '[' => is_inside = true,
+            ']' => is_inside = false,
+            ',' if !is_inside => {
+                words.push(&text[from..at]);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    words.push(&text[from..]);
+    words
+}
+
+/// All texts that the ranges of this one stand for, in order.
+fn expand(text: &str) -> Result<Vec<String>, WordError> {
+    let wrong = |what| WordError::Range(text.to_owned(), what);
+    let (mut spelled, mut rest) = (vec![String::new()], text);
+    while let Some((before, after)) = rest.split_once('[') {
+        let (range, behind) = after.split_once(']').ok_or_else(|| wrong("a ']' is missing"))?;
+        let numbers = numbers(range, MOST / spelled.len()).map_err(|error| match error {
+            Some(what) => wrong(what),
+            None => WordError::Many(text.to_owned()),
+        })?;
+        let longer =
+            |start: &String| numbers.iter().map(move |number| format!("{start}{before}{number}")).collect::<Vec<_>>();
+        spelled = spelled.iter().flat_map(longer).collect();
+        rest = behind;
+    }
+    if rest.contains(']') {
+        return Err(wrong("a '[' is missing"));
+    }
+    spelled.iter_mut().for_each(|name| name.push_str(rest));
+    Ok(spelled)
+}
+
+/// The numbers of `1-20,25`, as they are written: with the zeros of `01-20`. The error is what is wrong; `None`: that there
+/// are more than `most`.
+fn numbers(range: &str, most: usize) -> Result<Vec<String>, Option<&'static str>> {
+    let read = |digits: &str| {
+        let is_number = !digits.is_empty() && digits.len() <= 18 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let number = is_number.then(|| digits.parse::<u64>().ok()).flatten();
+        number.ok_or(Some("there must be numbers, commas and minus signs between the brackets"))
+    };
+    let mut numbers = Vec::new();
+    for part in range.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (from, to) = (read(first)?, read(last)?);
+        if from > to {
+            return Err(Some("it ends before it begins"));
+        }
+        let width = if first.starts_with('0') { first.len() } else { 0 };
+        if to - from >= (most - numbers.len()) as u64 {
+            return Err(None);
+        }
+        numbers.extend((from..=to).map(|number| format!("{number:0width$}")));
+    }
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Vec<String> {
+        let word: Word = text.parse().unwrap();
+        word.exact().unwrap().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn ranges_stand_for_names() {
+        assert_eq!(names("web1"), ["web1"]);
+        assert_eq!(names("web[1-3]"), ["web1", "web2", "web3"]);
+        assert_eq!(names("web[08-10].eu"), ["web08.eu", "web09.eu", "web10.eu"]);
+        assert_eq!(names("web[1,3,7-8]"), ["web1", "web3", "web7", "web8"]);
+        assert_eq!(names("r[1-2]n[1-2]"), ["r1n1", "r1n2", "r2n1", "r2n2"]);
+        let both: Word = "web[1-2]*".parse().unwrap();
+        let host = |name: &str| name.parse::<HostName>().unwrap();
+        assert!(both.exact().is_none() && both.matches(&host("web2-eu")) && !both.matches(&host("web3")));
+    }
+
+    #[test]
+    fn what_names_no_host_is_refused_with_the_reason() {
+        for (text, problem) in [
+            ("", "names no host"),
+            ("web 1", "names no host"),
+            ("web[", "a ']' is missing"),
+            ("web]", "a '[' is missing"),
+            ("web[]", "there must be numbers"),
+            ("web[a-b]", "there must be numbers"),
+            ("web[3-1]", "it ends before it begins"),
+            ("web[1-10001]", "more than 10000 hosts"),
+            ("a[1-1000]b[1-1000]", "more than 10000 hosts"),
+            ("web[1-99999999999999999999]", "there must be numbers"),
+        ] {
+            let refused = text.parse::<Word>().unwrap_err().to_string();
+            assert!(refused.contains(problem), "{text}: {refused}");
+        }
+        assert_eq!(names("web[1-10000]").len(), 10_000);
+    }
+
+    #[test]
+    fn commas_within_brackets_separate_no_words() {
+        assert_eq!(split_words("web[1,3],db*,x"), ["web[1,3]", "db*", "x"]);
+        assert_eq!(split_words(""), [""]);
+    }
+}
