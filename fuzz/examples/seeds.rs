@@ -214,6 +214,10 @@ fn of_ctl() -> Result<()> {
     let [one, two] = [(); 2].map(|()| SigningKey::generate());
     let known = format!("# ours\n\nweb1,prod/web1 {} remark\nweb2\t{}\r\nweb1 {}", one.line(), two.line(), two.line());
     write("known_hosts", "hosts", known.as_bytes())?;
+    let filters = ["cpu.usage > 80% and (label.env = 'prod' or not os ~ \"debian*\")", "memory.used_bytes>=4GiB", "web[1-3,07]*"];
+    for (number, filter) in filters.into_iter().enumerate() {
+        write("filter", &number.to_string(), filter.as_bytes())?;
+    }
     let key = key(1);
     let public = key.public_key().to_bytes()?;
     let identities = strings(&[&public, b"ann@desk", one.public().blob(), b""]);

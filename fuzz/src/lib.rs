@@ -13,7 +13,7 @@ use std::{
     sync::LazyLock,
 };
 
-use controller::client::{KnownHosts, Reply};
+use controller::client::{Filter, KnownHosts, Reply, Truth, Word};
 use protocol::{
     action::{ActionSpec, Argument},
     approval::{Approvals, Signatories},
@@ -294,6 +294,20 @@ pub fn known_hosts(input: &[u8]) {
         known.append(name, &key);
         let with = KnownHosts::from_text(known.text()).expect("what we write can be read");
         assert!(matches!(with.keys(name), [only] if only.blob() == key.blob()), "who is pinned has one key");
+    }
+}
+
+/// What is typed after `--where`, and as the name of hosts.
+pub fn filter(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    _ = text.parse::<Word>();
+    match text.parse::<Filter>() {
+        Ok(filter) => {
+            let unknown = filter.judge(&|_| Err(String::new()));
+            assert!(matches!(unknown, Truth::Unknown(_)), "of what nobody knows, nothing is known");
+            _ = filter.judge(&|_| Ok("1".into()));
+        }
+        Err(error) => assert!(error.to_string().ends_with('^'), "what is wrong has a place"),
     }
 }
 

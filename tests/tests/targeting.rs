@@ -119,3 +119,30 @@ fn what_cannot_be_meant_is_pointed_at() {
     let nobody = ctl.run(["run", "--exclude", "web1", "ping"]).expect(64);
     assert!(nobody.stderr.contains("required"), "who is excluded from nothing: {nobody}");
 }
+
+#[test]
+fn what_may_change_hosts_that_were_not_named_is_asked_for() {
+    let (_redis, _workers, ctl) = fleet();
+    let exec = |flags: &[&'static str]| [&["run"], flags, &["exec", "--", "echo", "ran"]].concat();
+    let (code, screen) = ctl.at_terminal(exec(&["--all"]), "n\n");
+    assert!(code == 1 && screen.contains("exec on 3 hosts: web[1-3]. Go on? [y/N]"), "{code} {screen}");
+    assert!(screen.contains("nothing was sent") && screen.contains("without this question: --yes"), "{screen}");
+    let (code, screen) = ctl.at_terminal(exec(&["--host", "web*", "--exclude", "web1"]), "y\n");
+    assert!(
+        code == 0 && screen.contains("exec on 2 hosts: web[2,3]. Go on?") && screen.contains("ran"),
+        "{code} {screen}"
+    );
+
+    // Who names the hosts, or one, or changes nothing, is not asked; nor is a script, which cannot reply.
+    for words in [
+        exec(&["--host", "web[1-3]"]),
+        exec(&["--host", "web1,web2,web3"]),
+        exec(&["--all", "--limit", "1"]),
+        exec(&["--all", "--yes"]),
+        vec!["run", "--all", "collect-cpu"],
+    ] {
+        let (code, screen) = ctl.at_terminal(words.clone(), "");
+        assert!(code == 0 && !screen.contains("Go on?"), "{words:?}: {code} {screen}");
+    }
+    ctl.run(exec(&["--all"])).expect(0);
+}

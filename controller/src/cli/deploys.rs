@@ -74,6 +74,9 @@ pub struct Release {
     /// Change nothing, and say what would be done
     #[arg(long)]
     pub dry_run: bool,
+    /// Do not ask before it changes several hosts that were not named
+    #[arg(short, long)]
+    pub yes: bool,
     /// How long it may take [default: 1h]
     #[arg(short, long, value_name = "DURATION", value_parser = up_to(limits::TIMEOUT_MAX))]
     pub timeout: Option<Duration>,
@@ -93,6 +96,9 @@ pub struct Rollback {
     /// Change nothing, and say what would be done
     #[arg(long)]
     pub dry_run: bool,
+    /// Do not ask before it changes several hosts that were not named
+    #[arg(short, long)]
+    pub yes: bool,
     /// How long it may take [default: 1h]
     #[arg(short, long, value_name = "DURATION", value_parser = up_to(limits::TIMEOUT_MAX))]
     pub timeout: Option<Duration>,

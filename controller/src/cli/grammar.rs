@@ -142,6 +142,9 @@ pub struct Run {
     /// Leave out hosts that are offline: nothing is queued for them
     #[arg(long, conflicts_with = "wait")]
     pub online: bool,
+    /// Do not ask before it may change several hosts that were not named
+    #[arg(short, long)]
+    pub yes: bool,
     #[command(flatten)]
     pub look: Look,
 }

@@ -66,7 +66,7 @@ Examples:
 /// After the options of `host list`.
 pub const TARGETING: &str = "\
 What --where asks for: host, state (online, offline, stopped), version, running, slots; facts such as os, kernel, cores and
-memory_bytes; label.NAME; figures such as cpu.usage, memory.used_percent and load.load1; custom.ACTION.NAME of actions of your
+memory_bytes; label.NAME; figures such as cpu.usage, memory.usage and load.load1; custom.ACTION.NAME of actions of your
 own. Comparisons: = != < <= > >=, and ~ !~ for patterns, in which case does not count; and, or, not, parentheses. Where a
 figure is missing, older than 5m, or its host is offline, nobody knows: the host is named and left out.
 Examples:

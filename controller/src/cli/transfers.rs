@@ -44,6 +44,9 @@ pub struct Put {
     /// Change nothing, and say what would be changed
     #[arg(long)]
     pub dry_run: bool,
+    /// Do not ask before it changes several hosts that were not named
+    #[arg(short, long)]
+    pub yes: bool,
     /// How long it may take [default: 1h]
     #[arg(short, long, value_name = "DURATION", value_parser = up_to(limits::TIMEOUT_MAX))]
     pub timeout: Option<Duration>,

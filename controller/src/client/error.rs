@@ -17,7 +17,7 @@ use super::{
     arguments::ArgumentsError,
     proposal::ProposalError,
     signer::SignerError,
-    targeting::{Unknown, WordError},
+    targeting::{Unknown, WordError, by_reason},
     witness::Unsealable,
 };
 
@@ -313,11 +313,11 @@ fn disagree(local_ahead_ms: i64) -> String {
 /// That no host is left, and why.
 fn none_meant(considered: usize, filter: Option<&str>, unknown: &[Unknown]) -> String {
     let Some(filter) = filter.filter(|_| considered > 0) else { return "no host is left: all are excluded".into() };
-    let hosts: Vec<_> = unknown.iter().map(|unknown| &unknown.host).collect();
-    let first = unknown.first().map(|first| format!("; not known of {}: {}", shorten(&hosts), first.reason));
+    let reasons =
+        by_reason(unknown).into_iter().map(|(reason, hosts)| format!("; not known of {}: {reason}", shorten(&hosts)));
     let of = if considered == 1 { "the only host".to_owned() } else { format!("none of {considered} hosts") };
     let fails = if considered == 1 { "does not hold for" } else { "holds for" };
-    format!("'{filter}' {fails} {of}{}", first.unwrap_or_default())
+    format!("'{filter}' {fails} {of}{}", reasons.collect::<String>())
 }
 
 /// A fleet, by the namespace of its keys.

@@ -134,7 +134,7 @@ pub use self::{
     signer::{Signer, SignerError},
     spelling::closest,
     targeting::{
-        Field, Filter, FilterError, Limit, LimitError, Selected, Selection, Truth, Unknown, Word, WordError,
+        Field, Filter, FilterError, Limit, LimitError, Selected, Selection, Truth, Unknown, Word, WordError, by_reason,
         split_words,
     },
     uploads::Upload,

@@ -4,7 +4,7 @@ use protocol::{limits, name::HostName, targets::Targets, time::Millis};
 
 use super::{
     proposal, secrets,
-    selected::select,
+    selected::{confirm, may_change, select},
     watch::{self, Live, Sent},
 };
 use crate::{
@@ -51,6 +51,9 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
         return proposal::propose(request, understood.approvals, fleet, settings, printer).await;
     }
     proposal::refuse_alone(&request.action, understood.approvals)?;
+    if !options.rehearse && may_change(&hosts, &request.action) {
+        confirm(&request.action, &hosts, &selection, options.yes)?;
+    }
     let signer = keys::open(settings).await?;
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
 
@@ -63,7 +66,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
 /// Leaves out the hosts whose actions cannot be read, as a key is damaged, and names them. A host that was named itself
 /// stays: the request is refused. Returns whether there were any.
 fn leave_out_damaged(hosts: &mut Vec<Host>, selection: &Selection, printer: &Printer) -> bool {
-    let is_named = |host: &Host| selection.names(host.name.as_str());
+    let is_named = |host: &Host| selection.is_named(&host.name);
     let usable = |host: &mut Host| host.actions.is_some() || host.damage.is_none() || is_named(host);
     let damaged: Vec<Host> = hosts.extract_if(.., |host| !usable(host)).collect();
     for (host, damage) in damaged.iter().filter_map(|host| Some((host, host.damage.as_ref()?))) {

@@ -32,6 +32,22 @@ pub fn groups<'a>(results: &[&'a HostResult], folds: bool) -> Vec<(Vec<&'a HostN
 
 /// The hosts in a few words: `web1`, `db1, web[1-28]`, `28 hosts: alpha, beta, …`.
 pub fn label(hosts: &[&HostName]) -> String {
+    let names = names(hosts);
+    if names.len() <= LABEL || hosts.len() == 1 {
+        return names;
+    }
+    let mut first = String::new();
+    for host in hosts {
+        if first.len() + host.as_str().len() > LABEL {
+            break;
+        }
+        first = first + host.as_str() + ", ";
+    }
+    format!("{} hosts: {first}…", hosts.len())
+}
+
+/// The names of all hosts: `db1, web[1-28]`.
+pub fn names(hosts: &[&HostName]) -> String {
     // How wide the number is with its zeros; none where the name has no number.
     let mut series: BTreeMap<(&str, &str, Option<usize>), Vec<u64>> = BTreeMap::new();
     for host in hosts {
@@ -45,18 +61,7 @@ pub fn label(hosts: &[&HostName]) -> String {
         let ranges = ranges(numbers, padded.unwrap_or_default());
         if ranges.contains(['-', ',']) { format!("{stem}[{ranges}]{rest}") } else { format!("{stem}{ranges}{rest}") }
     });
-    let names = names.collect::<Vec<_>>().join(", ");
-    if names.len() <= LABEL || hosts.len() == 1 {
-        return names;
-    }
-    let mut first = String::new();
-    for host in hosts {
-        if first.len() + host.as_str().len() > LABEL {
-            break;
-        }
-        first = first + host.as_str() + ", ";
-    }
-    format!("{} hosts: {first}…", hosts.len())
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// A name's beginning, its last number of at most 18 digits before the first dot, and what follows.

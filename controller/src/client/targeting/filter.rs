@@ -454,4 +454,113 @@ mod tests {
         );
         assert!(Filter::label("=db").unwrap_err().to_string().contains("a label's name is missing"));
     }
+
+    /// Numbers that look random, the same each time.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) as usize % sides
+        }
+    }
+
+    /// An expression, and what it must come to. Of `known` labels 0 to 9, each is its own number; the others are not known.
+    fn made(dice: &mut Dice, depth: usize) -> (String, Option<bool>) {
+        if depth == 0 || dice.roll(4) == 0 {
+            let (name, value) = (dice.roll(14), dice.roll(10));
+            let known = (name < 10).then_some(name);
+            let (sign, holds): (_, fn(usize, usize) -> bool) = [
+                ("=", (|one, other| one == other) as fn(usize, usize) -> bool),
+                ("!=", |one, other| one != other),
+                ("<", |one, other| one < other),
+                ("<=", |one, other| one <= other),
+                (">", |one, other| one > other),
+                (">=", |one, other| one >= other),
+            ][dice.roll(6)];
+            let blank = [" ", "", "  "][dice.roll(3)];
+            return (format!("label.l{name}{blank}{sign}{blank}{value}"), known.map(|known| holds(known, value)));
+        }
+        let (one, first) = made(dice, depth - 1);
+        match dice.roll(3) {
+            0 => (format!("not ({one})"), first.map(|first| !first)),
+            1 => {
+                let (other, second) = made(dice, depth - 1);
+                let both = match (first, second) {
+                    (Some(false), _) | (_, Some(false)) => Some(false),
+                    (Some(true), Some(true)) => Some(true),
+                    _ => None,
+                };
+                (format!("({one}) AND ({other})"), both)
+            }
+            _ => {
+                let (other, second) = made(dice, depth - 1);
+                let either = match (first, second) {
+                    (Some(true), _) | (_, Some(true)) => Some(true),
+                    (Some(false), Some(false)) => Some(false),
+                    _ => None,
+                };
+                (format!("({one}) or ({other})"), either)
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_written_comes_to_what_its_parts_come_to() {
+        let mut dice = Dice(7);
+        for _ in 0..20_000 {
+            let (text, expected) = made(&mut dice, 5);
+            let filter: Filter = text.parse().unwrap_or_else(|error| panic!("{error}"));
+            let found = filter.judge(&|field| {
+                let Field::Label(name) = field else { panic!("{field}") };
+                let number = name.strip_prefix('l').unwrap().parse::<usize>().unwrap();
+                if number < 10 { Ok(number.to_string()) } else { Err("?".into()) }
+            });
+            let found = match found {
+                Truth::Yes => Some(true),
+                Truth::No => Some(false),
+                Truth::Unknown(_) => None,
+            };
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_typed_is_read_or_pointed_at() {
+        let parts = [
+            "cpu.usage",
+            "label.ä",
+            ">",
+            "<=",
+            "!~",
+            "=",
+            "and",
+            "or",
+            "not",
+            "(",
+            ")",
+            "'",
+            "\"",
+            "\\",
+            "80%",
+            "4GiB",
+            "-",
+            "\n",
+            "\u{1b}",
+            "é",
+            ",",
+            "state",
+            "online",
+            " ",
+        ];
+        let mut dice = Dice(11);
+        for _ in 0..20_000 {
+            let text: String = (0..dice.roll(12)).map(|_| parts[dice.roll(parts.len())]).collect();
+            if let Err(error) = text.parse::<Filter>() {
+                let shown = error.to_string();
+                assert!(shown.lines().count() == 3 && shown.ends_with('^'), "{text:?}: {shown}");
+                assert!(!shown.chars().any(|char| char.is_control() && char != '\n'), "{text:?}: {shown:?}");
+            }
+        }
+    }
 }

@@ -10,11 +10,13 @@ mod limit;
 mod resolve;
 mod word;
 
+use protocol::name::HostName;
+
 pub use self::{
     field::Field,
     filter::{Filter, FilterError, Truth},
     limit::{Limit, LimitError},
-    resolve::{Selected, Unknown},
+    resolve::{Selected, Unknown, by_reason},
     word::{Word, WordError, split_words},
 };
 
@@ -46,8 +48,8 @@ impl Selection {
         Ok(Self { words, ..Self::all() })
     }
 
-    /// Whether this host was named as it is.
-    pub fn names(&self, host: &str) -> bool {
-        self.words.iter().any(|word| word.text() == host)
+    /// Whether this host was named, itself or by a range.
+    pub fn is_named(&self, host: &HostName) -> bool {
+        self.words.iter().filter_map(Word::exact).any(|names| names.contains(host))
     }
 }

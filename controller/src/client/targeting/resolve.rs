@@ -1,6 +1,6 @@
 //! Finding the hosts that a selection means.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use protocol::{
     clock::millis,
@@ -31,6 +31,15 @@ pub struct Unknown {
     pub host: HostName,
     /// What is not known.
     pub reason: String,
+}
+
+/// The hosts for each reason.
+pub fn by_reason(unknown: &[Unknown]) -> BTreeMap<&str, Vec<&HostName>> {
+    let mut reasons: BTreeMap<&str, Vec<&HostName>> = BTreeMap::new();
+    for Unknown { host, reason } in unknown {
+        reasons.entry(reason).or_default().push(host);
+    }
+    reasons
 }
 
 /// The hosts that are meant.

@@ -4,7 +4,7 @@ use super::{
     super::{
         delivery::{Delivery, request},
         proposal,
-        selected::select,
+        selected::{confirm, select},
         watch::Live,
     },
     source::Offer,
@@ -26,7 +26,7 @@ pub async fn run(
     settings: &Settings,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let Release { app, version, from, sha256, size, dry_run, timeout, .. } = options;
+    let Release { app, version, from, sha256, size, dry_run, timeout, yes, .. } = options;
     let hosts = select(selection, fleet, printer).await?;
     let mut offer = Offer::of(&from, sha256.as_deref(), size)?;
     let mut words = vec![format!("app={app}"), format!("version={version}")];
@@ -34,6 +34,9 @@ pub async fn run(
     words.extend(dry_run.then(|| "dry_run=true".to_owned()));
     let known = understand(&hosts, ACTION, &words, &[])?;
     proposal::refuse_alone(ACTION, known.approvals)?;
+    if !dry_run {
+        confirm(&format!("deploy of {app} {version}"), &hosts, selection, yes)?;
+    }
 
     let signer = keys::open(settings).await?;
     let timeout = timeout.or(settings.timeout).unwrap_or(known.timeout);

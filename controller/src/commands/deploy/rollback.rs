@@ -3,7 +3,7 @@
 use super::super::{
     delivery::{Delivery, request},
     proposal,
-    selected::select,
+    selected::{confirm, select},
     watch::Live,
 };
 use crate::{
@@ -21,13 +21,17 @@ const ACTION: &str = "deploy-rollback";
 
 /// Has hosts go back to an earlier release.
 pub async fn run(options: Rollback, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let Rollback { whose: Whose { app, hosts, narrowing }, to, dry_run, timeout } = options;
-    let hosts = select(&narrowing.of(&hosts), fleet, printer).await?;
+    let Rollback { whose: Whose { app, hosts, narrowing }, to, dry_run, timeout, yes } = options;
+    let selection = narrowing.of(&hosts);
+    let hosts = select(&selection, fleet, printer).await?;
     let mut words = vec![format!("app={app}")];
     words.extend(to.map(|version| format!("version={version}")));
     words.extend(dry_run.then(|| "dry_run=true".to_owned()));
     let known = understand(&hosts, ACTION, &words, &[])?;
     proposal::refuse_alone(ACTION, known.approvals)?;
+    if !dry_run {
+        confirm(&format!("rollback of {app}"), &hosts, &selection, yes)?;
+    }
 
     let signer = keys::open(settings).await?;
     let timeout = timeout.or(settings.timeout).unwrap_or(known.timeout);

@@ -7,13 +7,14 @@ use super::{
         content::Content,
         delivery::{Delivery, request},
         proposal,
+        selected::confirm,
         watch::Live,
     },
     select,
 };
 use crate::{
     cli::{keys, settings::Settings, transfers::Put},
-    client::{Fleet, understand},
+    client::{Fleet, Selection, understand},
     output::{Exit, Printer},
 };
 
@@ -31,6 +32,10 @@ pub async fn run(options: Put, fleet: &mut Fleet, settings: &Settings, printer: 
         let known = understand(hosts, ACTION, &words, &[])?;
         proposal::refuse_alone(ACTION, known.approvals)?;
         understood.push(known);
+        if !options.dry_run {
+            let words = options.targets.iter().flat_map(|target| target.hosts.iter().cloned()).collect();
+            confirm(&format!("file-put {path}"), hosts, &Selection { words, ..Selection::all() }, options.yes)?;
+        }
     }
     let signer = keys::open(settings).await?;
     let timeout = options.timeout.or(settings.timeout).or_else(|| understood.iter().map(|known| known.timeout).max());
