@@ -1,6 +1,6 @@
 //! Which hosts are meant: by name, by label, and by what is known about them.
 
-use protocol::{keys::Keys, metrics::MetricGroup};
+use protocol::{keys::Keys, metrics::MetricGroup, name::HostName};
 use tests::{Ctl, Raw, Redis, Worker, eventually};
 
 /// Workers `web1` to `web3`, of which `web3` has the label `role=db`.
@@ -44,6 +44,7 @@ fn hosts_are_meant_by_name_label_fact_figure_and_state() {
         (&["--host", "web[1-2],web3", "--exclude", "web1"], &["web2", "web3"]),
         (&["-l", "role=db"], &["web3"]),
         (&["-l", "role!=db", "-l", "env=prod"], &["web1", "web2"]),
+        (&["-l", "role!=db,env=prod"], &["web1", "web2"]),
         (&["-l", "rack"], &[]),
         (&["--where", "cores > 0 and cpu.usage >= 0 and memory.total_bytes > 1MiB"], &["web1", "web2", "web3"]),
         (&["--where", "host ~ WEB* and not label.role = web"], &["web3"]),
@@ -72,8 +73,12 @@ fn hosts_are_meant_by_name_label_fact_figure_and_state() {
     assert!(some.stderr.contains("web1: left out: cpu.usage is not known, as it is offline"), "{some}");
     assert!(!some.stdout.contains("web1") && some.stdout.contains("web2"), "{some}");
     assert_eq!(listed(&ctl, &["--where", "state = stopped or host = web2"]), ["web1", "web2"]);
-    let ran = ctl.run(["run", "--where", "cpu.usage >= 0", "ping"]).expect(0);
+    let ran = ctl.run(["run", "--where", "cpu.usage >= 0", "ping"]).expect(4);
     assert!(ran.stderr.contains("web1: left out: cpu.usage is not known"), "{ran}");
+    assert!(ran.stdout.contains("web2") && ran.stdout.contains("web3"), "{ran}");
+    // Who is left out as it is offline does not count.
+    let ran = ctl.run(["run", "--all", "--online", "--limit", "2", "ping", "-o", "json"]).expect(0).json();
+    assert_eq!(ran["hosts"].as_array().map(Vec::len), Some(2), "{ran}");
 }
 
 #[test]
@@ -83,7 +88,7 @@ fn a_figure_that_is_old_or_missing_is_not_known() {
     let worker = Worker::on(&redis).config("sample_interval = '1h'").start();
     worker.wait_online();
     let (ctl, mut raw) = (Ctl::on(&redis), Raw::on(&redis));
-    let key = Keys::new(None).metrics(&"web1".parse::<protocol::name::HostName>().expect("a name"), MetricGroup::Cpu);
+    let key = Keys::new(None).metrics(&"web1".parse::<HostName>().expect("a name"), MetricGroup::Cpu);
     eventually("figures", || raw.query::<Option<String>>(&["HGET", &key, "usage"]));
     let list = ["host", "list", "--where", "cpu.usage >= 0"];
     ctl.run(list).expect(0);
@@ -92,7 +97,7 @@ fn a_figure_that_is_old_or_missing_is_not_known() {
     raw.query::<u64>(&["HSET", &key, "sampled_at", &long_ago]);
     let none = ctl.run(list).expect(1);
     assert!(
-        none.stderr.contains("does not hold for the only host; not known of web1: its cpu.usage is 1h old"),
+        none.stderr.contains("does not hold for the only host; not known of web1: its cpu.usage is older than 5m"),
         "{none}"
     );
     let none = ctl.run(["run", "--where", "cpu.usge >= 0", "ping"]).expect(1);
@@ -111,13 +116,43 @@ fn what_cannot_be_meant_is_pointed_at() {
         (["--host", "web[3-1]"], "it ends before it begins"),
         (["--host", "web 1"], "names no host"),
         (["--limit", "0%"], "neither a number of hosts"),
-        (["-l", "=x"], "a label's name is missing"),
+        (["-l", "=x"], "write NAME=VALUE"),
+        (["-l", "role!=db*"], "this is no pattern here"),
     ] {
         let refused = ctl.run(["host", "list"].into_iter().chain(flags)).expect(64);
         assert!(refused.stderr.contains(problem), "{flags:?}: {refused}");
     }
     let nobody = ctl.run(["run", "--exclude", "web1", "ping"]).expect(64);
     assert!(nobody.stderr.contains("required"), "who is excluded from nothing: {nobody}");
+}
+
+#[test]
+fn what_is_damaged_misspelt_or_nowhere_protects_nobody_in_silence() {
+    let (redis, _workers, ctl) = fleet();
+    let mut raw = Raw::on(&redis);
+    // A host whose labels cannot be read is not one without labels; nor is one that has published nothing.
+    let key = |host: &str, key: fn(&Keys, &HostName) -> String| key(&Keys::new(None), &host.parse().expect("a name"));
+    raw.query::<u64>(&["DEL", &key("web1", Keys::labels), &key("web2", Keys::facts)]);
+    raw.query::<u64>(&["SADD", &key("web1", Keys::labels), "x"]);
+    let some = ctl.run(["run", "-l", "env!=test", "ping"]).expect(4);
+    for reason in
+        ["web1: left out: the key server:{web1}:labels is damaged", "web2: left out: it has not published label.env"]
+    {
+        assert!(some.stderr.contains(reason), "{some}");
+    }
+    assert!(some.stdout.is_empty() && some.stderr.contains("web3: succeeded"), "{some}");
+
+    let misspelt = ctl.run(["run", "--all", "--exclude", "wbe1", "ping"]).expect(1);
+    assert!(
+        misspelt.stderr.contains("no host is called wbe1") && misspelt.stderr.contains("did you mean web1?"),
+        "{misspelt}"
+    );
+    let misspelt = ctl.run(["run", "--host", "web3,wbe1", "-l", "env=prod", "ping"]).expect(1);
+    assert!(misspelt.stderr.contains("no host is called wbe1"), "{misspelt}");
+    let nowhere = ctl.run(["host", "list", "--host", "web3", "-l", "evn!=prod", "--exclude", "db*"]).expect(0);
+    for doubt in ["no host has the label 'evn'", "no host matches 'db*', which is to be excluded"] {
+        assert!(nowhere.stderr.contains(doubt), "{nowhere}");
+    }
 }
 
 #[test]

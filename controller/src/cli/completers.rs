@@ -9,7 +9,7 @@ use protocol::action::{ActionSpec, Kind, Parameter};
 
 use super::settings::{Global, Settings};
 use crate::{
-    client::{Fleet, JobFilter, KnownHosts, RecentJob, offers},
+    client::{Fleet, JobFilter, KnownHosts, RecentJob, offers, split_words},
     output::{moments, style, summary},
 };
 
@@ -28,7 +28,12 @@ pub fn hosts(typed: &OsStr) -> Vec<CompletionCandidate> {
             .map(|(name, seen)| (name.to_string(), format!("seen {}", moments::ago(seen, now))))
             .collect())
     });
-    candidates(typed, names)
+    // Of several, the last one is being typed.
+    let text = typed.to_string_lossy();
+    let last = split_words(&text).pop().unwrap_or_default();
+    let before = text[..text.len() - last.len()].to_owned();
+    let fitting = candidates(OsStr::new(last), names).into_iter();
+    fitting.map(|candidate| candidate.add_prefix(&before)).collect()
 }
 
 /// Actions that begin with what was typed.

@@ -22,8 +22,9 @@ pub struct Targeting {
 /// Which of the hosts that are named.
 #[derive(Args, Clone, Debug)]
 pub struct Narrowing {
-    /// Hosts with this label: NAME=VALUE, NAME!=VALUE, or NAME where any value will do; may be repeated, all must hold
-    #[arg(short = 'l', long = "label", value_name = "LABEL", value_parser = Filter::label)]
+    /// Hosts with this label: NAME=VALUE, NAME!=VALUE, or NAME where any value will do; may be repeated, or separated by
+    /// commas: all must hold
+    #[arg(short = 'l', long = "label", value_name = "LABEL", value_parser = Filter::labels)]
     pub labels: Vec<Filter>,
     /// Hosts for which this holds, such as 'cpu.usage > 80 and label.env = prod'
     #[arg(long = "where", value_name = "EXPR")]

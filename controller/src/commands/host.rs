@@ -58,7 +58,7 @@ async fn list(targeting: Targeting, fleet: &mut Fleet, printer: &Printer) -> any
     let mut hosts = if targeting.is_empty() {
         fleet.all_hosts().await?
     } else {
-        select(&targeting.selection(), fleet, printer).await?
+        select(&targeting.selection(), fleet, printer).await?.0
     };
     let now = fleet.now();
     hosts.sort_by(|one, other| one.is_online(now).cmp(&other.is_online(now)).then_with(|| one.name.cmp(&other.name)));

@@ -15,11 +15,16 @@ use crate::{
 
 /// Runs an action on hosts.
 pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let selection = options.targeting.selection();
-    let mut hosts = select(&selection, fleet, printer).await?;
+    let mut selection = options.targeting.selection();
+    // Who is left out for other reasons does not count.
+    let limit = selection.limit.take();
+    let (mut hosts, completeness) = select(&selection, fleet, printer).await?;
     let damaged = leave_out_damaged(&mut hosts, &selection, printer);
     if options.online {
         hosts = leave_out_offline(hosts, fleet.now(), printer)?;
+    }
+    if let Some(limit) = limit {
+        hosts.truncate(limit.of(hosts.len()));
     }
     let typed =
         if options.rehearse { as_dry_run(&hosts, &options.action, options.arguments)? } else { options.arguments };
@@ -52,7 +57,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
     }
     proposal::refuse_alone(&request.action, understood.approvals)?;
     if !options.rehearse && may_change(&hosts, &request.action) {
-        confirm(&request.action, &hosts, &selection, options.yes)?;
+        confirm(&request.action, [(&selection, &hosts[..])], options.yes)?;
     }
     let signer = keys::open(settings).await?;
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
@@ -60,7 +65,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
     printer.set_look(options.look);
     let sent = Sent { detach: options.detach, live: Live::following(options.follow), wait: options.wait };
     let exit = watch::sent(fleet, &job, &hosts, &sent, printer).await?;
-    Ok(if damaged && exit == Exit::Success { Exit::Incomplete } else { exit })
+    Ok(completeness.exit(if damaged && exit == Exit::Success { Exit::Incomplete } else { exit }))
 }
 
 /// Leaves out the hosts whose actions cannot be read, as a key is damaged, and names them. A host that was named itself

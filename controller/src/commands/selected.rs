@@ -1,23 +1,48 @@
 //! The hosts that are meant, and those of which that is not known.
 
+use std::collections::BTreeSet;
+
 use protocol::action::Repeat;
 
 use crate::{
-    client::{Fleet, Host, Selected, Selection, Unknown, by_reason, shorten},
-    output::{Advice, Printer, fold},
+    client::{Error, Fleet, Host, Selected, Selection, Unknown, by_reason},
+    output::{Advice, Exit, Printer, fold},
 };
 
-/// Finds the hosts that are meant. Those of which that is not known are named: they are left out.
-pub async fn select(selection: &Selection, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<Vec<Host>> {
-    let Selected { hosts, unknown } = fleet.select(selection).await?;
+/// Finds the hosts that are meant. Those of which that is not known are named: they are left out. Returns also whether there
+/// were none of these.
+pub async fn select(
+    selection: &Selection,
+    fleet: &mut Fleet,
+    printer: &Printer,
+) -> anyhow::Result<(Vec<Host>, Completeness)> {
+    let Selected { hosts, unknown, doubts } = match fleet.select(selection).await {
+        Err(Error::NoneMeant { considered, filter, unknown }) => {
+            name_unknown(&unknown, printer);
+            return Err(Error::NoneMeant { considered, filter, unknown }.into());
+        }
+        selected => selected?,
+    };
+    doubts.iter().for_each(|doubt| printer.warn(doubt));
     name_unknown(&unknown, printer);
-    Ok(hosts)
+    Ok((hosts, Completeness(unknown.is_empty())))
+}
+
+/// Whether it is known of all hosts whether they are meant.
+#[derive(Clone, Copy, Debug)]
+pub struct Completeness(bool);
+
+impl Completeness {
+    /// The exit code: not all is well if hosts were left out.
+    pub fn exit(self, exit: Exit) -> Exit {
+        if !self.0 && exit == Exit::Success { Exit::Incomplete } else { exit }
+    }
 }
 
 /// Names the hosts of which it is not known whether they are meant, together where the reason is the same.
-pub fn name_unknown(unknown: &[Unknown], printer: &Printer) {
+fn name_unknown(unknown: &[Unknown], printer: &Printer) {
     for (reason, hosts) in by_reason(unknown) {
-        printer.trouble(&format!("{}: left out: {reason}", shorten(&hosts)));
+        printer.trouble(&format!("{}: left out: {reason}", fold::names(&hosts)));
     }
 }
 
@@ -27,17 +52,26 @@ pub fn may_change(hosts: &[Host], action: &str) -> bool {
 }
 
 /// Shows which hosts something would change, and asks, if there are several of which not all were named. Without a
-/// terminal nobody can be asked: whoever wrote the script has decided.
+/// terminal nobody can be asked: whoever wrote the script has decided. `changes`: the hosts, each with what they were
+/// selected by.
 ///
 /// # Errors
 /// The reply was no.
-pub fn confirm(what: &str, hosts: &[Host], selection: &Selection, is_sure: bool) -> anyhow::Result<()> {
-    let is_unnamed = |host: &Host| !selection.is_named(&host.name);
-    if is_sure || hosts.len() < 2 || !hosts.iter().any(is_unnamed) {
+pub fn confirm<'a>(
+    what: &str,
+    changes: impl IntoIterator<Item = (&'a Selection, &'a [Host])>,
+    is_sure: bool,
+) -> anyhow::Result<()> {
+    let (mut names, mut all_named) = (BTreeSet::new(), true);
+    for (selection, hosts) in changes {
+        names.extend(hosts.iter().map(|host| &host.name));
+        all_named &= hosts.iter().all(|host| selection.is_named(&host.name));
+    }
+    if is_sure || names.len() < 2 || all_named {
         return Ok(());
     }
-    let names = fold::names(&hosts.iter().map(|host| &host.name).collect::<Vec<_>>());
-    match Printer::confirm(&format!("{what} on {} hosts: {names}. Go on?", hosts.len())) {
+    let shown = fold::names(&names.iter().copied().collect::<Vec<_>>());
+    match Printer::confirm(&format!("{what} on {} hosts: {shown}. Go on?", names.len())) {
         Some(true) | None => Ok(()),
         Some(false) => Err(Advice::new("nothing was sent").hint("without this question: --yes").into()),
     }

@@ -3,7 +3,8 @@
 use std::{
     borrow::Cow,
     cell::{Cell, RefCell},
-    io::{self, BufRead, IsTerminal, Write},
+    fs::File,
+    io::{self, BufRead, BufReader, IsTerminal, Write},
     os::fd::AsFd,
     time::Duration,
 };
@@ -232,15 +233,23 @@ impl Printer {
         self.stderr(&format!("{} {hint}", style::paint(style::HINT, "hint:")));
     }
 
-    /// Asks a person a question that is answered by yes or no; `None` where there is no terminal to ask at. Anything but
-    /// a yes is a no.
+    /// Asks a person a question that is answered by yes or no, at the terminal of this process, whatever is redirected;
+    /// `None` where there is none, or all is redirected. Anything but a yes is a no.
     pub fn confirm(question: &str) -> Option<bool> {
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return None;
-        }
-        eprint!("{question} [y/N] ");
+        let question = format!("{question} [y/N] ");
         let mut reply = String::new();
-        let read = io::stdin().lock().read_line(&mut reply);
+        let read = match (io::stdin().is_terminal(), io::stdout().is_terminal(), io::stderr().is_terminal()) {
+            (false, false, false) => return None,
+            (true, _, true) => {
+                eprint!("{question}");
+                io::stdin().lock().read_line(&mut reply)
+            }
+            _ => {
+                let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
+                (&terminal).write_all(question.as_bytes()).ok()?;
+                BufReader::new(&terminal).read_line(&mut reply)
+            }
+        };
         Some(read.is_ok() && matches!(reply.trim().to_lowercase().as_str(), "y" | "yes"))
     }
 

@@ -68,6 +68,16 @@ impl Field {
         }
     }
 
+    /// Whether it is a number, however it is written.
+    pub(super) fn is_figure(&self) -> bool {
+        match self {
+            Self::Metric(..) | Self::Custom(..) => true,
+            Self::Status(name) => *name != "version",
+            Self::Fact(name) => name == "cores" || name.ends_with("_bytes"),
+            Self::Host | Self::State | Self::Label(_) => false,
+        }
+    }
+
     /// Whether it changes all the time, so that it says nothing of a host that is not there.
     pub(super) const fn is_live(&self) -> bool {
         matches!(self, Self::Metric(..) | Self::Custom(..) | Self::Status(_))

@@ -77,27 +77,42 @@ impl fmt::Display for FilterError {
 }
 
 impl Filter {
-    /// That a label has a value (`NAME=VALUE`), has another one (`NAME!=VALUE`), or is set at all (`NAME`).
+    /// That labels have values (`NAME=VALUE`), have others (`NAME!=VALUE`), or are set at all (`NAME`), separated by commas:
+    /// all of it must hold.
     ///
     /// # Errors
-    /// There is no name.
-    pub fn label(text: &str) -> Result<Self, FilterError> {
+    /// It is something else.
+    pub fn labels(text: &str) -> Result<Self, FilterError> {
+        let mut all: Option<Self> = None;
+        for one in text.split(',') {
+            let one = Self::label(one).map_err(|problem| {
+                let begin = one.as_ptr().addr() - text.as_ptr().addr();
+                FilterError { text: text.to_owned(), at: begin..begin + one.len(), problem: problem.to_owned() }
+            })?;
+            all = Some(all.map_or_else(|| one.clone(), |all| all.and(one.clone())));
+        }
+        Ok(all.unwrap_or_else(|| unreachable!("a split text has a part")))
+    }
+
+    fn label(text: &str) -> Result<Self, &'static str> {
         let (name, sign, value) = match text.split_once('=') {
             Some((name, value)) => match name.strip_suffix('!') {
                 Some(name) => (name, Sign::IsNot, value),
-                None => (name, Sign::Is, value),
+                None => (name, Sign::Is, value.strip_prefix('=').unwrap_or(value)),
             },
             None => (text, Sign::IsNot, ""),
         };
-        let name = name.trim();
-        if name.is_empty() {
-            let problem = "a label's name is missing: NAME=VALUE, NAME!=VALUE or NAME".to_owned();
-            return Err(FilterError { text: text.to_owned(), at: 0..text.len(), problem });
+        let (name, value) = (name.trim(), value.trim());
+        if name.is_empty() || !name.chars().all(|char| char.is_alphanumeric() || "_-./".contains(char)) {
+            return Err("write NAME=VALUE, NAME!=VALUE or NAME; all else is for --where 'label.NAME …'");
+        }
+        if value.contains(['*', '?', '~', '=']) {
+            return Err("this is no pattern here; write --where 'label.NAME ~ PATTERN', or the value in quotes there");
         }
         let test = Test {
             field: Field::Label(name.to_owned()),
             sign,
-            text: value.trim().to_owned(),
+            text: value.to_owned(),
             number: None,
             pattern: WildMatch::new(""),
         };
@@ -186,7 +201,7 @@ impl Test {
             Sign::Like => self.pattern.matches(&value.to_lowercase()),
             Sign::Unlike => !self.pattern.matches(&value.to_lowercase()),
             Sign::Less | Sign::AtMost | Sign::More | Sign::AtLeast => {
-                let (Some(limit), Ok(value)) = (self.number, value.parse::<f64>()) else {
+                let (Some(limit), Some(value)) = (self.number, finite(value)) else {
                     return Truth::Unknown(format!("{} is '{value}', which is no number", self.field));
                 };
                 match self.sign {
@@ -202,7 +217,8 @@ impl Test {
 
     #[expect(clippy::float_cmp, reason = "both were read from a text")]
     fn is_equal(&self, value: &str) -> bool {
-        let as_numbers = || Some(self.number? == value.parse::<f64>().ok()?);
+        // A version, a name or a label is a text: 1.10 is not 1.1.
+        let as_numbers = || Some(self.field.is_figure() && self.number? == finite(value)?);
         value == self.text || as_numbers().unwrap_or(false)
     }
 }
@@ -345,6 +361,11 @@ const UNITS: [(&str, f64); 9] = [
     ("TB", 1e12),
 ];
 
+/// What is known, as a number.
+fn finite(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
 /// A number, maybe with a unit.
 fn number(text: &str) -> Option<f64> {
     let unit = UNITS.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
@@ -366,6 +387,8 @@ mod tests {
             ("state", "online"),
             ("os", "Debian GNU/Linux"),
             ("os_version", "12"),
+            ("cores", "2"),
+            ("memory.odd", "nan"),
             ("label.env", "prod"),
             ("label.none", ""),
             ("cpu.usage", "81.5"),
@@ -390,7 +413,12 @@ mod tests {
             ("memory.used_bytes > 4GiB", true),
             ("memory.used_bytes > 6GB", false),
             ("os_version = 12", true),
-            ("os_version = 12.0", true),
+            ("os_version = 12.0", false),
+            ("cores = 2.0", true),
+            // 'and' binds more tightly than 'or'.
+            ("host = web1 or os = x and os = y", true),
+            ("os = y and os = x or host = web1", true),
+            ("not host = web1 or host = web1", true),
             ("os_version = '12.0'", false),
             ("os = debian", false),
             ("os ~ DEBIAN*", true),
@@ -414,6 +442,7 @@ mod tests {
         assert_eq!(judge("host = web1 or cpu.none > 1"), Truth::Yes);
         let no_number = Truth::Unknown("os is 'Debian GNU/Linux', which is no number".into());
         assert_eq!(judge("os > 3"), no_number);
+        assert!(matches!(judge("not memory.odd > 3"), Truth::Unknown(_)));
     }
 
     #[test]
@@ -447,12 +476,32 @@ mod tests {
 
     #[test]
     fn labels_are_asked_for_in_short() {
-        let judge = |text: &str, value: &str| Filter::label(text).unwrap().judge(&|_| Ok(value.to_owned()));
-        assert_eq!(
-            [judge("role=db", "db"), judge("role!=db", "db"), judge("role", "db"), judge("role", "")],
-            [Truth::Yes, Truth::No, Truth::Yes, Truth::No]
-        );
-        assert!(Filter::label("=db").unwrap_err().to_string().contains("a label's name is missing"));
+        let judge = |text: &str| {
+            let filter = Filter::labels(text).unwrap_or_else(|error| panic!("{error}"));
+            filter.judge(&|field| Ok(if field.to_string() == "label.role" { "db" } else { "" }.to_owned()))
+        };
+        for (text, holds) in [
+            ("role=db", true),
+            ("role==db", true),
+            ("role!=db", false),
+            ("role", true),
+            ("none", false),
+            ("role=db,none=", true),
+            ("role=db, none=x", false),
+            ("role=d", false),
+        ] {
+            assert_eq!(judge(text), if holds { Truth::Yes } else { Truth::No }, "{text}");
+        }
+        for (text, caret, problem) in [
+            ("=db", "^^^", "write NAME=VALUE"),
+            ("role=db,!tier", "        ^^^^^", "write NAME=VALUE"),
+            ("role~db", "^^^^^^^", "write NAME=VALUE"),
+            ("role!=db*", "^^^^^^^^^", "this is no pattern here"),
+            ("", "^", "write NAME=VALUE"),
+        ] {
+            let refused = Filter::labels(text).unwrap_err().to_string();
+            assert!(refused.contains(problem) && refused.lines().last().unwrap()[2..] == *caret, "{text}: {refused}");
+        }
     }
 
     /// Numbers that look random, the same each time.

@@ -1,6 +1,9 @@
 //! Finding the hosts that a selection means.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use protocol::{
     clock::millis,
@@ -16,10 +19,14 @@ use super::{
     field::Field,
     filter::{Filter, Truth},
 };
-use crate::client::{error::Error, fleet::Fleet, hosts::Host};
+use crate::client::{
+    error::{Error, WrongType},
+    fleet::{Fleet, text},
+    hosts::Host,
+};
 
 /// How old a figure may be to count as known.
-const FRESH: std::time::Duration = std::time::Duration::from_secs(300);
+const FRESH: Duration = Duration::from_secs(300);
 
 /// When the figures of a metric group were read.
 const SAMPLED: &str = "sampled_at";
@@ -49,6 +56,8 @@ pub struct Selected {
     pub hosts: Vec<Host>,
     /// Those of which it is not known whether they are, sorted.
     pub unknown: Vec<Unknown>,
+    /// What was asked for and is nowhere: it may be misspelt.
+    pub doubts: Vec<String>,
 }
 
 impl Fleet {
@@ -60,11 +69,13 @@ impl Fleet {
         let mut names = self.named(selection).await?;
         names.sort();
         names.dedup();
-        names.retain(|name| !selection.except.iter().any(|word| word.matches(name)));
+        let mut doubts = self.exclude(selection, &mut names).await?;
         let considered = names.len();
         let mut unknown = Vec::new();
         if let Some(filter) = &selection.filter {
-            (names, unknown) = self.filtered(names, filter).await?;
+            let found = self.filtered(&names, filter, selection).await?;
+            doubts.extend(found.doubts);
+            (names, unknown) = (found.meant, found.unknown);
         }
         if let Some(limit) = selection.limit {
             names.truncate(limit.of(names.len()));
@@ -76,9 +87,14 @@ impl Fleet {
 
         let hosts = self.hosts(&names).await?;
         match hosts.iter().find(|host| !host.is_known()) {
-            None => Ok(Selected { hosts, unknown }),
-            Some(stranger) => Err(Error::UnknownHost { name: stranger.name.clone(), known: self.known().await? }),
+            None => Ok(Selected { hosts, unknown, doubts }),
+            Some(stranger) => Err(self.stranger(&stranger.name).await?),
         }
+    }
+
+    /// That there is no such host.
+    async fn stranger(&mut self, name: &HostName) -> Result<Error, Error> {
+        Ok(Error::UnknownHost { name: name.clone(), known: self.known().await? })
     }
 
     /// The hosts that the words mean.
@@ -106,79 +122,157 @@ impl Fleet {
         Ok(names)
     }
 
-    /// Those of the hosts for which the filter holds, and those of which that is not known. Only what it asks for is read.
+    /// Takes away the hosts that are excluded. A name that no host has is an error: it was meant to protect one. Returns the
+    /// patterns that match none.
+    async fn exclude(&mut self, selection: &Selection, names: &mut Vec<HostName>) -> Result<Vec<String>, Error> {
+        let mut doubts = Vec::new();
+        for word in &selection.except {
+            match word.exact() {
+                Some(exact) => {
+                    let is_other = |name: &HostName| names.binary_search(name).is_err();
+                    let known = if exact.iter().any(is_other) { self.known().await? } else { Vec::new() };
+                    if let Some(stranger) = exact.iter().find(|name| is_other(name) && !known.contains(name)) {
+                        return Err(Error::UnknownHost { name: stranger.clone(), known });
+                    }
+                }
+                None if !names.iter().any(|name| word.matches(name)) => {
+                    doubts.push(format!("no host matches '{}', which is to be excluded", word.text()));
+                }
+                None => {}
+            }
+        }
+        names.retain(|name| !selection.except.iter().any(|word| word.matches(name)));
+        Ok(doubts)
+    }
+
+    /// Judges the hosts. Only what the filter asks for is read.
     async fn filtered(
         &mut self,
-        names: Vec<HostName>,
+        names: &[HostName],
         filter: &Filter,
-    ) -> Result<(Vec<HostName>, Vec<Unknown>), Error> {
-        let statuses = self.statuses(&names).await?;
-        let known: HashMap<&HostName, &Option<Status>> = names.iter().zip(&statuses).collect();
-        let fields = filter.fields();
-        let mut values = vec![HashMap::new(); names.len()];
-        for field in &fields {
-            let read = self.values(&names, field).await?;
-            values.iter_mut().zip(read).for_each(|(values, value)| drop(values.insert(*field, value)));
+        selection: &Selection,
+    ) -> Result<Filtered, Error> {
+        let statuses = self.statuses(names).await?;
+        let stranger =
+            names.iter().zip(&statuses).find(|(name, status)| matches!(status, Ok(None)) && selection.is_named(name));
+        if let Some((stranger, _)) = stranger {
+            return Err(self.stranger(stranger).await?);
+        }
+        let (mut values, mut doubts) = (vec![HashMap::new(); names.len()], Vec::new());
+        for field in filter.fields() {
+            let found = self.values(names, field).await?;
+            let is_nowhere = !found.is_empty() && found.iter().all(|found| matches!(found, Found::Value(None, _)));
+            if let Field::Label(label) = field
+                && is_nowhere
+            {
+                doubts.push(format!("no host has the label '{label}'"));
+            }
+            values.iter_mut().zip(found).for_each(|(values, found)| drop(values.insert(field, found)));
         }
 
         let now = self.now();
         let (mut meant, mut unknown) = (Vec::new(), Vec::new());
-        for (name, values) in names.iter().zip(values) {
-            let status = known.get(name).copied().and_then(Option::as_ref);
-            let truth = filter.judge(&|field| value(field, name, status, values.get(field), now));
+        for ((name, status), values) in names.iter().zip(&statuses).zip(values) {
+            let truth = match status {
+                Ok(Some(status)) => filter.judge(&|field| value(field, name, status, values.get(field), now)),
+                Ok(None) => Truth::Unknown("it has never reported".into()),
+                Err(damage) => Truth::Unknown(damage.to_string()),
+            };
             match truth {
                 Truth::Yes => meant.push(name.clone()),
                 Truth::No => {}
                 Truth::Unknown(reason) => unknown.push(Unknown { host: name.clone(), reason }),
             }
         }
-        Ok((meant, unknown))
+        Ok(Filtered { meant, unknown, doubts })
     }
 
     /// What tells whether these hosts are online.
-    async fn statuses(&mut self, names: &[HostName]) -> Result<Vec<Option<Status>>, Error> {
+    async fn statuses(&mut self, names: &[HostName]) -> Result<Vec<Result<Option<Status>, WrongType>>, Error> {
         const FIELDS: [&str; 3] = ["last_seen", "state", "clock_ahead_ms"];
         let ask = |keys: &Keys, name: &HostName| [Cmd::hmget(keys.status(name), &FIELDS)];
-        let read = |_: &HostName, (values,): (Vec<Option<String>>,), _| {
-            let fields = FIELDS.iter().zip(values).filter_map(|(name, value)| Some(((*name).to_owned(), value?)));
-            Status::from_fields(&fields.collect())
+        let read = |_: &HostName, (values,): (Option<Texts>,), damage: Option<WrongType>| {
+            let values = FIELDS.iter().zip(values.unwrap_or_default());
+            let fields = values.filter_map(|(name, value)| Some(((*name).to_owned(), text(&value?))));
+            damage.map_or_else(|| Ok(Status::from_fields(&fields.collect())), Err)
         };
         self.query_each(names, ask, read).await
     }
 
-    /// A field of these hosts; with a figure, when it was read.
+    /// A field of these hosts; of a figure, when it was read.
     async fn values(&mut self, names: &[HostName], field: &Field) -> Result<Vec<Found>, Error> {
-        let sampled = if matches!(field, Field::Metric(..)) { SAMPLED } else { "" };
-        let ask = |keys: &Keys, name: &HostName| {
+        let place = |keys: &Keys, name: &HostName, with: &str| {
             let (key, place) = field.place(keys, name).unwrap_or_default();
-            [Cmd::hmget(key, &[place, sampled])]
+            Cmd::hmget(key, &[place, with])
         };
-        if matches!(field, Field::Host | Field::State) {
-            return Ok(vec![(None, None); names.len()]);
+        match field {
+            Field::Host | Field::State => Ok(vec![Found::Value(None, None); names.len()]),
+            Field::Label(_) => {
+                let ask =
+                    |keys: &Keys, name: &HostName| [place(keys, name, ""), Cmd::hget(keys.facts(name), PUBLISHED)];
+                // Labels and facts are published together: without facts, that a label is not there says nothing.
+                let read = |_: &HostName, (values, published): (Option<Texts>, Option<Vec<u8>>), damage: Option<_>| {
+                    let is_published = damage.is_some() || published.is_some();
+                    if is_published { Found::of(values, damage) } else { Found::Unpublished }
+                };
+                self.query_each(names, ask, read).await
+            }
+            _ => {
+                let ask = |keys: &Keys, name: &HostName| [place(keys, name, SAMPLED)];
+                let read = |_: &HostName, (values,): (Option<Texts>,), damage: Option<_>| Found::of(values, damage);
+                self.query_each(names, ask, read).await
+            }
         }
-        let read = |_: &HostName, (values,): (Vec<Option<String>>,), _| {
-            let mut values = values.into_iter();
-            let value = values.next().flatten();
-            (value, values.next().flatten().as_deref().and_then(read_moment))
-        };
-        self.query_each(names, ask, read).await
     }
 }
 
-/// A value as Redis has it, and when it was read by the host's clock.
-type Found = (Option<String>, Option<Millis>);
+/// The reply to `HMGET`.
+type Texts = Vec<Option<Vec<u8>>>;
+
+/// A fact that every host publishes.
+const PUBLISHED: &str = "architecture";
+
+/// How the hosts were judged.
+struct Filtered {
+    meant: Vec<HostName>,
+    unknown: Vec<Unknown>,
+    doubts: Vec<String>,
+}
+
+/// What Redis has of a field.
+#[derive(Clone, Debug)]
+enum Found {
+    /// The value, and when it was read by the host's clock.
+    Value(Option<String>, Option<Millis>),
+    /// The host has not published anything of that kind.
+    Unpublished,
+    /// Something else is there.
+    Damaged(WrongType),
+}
+
+impl Found {
+    /// What Redis replied: the value, and when it was read.
+    fn of(values: Option<Texts>, damage: Option<WrongType>) -> Self {
+        let mut values = values.unwrap_or_default().into_iter().map(|value| value.map(|value| text(&value)));
+        let (value, sampled_at) = (values.next().flatten(), values.next().flatten());
+        damage.map_or_else(|| Self::Value(value, sampled_at.as_deref().and_then(read_moment)), Self::Damaged)
+    }
+}
 
 /// A field of a host, or why it is not known.
 fn value(
     field: &Field,
     host: &HostName,
-    status: Option<&Status>,
+    status: &Status,
     found: Option<&Found>,
     now: Millis,
 ) -> Result<String, String> {
-    let Some(status) = status else { return Err("it has never reported".into()) };
     let is_online = status.is_online(now);
-    let (value, sampled_at) = found.cloned().unwrap_or_default();
+    let (value, sampled_at) = match found {
+        Some(Found::Value(value, sampled_at)) => (value.clone(), *sampled_at),
+        Some(Found::Damaged(damage)) => return Err(damage.to_string()),
+        Some(Found::Unpublished) | None => return Err(format!("it has not published {field} yet")),
+    };
     match field {
         Field::Host => Ok(host.to_string()),
         Field::State if is_online => Ok("online".into()),
@@ -187,13 +281,9 @@ fn value(
         _ if field.is_live() && !is_online => Err(format!("{field} is not known, as it is offline")),
         Field::Metric(..) => {
             let value = value.ok_or_else(|| format!("it has no {field}"))?;
-            let sampled_at = sampled_at.map(|at| at.saturating_add_signed(-status.clock_ahead_ms));
-            let age = sampled_at.map_or(Millis::MAX, |at| now.saturating_sub(at));
-            if age > millis(FRESH) {
-                let age = show_duration(std::time::Duration::from_secs(age / 1000));
-                return Err(format!("its {field} is {age} old"));
-            }
-            Ok(value)
+            let sampled_at = sampled_at.map(|at| at.saturating_add_signed(status.clock_ahead_ms.saturating_neg()));
+            let is_fresh = sampled_at.is_some_and(|at| now.saturating_sub(at) <= millis(FRESH));
+            if is_fresh { Ok(value) } else { Err(format!("its {field} is older than {}", show_duration(FRESH))) }
         }
         _ => value.ok_or_else(|| format!("it has no {field}")),
     }

@@ -23,7 +23,7 @@ pub async fn run(
     settings: &Settings,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let hosts = select(&whose.narrowing.of(&whose.hosts), fleet, printer).await?;
+    let (hosts, completeness) = select(&whose.narrowing.of(&whose.hosts), fleet, printer).await?;
     let known = understand(&hosts, ACTION, &[format!("app={}", whose.app)], &[])?;
     proposal::refuse_alone(ACTION, known.approvals)?;
     let signer = keys::open(settings).await?;
@@ -31,5 +31,6 @@ pub async fn run(
     let request = request(ACTION, known, timeout, &hosts, settings);
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
     let mut follower = watch::follower(&job, &hosts, false, fleet.now(), printer);
-    watch::watch_as(view, fleet, &job, &mut follower, printer, Live::Results).await
+    let exit = watch::watch_as(view, fleet, &job, &mut follower, printer, Live::Results).await?;
+    Ok(completeness.exit(exit))
 }

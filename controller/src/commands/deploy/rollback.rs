@@ -23,14 +23,14 @@ const ACTION: &str = "deploy-rollback";
 pub async fn run(options: Rollback, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
     let Rollback { whose: Whose { app, hosts, narrowing }, to, dry_run, timeout, yes } = options;
     let selection = narrowing.of(&hosts);
-    let hosts = select(&selection, fleet, printer).await?;
+    let (hosts, completeness) = select(&selection, fleet, printer).await?;
     let mut words = vec![format!("app={app}")];
     words.extend(to.map(|version| format!("version={version}")));
     words.extend(dry_run.then(|| "dry_run=true".to_owned()));
     let known = understand(&hosts, ACTION, &words, &[])?;
     proposal::refuse_alone(ACTION, known.approvals)?;
     if !dry_run {
-        confirm(&format!("rollback of {app}"), &hosts, &selection, yes)?;
+        confirm(&format!("rollback of {app}"), [(&selection, &hosts[..])], yes)?;
     }
 
     let signer = keys::open(settings).await?;
@@ -38,5 +38,5 @@ pub async fn run(options: Rollback, fleet: &mut Fleet, settings: &Settings, prin
     // The hosts have the release already.
     let mut delivery = Delivery::begin(None, timeout, fleet, settings, printer).await?;
     let request = request(ACTION, known, timeout, &hosts, settings);
-    Ok(Exit::of(delivery.send(request, &signer, Live::Progress, fleet, printer).await?))
+    Ok(completeness.exit(Exit::of(delivery.send(request, &signer, Live::Progress, fleet, printer).await?)))
 }

@@ -44,7 +44,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Gets a file from hosts.
 pub async fn run(options: Get, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let mut selected = select(&options.targets, None, fleet).await?;
+    let selected = select(&options.targets, None, fleet).await?;
+    let mut selected: Vec<_> = selected.into_iter().map(|place| (place.path, place.hosts)).collect();
     let mut left_out = false;
     for (_, hosts) in &mut selected {
         left_out |= leave_out_offline(hosts, fleet.now(), printer);

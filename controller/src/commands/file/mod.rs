@@ -24,12 +24,15 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
     }
 }
 
+/// A path on hosts.
+struct Place {
+    path: String,
+    selection: Selection,
+    hosts: Vec<Host>,
+}
+
 /// The hosts of each path: a job has one path. `name`: of the file, for paths that end with a slash.
-async fn select(
-    targets: &[Target],
-    name: Option<&Path>,
-    fleet: &mut Fleet,
-) -> anyhow::Result<Vec<(String, Vec<Host>)>> {
+async fn select(targets: &[Target], name: Option<&Path>, fleet: &mut Fleet) -> anyhow::Result<Vec<Place>> {
     let mut paths: BTreeMap<String, Vec<Word>> = BTreeMap::new();
     for Target { hosts, path } in targets {
         let mut path = path.clone();
@@ -42,7 +45,8 @@ async fn select(
     let mut selected = Vec::new();
     for (path, words) in paths {
         let selection = Selection { words, ..Selection::all() };
-        selected.push((path, fleet.select(&selection).await?.hosts));
+        let hosts = fleet.select(&selection).await?.hosts;
+        selected.push(Place { path, selection, hosts });
     }
     Ok(selected)
 }

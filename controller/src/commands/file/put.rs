@@ -10,11 +10,11 @@ use super::{
         selected::confirm,
         watch::Live,
     },
-    select,
+    Place, select,
 };
 use crate::{
     cli::{keys, settings::Settings, transfers::Put},
-    client::{Fleet, Selection, understand},
+    client::{Fleet, understand},
     output::{Exit, Printer},
 };
 
@@ -27,15 +27,16 @@ pub async fn run(options: Put, fleet: &mut Fleet, settings: &Settings, printer: 
     let selected = select(&options.targets, is_named.then_some(&*options.local), fleet).await?;
     let mut content = Content::open(&options.local)?;
     let mut understood = Vec::new();
-    for (path, hosts) in &selected {
+    for Place { path, hosts, .. } in &selected {
         let words = arguments(&options, path, &content);
         let known = understand(hosts, ACTION, &words, &[])?;
         proposal::refuse_alone(ACTION, known.approvals)?;
         understood.push(known);
-        if !options.dry_run {
-            let words = options.targets.iter().flat_map(|target| target.hosts.iter().cloned()).collect();
-            confirm(&format!("file-put {path}"), hosts, &Selection { words, ..Selection::all() }, options.yes)?;
-        }
+    }
+    if !options.dry_run {
+        let paths: Vec<_> = selected.iter().map(|place| place.path.as_str()).collect();
+        let changes = selected.iter().map(|place| (&place.selection, &place.hosts[..]));
+        confirm(&format!("file-put {}", paths.join(", ")), changes, options.yes)?;
     }
     let signer = keys::open(settings).await?;
     let timeout = options.timeout.or(settings.timeout).or_else(|| understood.iter().map(|known| known.timeout).max());
@@ -45,8 +46,8 @@ pub async fn run(options: Put, fleet: &mut Fleet, settings: &Settings, printer: 
     let mut delivery = Delivery::begin(is_needed.then_some(&mut content), timeout, fleet, settings, printer).await?;
 
     let mut states = Vec::new();
-    for ((_, hosts), known) in selected.iter().zip(understood) {
-        let request = request(ACTION, known, timeout, hosts, settings);
+    for (place, known) in selected.iter().zip(understood) {
+        let request = request(ACTION, known, timeout, &place.hosts, settings);
         states.extend(delivery.send(request, &signer, Live::Results, fleet, printer).await?);
     }
     delivery.end(fleet, printer).await;
