@@ -1,6 +1,12 @@
 //! The part of the worker's settings that is about services, and the services of a host by name.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use protocol::time::read_duration;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -168,8 +174,7 @@ fn launch(input: &mut Input) -> Result<Launch, String> {
     if listen.len() > MOST_SOCKETS {
         return Err(format!("listen has more than {MOST_SOCKETS} addresses"));
     }
-    let mut addresses: Vec<_> = listen.iter().map(|listen| &listen.address).collect();
-    addresses.dedup();
+    let addresses: HashSet<_> = listen.iter().map(|listen| &listen.address).collect();
     if addresses.len() < listen.len() {
         return Err("listen names an address twice".into());
     }
@@ -322,7 +327,7 @@ mod tests {
             ("[web]\nstart = ['a']", "stop = [\"PROGRAM\", …] is missing"),
             ("[web]\nlisten = ['127.0.0.1:80']", "listen is not for a service with driver = \"systemd\""),
             ("[web]\nprogram = ['a']\nlisten = ['80']", "'80' is no address to listen at"),
-            ("[web]\nprogram = ['a']\nlisten = ['[::]:1', '[::]:1']", "listen names an address twice"),
+            ("[web]\nprogram = ['a']\nlisten = ['[::]:1', '[::]:2', 'a=[::]:1']", "listen names an address twice"),
             ("[web]\nprogram = ['a']\nstop = ['b']", "stop is not for a service with driver = \"supervised\""),
             ("[web]\nprogram = ['a']\ndirectory = 'b'", "directory must be an absolute path"),
             ("[web]\ncheck = { tcp = 'a:1', http = 'http://a' }", "exactly one of tcp, http and argv"),
