@@ -10,6 +10,7 @@ mod own;
 mod ping;
 mod service;
 mod set_trust;
+mod would;
 
 use std::{collections::BTreeMap, error::Error, path::PathBuf, pin::Pin, sync::Arc};
 
