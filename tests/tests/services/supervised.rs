@@ -146,8 +146,8 @@ fn a_check_that_does_not_pass_is_reported_in_time_and_leaves_what_was() {
 fn a_server_behind_a_shell_finishes_what_it_has_accepted() {
     let served = Served::new("web");
     // The shell does not become the server: TERM ends it at once, and the server drains.
-    let server = format!("LISTEN_PID=$$ exec {}", Served::program().display());
-    let shell = ["sh", "-c", "sh -c \"$1\"; exit 0", "run", &server];
+    let line = format!("LISTEN_PID=$$ exec {}", Served::program().display());
+    let shell = ["sh", "-c", "sh -c \"$1\"; exit 0", "run", &line];
     let program = format!("program = [{:?}]", Served::program().display().to_string());
     let settings = served.settings("settle = '200ms'").replace(&program, &format!("program = {shell:?}"));
     let host = Host::with(served, |worker| worker.config(&settings));

@@ -130,11 +130,10 @@ impl Check {
 
     /// Whether it can be made of a candidate at private sockets, in the place of these. See [`Self::at`].
     pub(super) fn concerns(&self, listen: &[Listen]) -> bool {
-        let serves = |server: &Server| {
-            server.address().is_some_and(|own| listen.iter().any(|listen| listen.address.serves(own)))
-        };
         match &self.0 {
-            Kind::Tcp(server) | Kind::Http { server, .. } => serves(server),
+            Kind::Tcp(server) | Kind::Http { server, .. } => {
+                server.address().is_some_and(|own| listen.iter().any(|listen| listen.address.serves(own)))
+            }
             Kind::Program { .. } => !listen.is_empty(),
         }
     }

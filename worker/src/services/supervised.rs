@@ -1,19 +1,13 @@
 //! Services that the worker supervises itself, each by a supervisor of its own: see [`crate::supervisor`].
 
-use std::{
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
-    pin::pin,
-    time::Duration,
-};
+use std::{path::PathBuf, pin::pin, time::Duration};
 
 use protocol::time::show_duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Driver, Places, ServiceError, Standing, State, Tools, Up, Verb, check::Check, release, tools::last_lines,
+    Driver, Places, ServiceError, Standing, State, Tools, Up, Verb, check::Check, release, tools::logged,
     up::until_passed,
 };
 use crate::{
@@ -22,7 +16,6 @@ use crate::{
         self,
         client::{Connection, SupervisorError, ensure},
         launch::{Launch, Listen},
-        log,
         requests::{Place, Process, Request, Status},
     },
 };
@@ -33,9 +26,6 @@ const EVERY: Duration = Duration::from_millis(20);
 /// Why a check says nothing yet.
 const OLD_ACCEPTS: &str =
     "the process before has its listening sockets still open, so that nobody knows which one a check would ask";
-
-/// Bytes of the log that are read.
-const LOG_BYTES: u64 = 64 * 1024;
 
 /// A service with a supervisor of its own.
 #[derive(Clone)]
@@ -305,15 +295,7 @@ impl Driver for Supervised {
     }
 
     async fn last_lines(&self, lines: usize, _: &Tools<'_>) -> String {
-        let directory = self.directory.clone();
-        let text = detached::call(move || {
-            let newest = tail(&directory.join(log::FILE)).unwrap_or_default();
-            if newest.lines().count() >= lines {
-                return newest;
-            }
-            tail(&directory.join(log::BEFORE)).unwrap_or_default() + &newest
-        });
-        last_lines(&text.await.unwrap_or_default(), lines, usize::try_from(LOG_BYTES).unwrap_or(usize::MAX))
+        logged(&self.directory, lines).await
     }
 
     fn steps(&self, verb: Verb, standing: &Standing, up: &Up) -> Vec<String> {
@@ -339,14 +321,4 @@ impl Driver for Supervised {
             }
         }
     }
-}
-
-/// The end of a file.
-fn tail(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

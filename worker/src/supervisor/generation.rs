@@ -111,13 +111,10 @@ impl Generation {
         let mut processes = self.processes();
         // Once it has ended, its number may be another's. Before it has a session of its own, it is alone.
         if self.exit.is_none() {
-            match killpg(self.pid(), signal) {
-                Ok(()) => processes.retain(|process| process.pgrp != self.started.pid),
-                Err(_) => {
-                    let _ = kill(self.pid(), signal);
-                    processes.retain(|process| process.pid != self.started.pid);
-                }
+            if killpg(self.pid(), signal).is_err() {
+                let _ = kill(self.pid(), signal);
             }
+            processes.retain(|process| ![process.pid, process.pgrp].contains(&self.started.pid));
         }
         family::signal(&processes, signal);
     }
