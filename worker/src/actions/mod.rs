@@ -10,6 +10,7 @@ mod own;
 mod ping;
 mod service;
 mod set_trust;
+mod would;
 
 use std::{collections::BTreeMap, error::Error, path::PathBuf, pin::Pin, sync::Arc};
 
@@ -30,12 +31,13 @@ use crate::{
     metrics::{Collector, Figures, MetricGroup, Topic},
     policy::Policy,
     program::{self, Ended, Owner, Program, ProgramError},
-    services::{Registry, Verb},
+    services::{self, Registry, Verb},
     trust::Changes,
 };
 
-/// All actions. To add one, write its file, and name it here.
-fn all() -> Vec<Registered> {
+/// All actions, with the settings that tell which commands are about the same service. To add one, write its file, and
+/// name it here.
+fn all(settings: &services::Settings) -> Vec<Registered> {
     let mut all = vec![
         register(ping::Ping),
         register(exec::Exec),
@@ -49,7 +51,8 @@ fn all() -> Vec<Registered> {
         register(collect::CollectFacts),
         register(collect::CollectAll),
     ];
-    all.extend([Verb::Start, Verb::Stop, Verb::Restart, Verb::Reload].map(|verb| register(service::Change(verb))));
+    let change = |verb| register(service::Change { verb, settings: settings.clone() });
+    all.extend([Verb::Start, Verb::Stop, Verb::Restart, Verb::Reload].map(change));
     all.push(register(service::Status));
     all.extend(MetricGroup::ALL.into_iter().map(|group| register(collect::Collect(group))));
     all
@@ -240,7 +243,7 @@ fn register_own(action: &Arc<OwnAction>) -> Registered {
 
 /// The descriptions of all actions that every worker has.
 pub fn specs() -> Vec<ActionSpec> {
-    all().into_iter().map(|action| action.spec).collect()
+    all(&services::Settings::default()).into_iter().map(|action| action.spec).collect()
 }
 
 /// The actions of one worker, by name.
@@ -250,9 +253,9 @@ pub struct Catalogue {
 
 impl Catalogue {
     /// All actions, with those of the host's own. One that the policy grants to nobody is published as not allowed.
-    pub fn new(policy: &Policy, own: &OwnActions) -> Self {
+    pub fn new(policy: &Policy, own: &OwnActions, settings: &services::Settings) -> Self {
         let own = own.actions().map(register_own);
-        let registered = own.chain(all()).map(|mut action| {
+        let registered = own.chain(all(settings)).map(|mut action| {
             action.spec.allowed = policy.allows_at_all(&action.spec);
             action.spec.approvals = policy.approvals_needed(&action.spec).max(1);
             (action.spec.name.clone(), action)
@@ -288,20 +291,28 @@ mod tests {
     #[test]
     fn what_may_change_the_host_is_off_until_allowed() {
         let allowed = |allow: &[String]| {
-            let catalogue = Catalogue::new(&Policy::default_of(&specs(), allow), &OwnActions::default());
+            let catalogue = Catalogue::new(
+                &Policy::default_of(&specs(), allow),
+                &OwnActions::default(),
+                &services::Settings::default(),
+            );
             let allowed = catalogue.specs().filter(|spec| spec.repeat == Repeat::Once && spec.allowed);
             allowed.map(|spec| spec.name.clone()).collect::<Vec<_>>()
         };
         assert!(allowed(&[]).is_empty());
         assert_eq!(allowed(&["exec".into()]), ["exec"]);
         assert!(
-            Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default()).spec("ping").unwrap().allowed
+            Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default(), &services::Settings::default())
+                .spec("ping")
+                .unwrap()
+                .allowed
         );
     }
 
     #[test]
     fn the_promised_actions_are_there() {
-        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default());
+        let catalogue =
+            Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default(), &services::Settings::default());
         let groups = MetricGroup::ALL.map(MetricGroup::name);
         let collects = groups.into_iter().chain(["all", "facts", "processes"]).map(|group| format!("collect-{group}"));
         let services = ["start", "stop", "restart", "reload", "status"];
@@ -330,7 +341,8 @@ mod tests {
 
     #[test]
     fn descriptions_and_argument_types_agree() {
-        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default());
+        let catalogue =
+            Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default(), &services::Settings::default());
         for spec in catalogue.specs() {
             let with = |wanted: &dyn Fn(&&Parameter) -> bool| {
                 let given = spec.parameters.iter().filter(wanted);

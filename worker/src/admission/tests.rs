@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     HostKeys,
     actions::{OwnActions, specs},
-    policy,
+    policy, services,
 };
 
 const NOW: Millis = 1_790_000_000_000;
@@ -88,7 +88,7 @@ impl Setting {
     }
 
     fn allowing(policy: Policy) -> Self {
-        let catalogue = Catalogue::new(&policy, &OwnActions::default());
+        let catalogue = Catalogue::new(&policy, &OwnActions::default(), &services::Settings::default());
         let unsealing = UnsealingKey::generate();
         Self { unsealing, policy, catalogue, pending: Pending::default(), published: None, cancelled: false, now: NOW }
     }

@@ -159,7 +159,7 @@ impl Dispatcher {
         };
         Self {
             services: Arc::new(services),
-            catalogue: Catalogue::new(&config.policy, &config.own),
+            catalogue: Catalogue::new(&config.policy, &config.own, &config.services),
             schedule: Schedule::new(config.slots, config.reserved),
             journal: Journal::open(config.kept("journal")),
             audit: Audit::open(config.audit.clone(), Arc::clone(&identity)),

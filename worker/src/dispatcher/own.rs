@@ -52,7 +52,7 @@ impl Dispatcher {
                 self.not_reread = Some(problem);
             }
             Ok((own, policy)) => {
-                self.catalogue = Catalogue::new(&policy, &own);
+                self.catalogue = Catalogue::new(&policy, &own, &self.config.services);
                 (self.config.own, self.config.policy) = (own, policy);
                 self.config.own.log_problems();
                 let count = self.config.own.specs().count();
