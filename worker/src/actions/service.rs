@@ -1,6 +1,6 @@
 //! `start`, `stop`, `restart`, `reload` and `status`: the services of the host.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use protocol::{
     action::{ActionSpec, CHANGED, Kind, Parameter, Repeat, WOULD},
@@ -10,10 +10,10 @@ use protocol::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Action, Context, Failure, Output};
+use super::{Action, Context, Failure, Output, Subjects};
 use crate::{
     metrics::Figures,
-    services::{self, Commands, Driven, Driver, Standing, State, Supervised, Systemd, Tools, Up, Verb},
+    services::{Commands, Driven, Driver, Standing, State, Supervised, Systemd, Tools, Up, Verb},
 };
 
 /// How long it may take, draining and coming up included.
@@ -25,8 +25,7 @@ const LINES: usize = 20;
 /// An action that changes a service.
 pub(super) struct Change {
     pub(super) verb: Verb,
-    /// They tell which service a name means.
-    pub(super) settings: services::Settings,
+    pub(super) subjects: Arc<Subjects>,
 }
 
 #[derive(Deserialize)]
@@ -60,7 +59,7 @@ impl Action for Change {
 
     /// The same for whatever changes the service.
     fn exclusion(&self, arguments: &ChangeArguments) -> Option<String> {
-        Some(self.settings.exclusion_key(&arguments.service))
+        Some(self.subjects.service(&arguments.service))
     }
 
     async fn run(&self, arguments: ChangeArguments, context: Context) -> Result<Output, Failure> {
