@@ -212,7 +212,7 @@ fn wrong_actions_and_arguments() {
         "ctl run --host web1 exec uname",
         "ctl run --host web1 exec cwd=/ cwd=/tmp -- true",
         "ctl run --host web1 exec env=x -- true",
-        "ctl run --host web1 --dry-run exec -- true",
+        "ctl run --host web1 --dry-run collect-cpu",
         "ctl run --all --dry-run ping",
         "ctl action show colect-cpu",
         "ctl action show reboot",

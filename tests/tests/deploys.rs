@@ -2,12 +2,12 @@
 
 use std::{
     fs::{self, Permissions},
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener},
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::Command,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
 };
 
@@ -22,7 +22,12 @@ use protocol::{
     outcome::{Outcome, State},
 };
 use serde_json::{Value, json};
-use tests::{Raw, Redis, Served, Worker, WorkerOptions, chaos_worker, eventually, get};
+use tests::{Authority, Issued, Raw, Redis, Served, Worker, WorkerOptions, chaos_worker, eventually, get};
+use tokio_rustls::rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 
 /// What lets a worker deploy.
 const ALLOW: &str = "[actions]\nallow = ['deploy', 'deploy-rollback', 'deploy-status', 'start', 'restart', 'stop']";
@@ -586,12 +591,40 @@ struct Server {
 impl Server {
     /// Each answer: the head, what is sent of the content, and no more.
     fn start(answers: Vec<(String, Vec<u8>)>) -> Self {
+        Self::speaking(answers, Ok)
+    }
+
+    /// The same by TLS, with this certificate.
+    fn encrypted(answers: Vec<(String, Vec<u8>)>, issued: &Issued) -> Self {
+        let certificates =
+            CertificateDer::pem_file_iter(&issued.cert).and_then(Iterator::collect).expect("certificates");
+        let key = PrivateKeyDer::from_pem_file(&issued.key).expect("a key");
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
+        let config = Arc::new(builder.with_single_cert(certificates, key).expect("a pair"));
+        Self::speaking(answers, move |mut stream| {
+            let mut connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
+            connection.complete_io(&mut stream)?;
+            Ok(StreamOwned::new(connection, stream))
+        })
+    }
+
+    /// `prepare`: what is done with a connection first. Where that fails, there is no request.
+    fn speaking<S: Read + Write>(
+        answers: Vec<(String, Vec<u8>)>,
+        prepare: impl Fn(TcpStream) -> io::Result<S> + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let (sender, asked) = mpsc::channel();
         thread::spawn(move || {
             for (head, content) in answers {
-                let (mut stream, _) = listener.accept().expect("a connection");
+                let mut stream = loop {
+                    let (stream, _) = listener.accept().expect("a connection");
+                    if let Ok(stream) = prepare(stream) {
+                        break stream;
+                    }
+                };
                 let mut request = Vec::new();
                 while !request.ends_with(b"\r\n\r\n") {
                     let mut byte = [0];
@@ -713,4 +746,28 @@ fn a_service_of_another_driver_is_restarted_behind_the_link_and_goes_back_with_i
     assert_eq!(fs::read_to_string(format!("{pidfile}.name")).expect("a file"), "good 2");
     assert_eq!(host.current().as_deref(), Some("2"));
     host.run("stop", &[("service", "web")]).good();
+}
+
+#[test]
+fn content_comes_by_https_only_from_a_server_that_this_machine_trusts() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (authority, other) = (Authority::new(directory.path(), "ca"), Authority::new(directory.path(), "other"));
+    let content = archive(&[("ok", "1")]);
+    let head = format!("200 OK\r\nContent-Length: {}", content.len());
+    let server = Server::encrypted(vec![(head, content.clone())], &authority.issue("releases", &["localhost"]));
+    let urls = ["localhost", "127.0.0.1"].map(|name| format!("https://{name}:{}/", server.address.port()));
+
+    let settings = format!("urls = ['{}', '{}']", urls[0], urls[1]);
+    let mut host = Host::bare(&settings);
+    let options = host.options.clone();
+    for (trusted, url) in [(other.file(), &urls[0]), (authority.file(), &urls[1])] {
+        drop(host.worker.take());
+        host.options = options.clone().env("SSL_CERT_FILE", trusted.to_str().expect("text"));
+        host.start();
+        host.deploy_from("1", &content, &format!("{url}web.tar.gz")).bad("the connection to").bad("certificate");
+    }
+    assert!(server.asked.try_recv().is_err(), "nobody was asked for anything");
+    host.deploy_from("1", &content, &format!("{}web.tar.gz", urls[0])).good().is("deployed", Some("1"), None);
+    let asked = server.asked.recv().expect("a request");
+    assert!(asked.contains(&format!("\r\nHost: localhost:{}\r\n", server.address.port())), "{asked}");
 }

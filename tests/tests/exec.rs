@@ -85,3 +85,28 @@ fn what_cannot_be_run_now_is_refused() {
     assert!(output.stderr.contains("web2: offline, last seen"), "{output}");
     assert_eq!(evidence.count(), 0);
 }
+
+#[test]
+fn a_dry_run_says_what_would_be_run_and_runs_nothing() {
+    let (redis, _worker, _raw) = fleet_with("");
+    let (ctl, evidence) = (Ctl::on(&redis).knowing_web1(), Evidence::new(&redis, "evidence"));
+    let script = evidence.script();
+    let program = ["--", "sh", "-c", &script];
+    let options = ["run", "--host", "web1", "-o", "json", "exec", "dry_run=true", "cwd=/", "user=nobody", "sudo=true"];
+    let dry = ctl.run([&options[..], &program].concat()).expect(0).json()["hosts"][0].clone();
+    assert_eq!(dry["data"]["changed"], false);
+    let would = dry["data"]["would"].as_array().expect("steps").iter().map(|step| step.as_str().expect("text"));
+    let would: Vec<_> = would.collect();
+    assert!(would[0].starts_with(r#"run ["sudo","-n","-u","nobody","--","sh","-c","#), "{would:?}");
+    assert_eq!(would[1..], ["in the directory /"]);
+    let secret = ["run", "--host", "web1", "exec", "dry_run=true", "env.A=1", "secret.TOKEN=hunter2", "stdin=abc"];
+    let dry = ctl.run([&secret[..], &program].concat()).expect(0);
+    assert!(dry.stdout.contains("with A, TOKEN in its environment") && !dry.to_string().contains("hunter2"), "{dry}");
+    assert!(dry.stdout.contains("with 3 bytes on standard input"), "{dry}");
+    ctl.run([&["run", "--dry-run", "--host", "web1", "exec"], &program[..]].concat()).expect(0);
+    assert_eq!(evidence.count(), 0);
+
+    let real = ctl.run([&["run", "--host", "web1", "exec"], &program[..]].concat()).expect(0);
+    assert!(real.stderr.contains(", changed"), "{real}");
+    assert_eq!(evidence.count(), 1);
+}

@@ -113,7 +113,10 @@ fn equal_output_of_several_hosts_is_printed_once_sorted_by_host() {
     ctl.run(["run", "--all", "ping"]).expect(0);
     let output = run(&[]);
     assert_eq!(output.stdout, "db1 | 5.10\ndb1 | more\nweb[1,3] | 6.1\nweb2 | 6.2\n", "{output}");
-    assert!(output.stderr.starts_with("db1 | e\nweb[1,3] | e\nweb2 | e\n4 hosts: 4 succeeded in "), "{output}");
+    assert!(
+        output.stderr.starts_with("db1 | e\nweb[1,3] | e\nweb2 | e\n4 hosts: 4 succeeded (4 changed) in "),
+        "{output}"
+    );
     let each = "db1 | 5.10\ndb1 | more\nweb1 | 6.1\nweb2 | 6.2\nweb3 | 6.1\n";
     assert_eq!(run(&["--no-fold"]).stdout, each);
     assert_eq!(ctl.run(["job", "wait", "last"]).expect(0).stdout, output.stdout);

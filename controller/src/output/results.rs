@@ -168,6 +168,10 @@ fn side_by_side(results: &[&HostResult], issued_at_ms: Millis) -> Table {
         figures::is_scalar(value) && !name.contains(':') && !ASIDE.contains(&name.as_str())
     };
     let mut columns = figures::columns(results.iter().filter_map(|result| data(result)).flatten().filter(is_shown));
+    // That all were changed is in the summary.
+    if columns == [CHANGED] {
+        columns.clear();
+    }
     columns.truncate(COLUMNS);
     // Without figures the table has only states to show.
     let with_state = columns.is_empty() || !results.iter().all(|result| is_good(result));

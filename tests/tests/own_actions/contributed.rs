@@ -1,17 +1,21 @@
 //! The actions in `contrib`: each of them runs for real.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{BufRead, BufReader, Write},
-    os::unix::{fs::symlink, net::UnixListener},
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
 
+use nix::unistd::{Uid, chown, geteuid};
 use serde_json::{Value, json};
-use tests::{Authority, Ctl, Raw, Redis, Worker};
+use tests::{Authority, Ctl, Raw, Redis, Worker, eventually};
 
 use super::host;
 
@@ -89,8 +93,55 @@ fn a_log_is_rotated() {
     symlink(root.join("victim"), at(1)).expect("a link");
     result(&ctl, &["rotate-log", &named, "keep=1"], 0);
     assert_eq!(fs::read_to_string(root.join("victim")).expect("a file"), "safe\n");
+    // Nor is one to a directory entered.
+    let elsewhere = root.join("elsewhere");
+    fs::create_dir(&elsewhere).expect("a directory");
+    fs::write(&log, "newer\n").expect("a log");
+    fs::remove_file(at(2)).expect("a file");
+    symlink(&elsewhere, at(2)).expect("a link");
+    result(&ctl, &["rotate-log", &named, "keep=2"], 0);
+    assert_eq!(fs::read_dir(&elsewhere).expect("a directory").count(), 0);
+    assert_eq!(fs::read_to_string(at(2)).expect("an old log"), "new\n");
     let missing = result(&ctl, &["rotate-log", &format!("file={}/none", root.display())], 2);
     assert!(missing["stderr"].as_str().is_some_and(|said| said.contains("is no file")), "{missing}");
+}
+
+#[test]
+fn a_log_in_a_directory_that_others_can_change_is_not_rotated() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = directory.path().canonicalize().expect("a path");
+    let (_redis, _worker, ctl) = with("rotate-log", &[("/var/log", &root)]);
+    let (outer, inner) = (root.join("outer"), root.join("outer/inner"));
+    let log = inner.join("log");
+    fs::create_dir_all(&inner).expect("directories");
+    fs::write(&log, "line\n").expect("a log");
+    let named = format!("file={}", log.display());
+    let set = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).expect("its mode");
+    let refused = |path: &Path| {
+        let refused = result(&ctl, &["rotate-log", &named], 2);
+        let said = format!("can change '{}'", path.display());
+        assert!(refused["stderr"].as_str().is_some_and(|stderr| stderr.contains(&said)), "{refused}");
+        assert_eq!(fs::read_to_string(&log).expect("the log"), "line\n");
+    };
+    for path in [&inner, &outer] {
+        set(path, 0o757);
+        refused(path);
+        set(path, 0o755);
+    }
+    // The sticky bit lets others replace nothing of root's, but make what is not there yet.
+    set(&inner, 0o1777);
+    refused(&inner);
+    set(&inner, 0o755);
+    if geteuid().is_root() {
+        set(&inner, 0o775);
+        refused(&inner);
+        set(&inner, 0o755);
+        chown(&outer, Some(Uid::from_raw(65_534)), None).expect("root may");
+        refused(&outer);
+        chown(&outer, Some(Uid::from_raw(0)), None).expect("root may");
+    }
+    set(&outer, 0o1777);
+    result(&ctl, &["rotate-log", &named], 0);
 }
 
 /// What `HAProxy`'s admin socket does, as far as servers are concerned: one backend `shop` with the servers `web1` and
@@ -175,6 +226,56 @@ fn a_server_is_drained_through_the_socket_of_its_balancer() {
     // A semicolon would begin another command.
     let refused = ctl.run(["run", "--host", "web1", "drain", "backend=shop", "server=web1;shutdown"]).expect(1);
     assert!(refused.stderr.contains("server must be text like *"), "{refused}");
+}
+
+/// A process that is killed when it is dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_server_of_a_real_balancer_is_drained() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = directory.path().canonicalize().expect("a path");
+    let (socket, settings) = (root.join("admin.sock"), root.join("haproxy.cfg"));
+    let text = format!(
+        "global\n stats socket {} mode 600 level admin\n\
+         defaults\n mode tcp\n timeout connect 1s\n timeout client 1s\n timeout server 1s\n\
+         frontend shop-front\n bind unix@{}/front.sock\n default_backend shop\n\
+         backend shop\n server web1 127.0.0.1:1\n server web2 127.0.0.1:2\n",
+        socket.display(),
+        root.display()
+    );
+    fs::write(&settings, text).expect("a file");
+    let started = Command::new("haproxy").args(["-db", "-q", "-f"]).arg(&settings).stderr(Stdio::null()).spawn();
+    let Ok(_balancer) = started.map(Killed) else {
+        eprintln!("skipped: a_server_of_a_real_balancer_is_drained (no haproxy here)");
+        return;
+    };
+    eventually("the balancer to come", || UnixStream::connect(&socket).ok());
+    let (_redis, _worker, ctl) = with("drain", &[("/run/haproxy", &root)]);
+    let drain = ["drain", "backend=shop", "server=web1"];
+    let dry = result(&ctl, &[&drain[..], &["dry_run=true"]].concat(), 0);
+    assert_eq!((&dry["data"]["changed"], &dry["data"]["state"]), (&json!(false), &json!("ready")));
+    let mut before = "ready";
+    for state in ["drain", "maint", "ready"] {
+        let wanted = format!("state={state}");
+        let words = [&drain[..], &[wanted.as_str()]].concat();
+        let done = result(&ctl, &words, 0);
+        assert_eq!(done["data"], json!({ "changed": true, "state": state, "before": before }));
+        let again = result(&ctl, &words, 0);
+        assert_eq!(again["data"], json!({ "changed": false, "state": state, "before": state }));
+        before = state;
+    }
+    for words in [["drain", "backend=shop", "server=web9"], ["drain", "backend=cart", "server=web1"]] {
+        let failed = result(&ctl, &words, 2);
+        assert!(failed["stderr"].as_str().is_some_and(|stderr| stderr.contains("HAProxy knows no server")), "{failed}");
+    }
 }
 
 #[test]

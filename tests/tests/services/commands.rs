@@ -2,12 +2,16 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tests::{Served, eventually, get, is_alive};
 
 use super::Host;
 
-/// A script as hosts without an init have them: it keeps the process id in a file.
-fn script(served: &Served) -> String {
+/// A script as hosts without an init have them: it keeps the process id in a file. `redirect`: where the service prints.
+fn script(served: &Served, redirect: &str) -> String {
     let directory = served.directory().display();
     let (program, address) = (Served::program().display().to_string(), served.address);
     format!(
@@ -16,7 +20,7 @@ pid={directory}/pid
 is_up() {{ [ -f $pid ] && kill -0 \"$(cat $pid)\" 2>/dev/null; }}
 case $1 in
 start)
-    ADDRESS={address} VERSION=v1 BEHAVIOUR={directory}/behaviour {program} >{directory}/out 2>&1 &
+    ADDRESS={address} VERSION=v1 BEHAVIOUR={directory}/behaviour {program} {redirect} &
     echo $! >$pid
     echo \"started $!\" ;;
 stop)
@@ -24,7 +28,10 @@ stop)
     while is_up; do sleep 0.05; done
     rm -f $pid ;;
 status) is_up || {{ echo 'it is not there'; exit 3; }} ;;
-reload) is_up && kill -HUP \"$(cat $pid)\" ;;
+reload)
+    sleep 1000 &
+    echo $! >{directory}/left
+    is_up && kill -HUP \"$(cat $pid)\" ;;
 odd) exit 7 ;;
 esac
 "
@@ -33,8 +40,13 @@ esac
 
 fn host(status: &str) -> Host {
     let served = Served::new("web");
+    let redirect = format!(">{}/out 2>&1", served.directory().display());
+    host_of(served, status, &redirect)
+}
+
+fn host_of(served: Served, status: &str, redirect: &str) -> Host {
     let path = served.directory().join("service");
-    fs::write(&path, script(&served)).expect("a script");
+    fs::write(&path, script(&served, redirect)).expect("a script");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
     let word = |word: &str| format!("[{:?}, {word:?}]", path.display().to_string());
     let settings = format!(
@@ -97,4 +109,42 @@ fn a_status_that_says_nothing_is_an_error() {
     host.run("status").bad("exit code 7");
     host.run("start").bad("exit code 7");
     assert!(host.served.processes().is_empty());
+}
+
+#[test]
+fn what_a_start_leaves_prints_to_the_log_for_as_long_as_it_lives() {
+    let mut host = host_of(Served::new("web"), "status", "");
+    host.served.behave("crash");
+    let failed = host.run("--timeout 30s start").bad("it is not there");
+    assert!(failed.stderr.contains("told to crash"), "its last lines: {failed:?}");
+    host.served.behave("");
+    host.run("start").good();
+    let pid = host.served.pid();
+    let log = host.directory().join("log");
+    let heard = |count: usize| {
+        eventually("it to print", || {
+            (fs::read_to_string(&log).ok()?.matches("reads its settings anew").count() == count).then_some(())
+        });
+        assert_eq!(host.served.pid(), pid, "nothing has ended it");
+    };
+    host.run("reload").good();
+    heard(1);
+    // The worker that has started it is no more.
+    let service = Pid::from_raw(pid.cast_signed());
+    host.worker.kill9();
+    kill(service, Signal::SIGHUP).expect("it lives");
+    heard(2);
+    host.worker = host.worker.options().start();
+    host.worker.wait_online();
+    host.run("stop").good();
+}
+
+#[test]
+fn what_other_commands_leave_is_ended() {
+    let host = host("status");
+    host.run("start").good();
+    host.run("reload").good();
+    let left = fs::read_to_string(host.served.directory().join("left")).expect("a process id");
+    assert!(!is_alive(left.trim().parse().expect("a number")));
+    host.run("stop").good();
 }

@@ -171,3 +171,23 @@ fn a_cancelled_restart_leaves_the_old_process() {
     assert_eq!((done.state.as_str(), done.changed(), done.pid()), ("cancelled", Some(false), pid), "{done:?}");
     eventually("the candidate to be gone", || (host.served.processes() == [pid]).then_some(()));
 }
+
+#[test]
+fn what_the_settings_name_no_more_is_told_and_can_be_stopped() {
+    let served = tests::Served::new("web");
+    let settings = served.settings("settle = '100ms'");
+    let mut host = Host::with(served, |worker| worker.config(&settings));
+    let pid = host.run("start").good().pid();
+    let options = host.worker.options();
+    host.worker.terminate();
+    host.worker = options.replace_config(&settings, "").start();
+    host.worker.wait_online();
+    eventually("a warning", || {
+        host.worker.log().contains("service web is supervised, but not by the settings").then_some(())
+    });
+    let status = host.run("status").good();
+    assert_eq!((status.is(), status.pid()), ("up", pid));
+    assert_eq!(host.run("stop").good().is(), "down");
+    assert!(host.served.processes().is_empty());
+    host.ctl.run(["run", "--host", "web1", "status", "service=web"]).expect(2);
+}

@@ -143,6 +143,61 @@ fn a_check_that_does_not_pass_is_reported_in_time_and_leaves_what_was() {
 }
 
 #[test]
+fn a_server_behind_a_shell_finishes_what_it_has_accepted() {
+    let served = Served::new("web");
+    // The shell does not become the server: TERM ends it at once, and the server drains.
+    let line = format!("LISTEN_PID=$$ exec {}", Served::program().display());
+    let shell = ["sh", "-c", "sh -c \"$1\"; exit 0", "run", &line];
+    let program = format!("program = [{:?}]", Served::program().display().to_string());
+    let settings = served.settings("settle = '200ms'").replace(&program, &format!("program = {shell:?}"));
+    let host = Host::with(served, |worker| worker.config(&settings));
+    host.run("start").good();
+    let load = Load::start(host.served.address, "/slow", 8);
+    for _ in 0..3 {
+        host.run("restart").good();
+    }
+    let (counts, _) = load.finish();
+    assert_eq!((counts.refused, counts.broken, counts.other.as_slice()), (0, 0, &[][..]), "{counts:?}");
+    eventually("the old processes to be gone", || (host.served.processes().len() == 2).then_some(()));
+    host.run("stop").good();
+    assert!(host.served.processes().is_empty());
+}
+
+#[test]
+fn the_old_process_does_not_pass_the_check_of_the_new_one() {
+    let served = Served::new("web");
+    // What the name means is not known before, so that no process is tried at a private port.
+    let url = format!("http://LOCALHOST:{}/health", served.address.port());
+    let settings = served.settings(&format!("settle = '100ms'\ndrain = '1s'\ncheck = {{ http = '{url}' }}"));
+    let host = Host::with(served, |worker| worker.config(&settings));
+    // It accepts connections until it is killed.
+    host.served.behave("stubborn");
+    let pid = host.run("start").good().pid();
+    host.served.behave("sick");
+    let dry = host.run("--dry-run restart").good();
+    let wait = format!("wait until process {pid} accepts no more connections");
+    assert!(dry.would().contains(&wait.as_str()) && !dry.would().join(" ").contains("private"), "{dry:?}");
+    host.run("--timeout 10s restart").bad("/health: status 500");
+    let log = fs::read_to_string(host.directory().join("log")).expect("a log");
+    assert_eq!(log.matches(" is started: ").count(), 2, "{log}");
+}
+
+#[test]
+fn the_program_of_a_check_is_told_where_a_candidate_listens() {
+    let served = Served::new("web");
+    let asked = served.directory().join("asked");
+    let check = ["sh", "-c", "echo \"${REDFLEET_ADDRESS:-none}\" >> \"$1\"", "check", &asked.display().to_string()];
+    let settings = served.settings(&format!("settle = '100ms'\ncheck = {{ argv = {check:?} }}"));
+    let host = Host::with(served, |worker| worker.config(&settings));
+    host.run("start").good();
+    host.run("restart").good();
+    let asked = fs::read_to_string(&asked).expect("its output");
+    let lines: Vec<_> = asked.lines().collect();
+    assert!(matches!(lines[..], ["none", private, "none"] if private.starts_with("127.0.0.1:")), "{asked}");
+    assert!(!asked.contains(&host.served.address.to_string()), "{asked}");
+}
+
+#[test]
 fn a_process_that_crashes_is_started_again() {
     let host = Host::supervising("settle = '100ms'");
     let pid = host.run("start").good().pid();
@@ -255,7 +310,7 @@ fn sockets_are_handed_over_with_their_names_and_kept_when_settings_change() {
     // A worker with other settings: the next restart brings them into force, without a gap at the socket that stays.
     let options = host.worker.options();
     host.worker.terminate();
-    let named = format!("http={}", host.served.address);
+    let named = format!("renamed={}", host.served.address);
     let settings = second.replace(&format!("\"{}\"", host.served.address), &format!("{named:?}"));
     host.worker = options.replace_config(&first, &settings).start();
     host.worker.wait_online();
@@ -265,7 +320,7 @@ fn sockets_are_handed_over_with_their_names_and_kept_when_settings_change() {
     assert_eq!((counts.refused, counts.broken), (0, 0), "{counts:?}");
     eventually("the second socket to be closed", || (!path.exists()).then_some(()));
     let log = fs::read_to_string(directory.join("log")).expect("a log");
-    assert!(log.contains("got 1 sockets: http\n"), "{log}");
+    assert!(log.contains("got 1 sockets: renamed\n"), "{log}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `deploy`, `deploy-rollback` and `deploy-status`: the applications of the host.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use protocol::{
     action::{ActionSpec, CHANGED, Kind, Parameter, Repeat, WOULD},
@@ -13,10 +13,9 @@ use protocol::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Action, Context, Failure, Output};
+use super::{Action, Context, Failure, Output, Subjects};
 use crate::{
     apps::{Commission, DeployError, Report, Source, state},
-    log::{self, excerpt},
     metrics::Figures,
     services::Tools,
 };
@@ -32,13 +31,8 @@ fn app() -> Parameter {
     required("app", Kind::Text, "its name in the host's settings ([apps.NAME])")
 }
 
-/// The same for whatever changes the application.
-fn lock(app: &str) -> String {
-    format!("app '{}'", excerpt(app, log::NAME))
-}
-
 /// `deploy`.
-pub(super) struct Deploy;
+pub(super) struct Deploy(pub(super) Arc<Subjects>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,7 +64,7 @@ impl Action for Deploy {
     }
 
     fn exclusion(&self, arguments: &DeployArguments) -> Option<String> {
-        Some(lock(&arguments.app))
+        Some(self.0.app(&arguments.app))
     }
 
     async fn run(&self, arguments: DeployArguments, context: Context) -> Result<Output, Failure> {
@@ -87,7 +81,7 @@ impl Action for Deploy {
 }
 
 /// `deploy-rollback`.
-pub(super) struct Rollback;
+pub(super) struct Rollback(pub(super) Arc<Subjects>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -109,7 +103,7 @@ impl Action for Rollback {
     }
 
     fn exclusion(&self, arguments: &RollbackArguments) -> Option<String> {
-        Some(lock(&arguments.app))
+        Some(self.0.app(&arguments.app))
     }
 
     async fn run(&self, arguments: RollbackArguments, context: Context) -> Result<Output, Failure> {
@@ -119,7 +113,7 @@ impl Action for Rollback {
     }
 }
 
-fn commission(context: Context, is_dry: bool) -> (std::sync::Arc<super::Services>, Commission) {
+fn commission(context: Context, is_dry: bool) -> (Arc<super::Services>, Commission) {
     let Context { owner, requester, stop, live, services, .. } = context;
     (services, Commission { owner, by: requester.principal, live, stop, is_dry })
 }

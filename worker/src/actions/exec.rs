@@ -9,19 +9,21 @@ use std::{
 };
 
 use protocol::{
-    action::{ActionSpec, Argument, Kind, Parameter, Repeat},
+    action::{ActionSpec, Argument, CHANGED, Kind, Parameter, Repeat},
     artifact::{Artifact, ContentKey},
     clock::millis,
     limits,
     secret::Secret,
 };
 use serde::Deserialize;
+use serde_json::json;
 
-use super::{Action, Context, Failure, Output, ended};
+use super::{Action, Context, Failure, Output, ended, would};
 use crate::{
     artifacts::{Fetched, Script},
     detached,
     log::{self, excerpt},
+    metrics::Figures,
     program::{self, Program, ProgramError},
 };
 
@@ -53,6 +55,8 @@ pub(super) struct Arguments {
     user: Option<String>,
     #[serde(default)]
     sudo: bool,
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// Why a program is not started.
@@ -86,6 +90,18 @@ impl Arguments {
             return Err(ExecError::SudoEnvironment);
         }
         if self.sudo && self.user.is_some() && self.script.is_some() { Err(ExecError::SudoScript) } else { Ok(()) }
+    }
+
+    /// What would be run. No secret is in it.
+    fn would(self) -> Figures {
+        let Self { argv, cwd, mut env, secret, script, user, sudo, stdin, stdin_content, .. } = self;
+        env.extend(secret.into_keys().map(|name| (name, String::new())));
+        let program = Program { argv, cwd, env, user, ..Program::default() };
+        let mut steps = would::steps(&if sudo { by_sudo(program) } else { program });
+        steps.extend(script.map(|script| format!("with the script {script} in place of the first word")));
+        steps.extend(stdin_content.map(|content| format!("with the content {content} on standard input")));
+        steps.extend(stdin.map(|text| format!("with {} bytes on standard input", text.expose().len())));
+        would::data(&steps)
     }
 
     /// The script, if there is one, where its user can run it.
@@ -123,6 +139,9 @@ fn by_sudo(program: Program) -> Program {
         *first = executable.to_string_lossy().into_owned();
     }
     let mut words = vec!["sudo".to_owned(), "-n".to_owned()];
+    // To sudo a number is a name, unless it is told otherwise.
+    let is_id = |user: &str| user.parse::<u32>().is_ok();
+    let user = user.map(|user| if is_id(&user) { format!("#{user}") } else { user });
     words.extend(user.into_iter().flat_map(|user| ["-u".to_owned(), user]));
     words.push("--".to_owned());
     words.append(&mut argv);
@@ -160,6 +179,7 @@ impl Action for Exec {
             secret_text("script_key", "the key of script"),
             Parameter::optional("user", Kind::Text, "user to run as, by name or id (the worker must be root, or sudo)"),
             sudo,
+            Parameter::dry_run(),
         ];
         let spec = ActionSpec::repeatable("exec", "Run a program and return its output");
         ActionSpec { repeat: Repeat::Once, parameters, timeout_ms: millis(TIMEOUT), ..spec }
@@ -171,6 +191,9 @@ impl Action for Exec {
 
     async fn run(&self, arguments: Arguments, context: Context) -> Result<Output, Failure> {
         arguments.check()?;
+        if arguments.dry_run {
+            return Ok(Output::of(arguments.would()));
+        }
         let script = arguments.fetch_script(&context).await?;
         let Arguments { argv, cwd, mut env, secret, stdin, stdin_content, stdin_key, user, sudo, .. } = arguments;
         let stdin_file = match stdin_content {
@@ -182,16 +205,33 @@ impl Action for Exec {
         let stdin = stdin.map(|text| text.expose().as_bytes().to_vec());
         let name = argv.first().map(|name| excerpt(name, log::NAME)).unwrap_or_default();
         let executable = script.as_ref().map(|script| script.path().to_owned());
-        let program = Program { argv, cwd, env, executable, stdin, stdin_file, user, lasting: false };
+        let program = Program { argv, cwd, env, executable, stdin, stdin_file, user, ..Program::default() };
         let ended = context.run_program(if sudo { by_sudo(program) } else { program }).await;
         if let Some(script) = script {
             // The disk may hang.
             let _ = detached::run(move || drop(script));
         }
-        let (output, error) = ended::report(ended.map_err(ended::not_started(&name))?, &context.stop);
+        let (mut output, error) = ended::report(ended.map_err(ended::not_started(&name))?, &context.stop);
+        // Nobody knows what a program does: one that has run may have changed the host.
+        output.data = Some(Figures::from_iter([(CHANGED.to_owned(), json!(true))]));
         match error {
             None => Ok(output),
             Some(error) => Err(Failure::new(error).with(output)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sudo_is_told_that_a_number_is_an_id() {
+        let words = |user: &str| {
+            let program = Program { argv: vec!["id".into()], user: Some(user.into()), ..Program::default() };
+            by_sudo(program).argv.join(" ")
+        };
+        assert_eq!(words("1000"), "sudo -n -u #1000 -- id");
+        assert_eq!(words("deploy"), "sudo -n -u deploy -- id");
     }
 }

@@ -10,6 +10,8 @@ mod own;
 mod ping;
 mod service;
 mod set_trust;
+mod subjects;
+mod would;
 
 use std::{collections::BTreeMap, error::Error, path::PathBuf, pin::Pin, sync::Arc};
 
@@ -21,7 +23,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio_util::sync::CancellationToken;
 
 use self::own::OwnAction;
-pub use self::own::{ActionsDir, DirectoryError, OwnActions, Problem};
+pub use self::{
+    own::{ActionsDir, DirectoryError, OwnActions, Problem},
+    subjects::Subjects,
+};
 use crate::{
     apps::Apps,
     artifacts::Artifacts,
@@ -34,22 +39,24 @@ use crate::{
     trust::Changes,
 };
 
-/// All actions. To add one, write its file, and name it here.
-fn all() -> Vec<Registered> {
+/// All actions. `subjects` tell which commands are about the same thing. To add one, write its file, and
+/// name it here.
+fn all(subjects: &Arc<Subjects>) -> Vec<Registered> {
     let mut all = vec![
         register(ping::Ping),
         register(exec::Exec),
         register(file_put::FilePut),
         register(file_get::FileGet),
-        register(deploy::Deploy),
-        register(deploy::Rollback),
+        register(deploy::Deploy(Arc::clone(subjects))),
+        register(deploy::Rollback(Arc::clone(subjects))),
         register(deploy::Status),
         register(set_trust::SetTrust),
         register(collect::CollectProcesses),
         register(collect::CollectFacts),
         register(collect::CollectAll),
     ];
-    all.extend([Verb::Start, Verb::Stop, Verb::Restart, Verb::Reload].map(|verb| register(service::Change(verb))));
+    let change = |verb| register(service::Change { verb, subjects: Arc::clone(subjects) });
+    all.extend([Verb::Start, Verb::Stop, Verb::Restart, Verb::Reload].map(change));
     all.push(register(service::Status));
     all.extend(MetricGroup::ALL.into_iter().map(|group| register(collect::Collect(group))));
     all
@@ -240,7 +247,7 @@ fn register_own(action: &Arc<OwnAction>) -> Registered {
 
 /// The descriptions of all actions that every worker has.
 pub fn specs() -> Vec<ActionSpec> {
-    all().into_iter().map(|action| action.spec).collect()
+    all(&Arc::default()).into_iter().map(|action| action.spec).collect()
 }
 
 /// The actions of one worker, by name.
@@ -250,9 +257,9 @@ pub struct Catalogue {
 
 impl Catalogue {
     /// All actions, with those of the host's own. One that the policy grants to nobody is published as not allowed.
-    pub fn new(policy: &Policy, own: &OwnActions) -> Self {
+    pub fn new(policy: &Policy, own: &OwnActions, subjects: &Arc<Subjects>) -> Self {
         let own = own.actions().map(register_own);
-        let registered = own.chain(all()).map(|mut action| {
+        let registered = own.chain(all(subjects)).map(|mut action| {
             action.spec.allowed = policy.allows_at_all(&action.spec);
             action.spec.approvals = policy.approvals_needed(&action.spec).max(1);
             (action.spec.name.clone(), action)
@@ -288,20 +295,24 @@ mod tests {
     #[test]
     fn what_may_change_the_host_is_off_until_allowed() {
         let allowed = |allow: &[String]| {
-            let catalogue = Catalogue::new(&Policy::default_of(&specs(), allow), &OwnActions::default());
+            let catalogue =
+                Catalogue::new(&Policy::default_of(&specs(), allow), &OwnActions::default(), &Arc::default());
             let allowed = catalogue.specs().filter(|spec| spec.repeat == Repeat::Once && spec.allowed);
             allowed.map(|spec| spec.name.clone()).collect::<Vec<_>>()
         };
         assert!(allowed(&[]).is_empty());
         assert_eq!(allowed(&["exec".into()]), ["exec"]);
         assert!(
-            Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default()).spec("ping").unwrap().allowed
+            Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default(), &Arc::default())
+                .spec("ping")
+                .unwrap()
+                .allowed
         );
     }
 
     #[test]
     fn the_promised_actions_are_there() {
-        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default());
+        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default(), &Arc::default());
         let groups = MetricGroup::ALL.map(MetricGroup::name);
         let collects = groups.into_iter().chain(["all", "facts", "processes"]).map(|group| format!("collect-{group}"));
         let services = ["start", "stop", "restart", "reload", "status"];
@@ -330,7 +341,7 @@ mod tests {
 
     #[test]
     fn descriptions_and_argument_types_agree() {
-        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default());
+        let catalogue = Catalogue::new(&Policy::default_of(&specs(), &[]), &OwnActions::default(), &Arc::default());
         for spec in catalogue.specs() {
             let with = |wanted: &dyn Fn(&&Parameter) -> bool| {
                 let given = spec.parameters.iter().filter(wanted);

@@ -1,6 +1,6 @@
 //! `start`, `stop`, `restart`, `reload` and `status`: the services of the host.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use protocol::{
     action::{ActionSpec, CHANGED, Kind, Parameter, Repeat, WOULD},
@@ -10,9 +10,8 @@ use protocol::{
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Action, Context, Failure, Output};
+use super::{Action, Context, Failure, Output, Subjects};
 use crate::{
-    log::{self, excerpt},
     metrics::Figures,
     services::{Commands, Driven, Driver, Standing, State, Supervised, Systemd, Tools, Up, Verb},
 };
@@ -24,7 +23,10 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 const LINES: usize = 20;
 
 /// An action that changes a service.
-pub(super) struct Change(pub(super) Verb);
+pub(super) struct Change {
+    pub(super) verb: Verb,
+    pub(super) subjects: Arc<Subjects>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,7 +46,7 @@ impl Action for Change {
     type Arguments = ChangeArguments;
 
     fn spec(&self) -> ActionSpec {
-        let (name, summary) = match self.0 {
+        let (name, summary) = match self.verb {
             Verb::Start => ("start", "Start a service, and wait until it is up"),
             Verb::Stop => ("stop", "Stop a service, with all its processes"),
             Verb::Restart => ("restart", "Restart a service, and wait until it is up"),
@@ -57,12 +59,12 @@ impl Action for Change {
 
     /// The same for whatever changes the service.
     fn exclusion(&self, arguments: &ChangeArguments) -> Option<String> {
-        Some(format!("service '{}'", excerpt(&arguments.service, log::NAME)))
+        Some(self.subjects.service(&arguments.service))
     }
 
     async fn run(&self, arguments: ChangeArguments, context: Context) -> Result<Output, Failure> {
         let service = context.services.registry.find(&arguments.service)?;
-        let change = Changing { verb: self.0, name: arguments.service, dry_run: arguments.dry_run, up: service.up };
+        let change = Changing { verb: self.verb, name: arguments.service, dry_run: arguments.dry_run, up: service.up };
         match service.driven {
             Driven::Systemd(driver) => change.run(&driver, &context).await,
             Driven::Supervised(driver) => change.run(&driver, &context).await,

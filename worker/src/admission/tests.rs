@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use protocol::{
     action::Argument,
     approval::Approval,
@@ -88,7 +90,7 @@ impl Setting {
     }
 
     fn allowing(policy: Policy) -> Self {
-        let catalogue = Catalogue::new(&policy, &OwnActions::default());
+        let catalogue = Catalogue::new(&policy, &OwnActions::default(), &Arc::default());
         let unsealing = UnsealingKey::generate();
         Self { unsealing, policy, catalogue, pending: Pending::default(), published: None, cancelled: false, now: NOW }
     }

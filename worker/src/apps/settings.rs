@@ -130,6 +130,11 @@ impl Settings {
         self.0.values().filter_map(of).collect()
     }
 
+    /// The service that runs this application, if there is one.
+    pub(crate) fn service_of(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.service.as_deref()
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<App>> {
         self.0.values()
     }

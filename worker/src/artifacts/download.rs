@@ -93,9 +93,9 @@ impl FromStr for Url {
         };
         let (server, path) = rest.split_at(rest.find('/').ok_or_else(no_url)?);
         // What a server would make something else of, so that the beginning of the URL meant nothing.
-        let names = path.split('?').next().unwrap_or_default().to_ascii_lowercase();
-        let is_hidden = ["%2e", "%2f", "%5c"].iter().any(|hidden| names.contains(hidden));
-        let climbs = is_hidden || names.split('/').any(|name| name == "." || name.starts_with(".."));
+        let resource = path.split('?').next().unwrap_or_default().to_ascii_lowercase();
+        let is_hidden = ["%2e", "%2f", "%5c"].iter().any(|hidden| resource.contains(hidden));
+        let climbs = is_hidden || resource.split('/').any(|name| name == "." || name.starts_with(".."));
         let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"#\\\"<>".contains(&byte));
         if climbs || !is_plain || server.contains('@') {
             return Err(no_url());

@@ -33,7 +33,7 @@ use tracing::{Instrument, Span, info_span};
 
 use self::{own::Hangup, recovery::Recovery, reports::FACTS_EVERY, waiting::Waiting};
 use crate::{
-    actions::{Catalogue, Services},
+    actions::{Catalogue, Services, Subjects},
     admission::{self, Admission, Admitted, Dropped, Known, Refusal},
     apps::Apps,
     artifacts::Artifacts,
@@ -131,6 +131,11 @@ pub(crate) struct Dispatcher {
     status_due: Option<tokio::time::Instant>,
 }
 
+/// What commands can be about.
+fn subjects(config: &Config) -> Arc<Subjects> {
+    Arc::new(Subjects { services: config.services.clone(), apps: config.apps.clone() })
+}
+
 struct Running {
     delivery: Delivery,
     claim: Claim,
@@ -159,7 +164,7 @@ impl Dispatcher {
         };
         Self {
             services: Arc::new(services),
-            catalogue: Catalogue::new(&config.policy, &config.own),
+            catalogue: Catalogue::new(&config.policy, &config.own, &subjects(&config)),
             schedule: Schedule::new(config.slots, config.reserved),
             journal: Journal::open(config.kept("journal")),
             audit: Audit::open(config.audit.clone(), Arc::clone(&identity)),

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Dispatcher;
+use super::{Dispatcher, subjects};
 use crate::{
     actions::{Catalogue, OwnActions},
     config::ConfigError,
@@ -52,7 +52,7 @@ impl Dispatcher {
                 self.not_reread = Some(problem);
             }
             Ok((own, policy)) => {
-                self.catalogue = Catalogue::new(&policy, &own);
+                self.catalogue = Catalogue::new(&policy, &own, &subjects(&self.config));
                 (self.config.own, self.config.policy) = (own, policy);
                 self.config.own.log_problems();
                 let count = self.config.own.specs().count();

@@ -1,6 +1,6 @@
 //! A program's output: sent on as it comes, and kept within bounds for the result.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 use protocol::{
     event::Stream,
@@ -44,6 +44,33 @@ impl<'a, R: AsyncRead + Unpin> Pipe<'a, R> {
 
     pub(super) fn captured(self) -> Captured {
         self.capture.finish()
+    }
+}
+
+/// A file to which a program appends its output, and perhaps others do later.
+pub(super) struct Appended {
+    file: Arc<File>,
+    /// How long it was before.
+    from: u64,
+}
+
+impl Appended {
+    pub(super) fn new(file: Arc<File>) -> io::Result<Self> {
+        let from = file.metadata()?.len();
+        Ok(Self { file, from })
+    }
+
+    /// What was appended until now. Reads no more of it than is kept. Blocks as long as the disk does.
+    pub(super) fn captured(&self, keep: usize) -> io::Result<Captured> {
+        let written = self.file.metadata()?.len().saturating_sub(self.from);
+        let (half, end) = (keep / 2, self.from + written);
+        let read = |from: u64, until: u64| {
+            let mut bytes = vec![0; usize::try_from(until.saturating_sub(from)).map_or(half, |count| count.min(half))];
+            self.file.read_exact_at(&mut bytes, from).map(|()| bytes)
+        };
+        let head = read(self.from, end)?;
+        let tail = read(end.saturating_sub(half as u64).max(self.from + head.len() as u64), end)?;
+        Ok(Capture { half, head, tail: tail.into(), written }.finish())
     }
 }
 

@@ -37,7 +37,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{capture::Pipe, group::ProcessGroup, input::Input};
+use self::{
+    capture::{Appended, Pipe},
+    group::ProcessGroup,
+    input::Input,
+};
 use crate::{
     detached::{self, lock},
     live::Live,
@@ -81,8 +85,9 @@ pub struct Program {
     pub stdin_file: Option<Arc<File>>,
     /// User to switch to, by name or id; supplementary groups are dropped.
     pub user: Option<String>,
-    /// Whether what it leaves behind is meant to stay, as that of a command that starts a service.
-    pub lasting: bool,
+    /// If what it leaves behind is meant to stay, as that of a command that starts a service: the file to which both print.
+    /// A pipe would end with this worker, and what prints to it then.
+    pub lasting: Option<Arc<File>>,
 }
 
 /// The command that a program runs for.
@@ -236,7 +241,7 @@ fn prepare(program: &Program, owner: &Owner) -> Result<Command, ProgramError> {
         return Err(ProgramError::ZeroByte);
     }
     let user: Option<User> = program.user.as_deref().map(environment::find_user).transpose()?;
-    let env = if program.lasting {
+    let env = if program.lasting.is_some() {
         environment::base(&program.env, user.as_ref())?
     } else {
         environment::environment(&program.env, user.as_ref(), owner.job, &owner.host)?
@@ -253,7 +258,8 @@ fn prepare(program: &Program, owner: &Owner) -> Result<Command, ProgramError> {
         (None, Some(_)) => Stdio::piped(),
         (None, None) => Stdio::null(),
     };
-    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = || program.lasting.as_ref().map_or(Ok(Stdio::piped()), |file| file.try_clone().map(Stdio::from));
+    command.stdin(stdin).stdout(output()?).stderr(output()?);
     if let Some(cwd) = &program.cwd {
         command.current_dir(cwd);
     }
@@ -276,7 +282,7 @@ struct Started {
     child: Child,
     group: ProcessGroup,
     input: Input,
-    lasting: bool,
+    lasting: Option<Appended>,
 }
 
 impl Started {
@@ -284,8 +290,9 @@ impl Started {
         mut command: Command,
         cwd: Option<PathBuf>,
         stdin: Option<Vec<u8>>,
-        lasting: bool,
+        lasting: Option<Arc<File>>,
     ) -> Result<Self, ProgramError> {
+        let lasting = lasting.map(Appended::new).transpose()?;
         let mut child = spawn(&mut command).map_err(|error| match cwd {
             Some(cwd) if !cwd.is_dir() => ProgramError::NotADirectory(cwd.display().to_string()),
             _ => error.into(),
@@ -322,7 +329,7 @@ impl Started {
                 () = sleep(CHECK_EVERY), if phase.until().is_some_and(|until| Instant::now() < until) => {}
                 () = sleep_until(phase.until().unwrap_or_else(Instant::now)), if phase.until().is_some() => {
                     phase = match phase {
-                        Phase::Draining(_) if group.is_alive() && !lasting => {
+                        Phase::Draining(_) if group.is_alive() && lasting.is_none() => {
                             left_behind = true;
                             group.signal(Signal::SIGTERM);
                             Phase::Ending(Instant::now() + KILL_AFTER)
@@ -341,7 +348,12 @@ impl Started {
         let survived = status.is_none() && group.is_alive();
         let status = if status.is_none() { child.try_wait()? } else { status };
         group.forget();
-        Ok(Ended { status, survived, stdout: stdout.captured(), stderr: stderr.captured(), left_behind })
+        let (mut stdout, stderr) = (stdout.captured(), stderr.captured());
+        if let Some(file) = lasting {
+            stdout = detached::call(move || file.captured(keep)).await??;
+            live.output(Stream::Stdout, 0, &stdout.kept);
+        }
+        Ok(Ended { status, survived, stdout, stderr, left_behind })
     }
 }
 
@@ -380,7 +392,7 @@ impl Phase {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{io::Write, path::Path};
 
     use protocol::limits;
 
@@ -453,10 +465,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_meant_to_stay_stays() {
-        let program = Program { lasting: true, ..shell("sleep 1000 & echo $!") };
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        (&*file).write_all(b"before\n").unwrap();
+        let program = Program { lasting: Some(file), ..shell("sleep 1000 & echo $!; echo so >&2") };
         let ended =
             run(program, owner(), limits::OUTPUT_BYTES, &CancellationToken::new(), &Live::none()).await.unwrap();
-        let pid = std::str::from_utf8(&ended.stdout.kept).unwrap().trim().parse().unwrap();
+        let pid = std::str::from_utf8(&ended.stdout.kept).unwrap().strip_suffix("\nso\n").unwrap().parse().unwrap();
         assert!(!ended.left_behind && kill(Pid::from_raw(pid), None).is_ok());
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();

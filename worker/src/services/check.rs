@@ -23,7 +23,8 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// Bytes of a response that are read to find its first line.
 const FIRST_LINE: usize = 1024;
 
-/// The variable that tells the program of a check where the service listens.
+/// The variable that tells the program of a check where the candidate listens that it is to check: the addresses in the
+/// order of `listen`, with spaces between them. Without it, the service itself is to be checked.
 const ADDRESS: &str = "REDFLEET_ADDRESS";
 
 /// A check as the settings have it.
@@ -125,6 +126,21 @@ impl Check {
             (None, None, Some(argv)) if !argv.is_empty() => Kind::Program { argv, addresses: Vec::new() },
             _ => return Err("check: exactly one of tcp, http and argv is needed".into()),
         }))
+    }
+
+    /// Whether it can be made of a candidate at private sockets, in the place of these. See [`Self::at`].
+    pub(super) fn concerns(&self, listen: &[Listen]) -> bool {
+        match &self.0 {
+            Kind::Tcp(server) | Kind::Http { server, .. } => {
+                server.address().is_some_and(|own| listen.iter().any(|listen| listen.address.serves(own)))
+            }
+            Kind::Program { .. } => !listen.is_empty(),
+        }
+    }
+
+    /// Whether it surely looks where it is told to. A program may, by `REDFLEET_ADDRESS`, or may not.
+    pub(super) const fn is_bound(&self) -> bool {
+        !matches!(self.0, Kind::Program { .. })
     }
 
     /// This check of a candidate that listens at private sockets; `None` where the check does not concern any of them.
@@ -249,5 +265,13 @@ mod tests {
         let http = at("http = 'http://127.0.0.1/health'\nstatus = 200").unwrap();
         assert_eq!(http, "GET http://127.0.0.1:4711/health, status 200");
         assert_eq!(at("tcp = '127.0.0.1:81'"), None);
+        assert_eq!(at("http = 'http://web:80/'"), None, "nobody is asked what a name means");
+
+        let listen = [sockets[0].0.clone()];
+        for toml in ["tcp = 'localhost:80'", "tcp = '127.0.0.1:81'", "http = 'http://web:80/'"] {
+            assert_eq!(read(toml).unwrap().concerns(&listen), at(toml).is_some(), "{toml}");
+        }
+        let program = read("argv = ['curl']").unwrap();
+        assert!(program.concerns(&listen) && !program.concerns(&[]) && !program.is_bound());
     }
 }

@@ -1,17 +1,19 @@
 //! Services for which the settings name commands: start, stop, status, and perhaps restart and reload.
 
-use std::time::Duration;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::Map;
 
 use super::{
     Driver, ServiceError, Standing, State, Tools, Up, Verb,
-    tools::{how_it_ended, program},
+    tools::{how_it_ended, logged, program},
     up::{Pace, until_up},
 };
 use crate::{
+    detached,
     log::{self, excerpt},
     program::{Ended, Program},
+    supervisor,
 };
 
 /// How often the status is asked for while the service comes up or goes down. A start command may return before the
@@ -28,12 +30,30 @@ pub(crate) struct Commands {
     pub(super) restart: Option<Vec<String>>,
     pub(super) reload: Option<Vec<String>>,
     pub(super) user: Option<String>,
+    /// Where its log is.
+    pub(super) directory: PathBuf,
 }
 
 impl Commands {
-    /// Runs a command. What it leaves behind stays: it may be the service.
+    /// Runs a command that starts the service. What it leaves behind is the service, and stays. It may go on printing to
+    /// where the command printed, for longer than this worker lives: so that is the service's log.
+    async fn launch(&self, argv: &[String], tools: &Tools<'_>) -> Result<(), ServiceError> {
+        let directory = self.directory.clone();
+        let log = detached::call(move || {
+            supervisor::log::bound(&directory)?;
+            supervisor::log::open(&directory)
+        });
+        let log = log.await.flatten().map_err(ServiceError::Log)?;
+        self.finish(argv, Program { lasting: Some(Arc::new(log)), ..program(argv.iter().cloned()) }, tools).await
+    }
+
+    /// Runs another command. What it leaves behind is ended, and found after a death of this worker, as of any command.
     async fn run(&self, argv: &[String], tools: &Tools<'_>) -> Result<(), ServiceError> {
-        let program = Program { user: self.user.clone(), lasting: true, ..program(argv.iter().cloned()) };
+        self.finish(argv, program(argv.iter().cloned()), tools).await
+    }
+
+    async fn finish(&self, argv: &[String], program: Program, tools: &Tools<'_>) -> Result<(), ServiceError> {
+        let program = Program { user: self.user.clone(), ..program };
         let ended = tools.shown(program).await?;
         how_it_ended(&ended).map_or(Ok(()), |how| Err(ServiceError::Failed(argv.join(" "), how, said(&ended))))
     }
@@ -69,12 +89,12 @@ impl Driver for Commands {
 
     async fn raise(&self, verb: Verb, up: &Up, tools: &Tools<'_>) -> Result<(), ServiceError> {
         match &self.restart {
-            Some(restart) if verb == Verb::Restart => self.run(restart, tools).await?,
+            Some(restart) if verb == Verb::Restart => self.launch(restart, tools).await?,
             _ => {
                 if verb == Verb::Restart && self.standing(tools).await?.state == State::Up {
                     self.stop(tools).await?;
                 }
-                self.run(&self.start, tools).await?;
+                self.launch(&self.start, tools).await?;
             }
         }
         until_up(self, PACE, up, tools).await
@@ -99,9 +119,9 @@ impl Driver for Commands {
         self.run(reload, tools).await
     }
 
-    /// Nobody knows where its log is.
-    async fn last_lines(&self, _: usize, _: &Tools<'_>) -> String {
-        String::new()
+    /// Those of what its commands and its processes have printed. A log of its own is not known.
+    async fn last_lines(&self, lines: usize, _: &Tools<'_>) -> String {
+        logged(&self.directory, lines).await
     }
 
     fn steps(&self, verb: Verb, standing: &Standing, up: &Up) -> Vec<String> {

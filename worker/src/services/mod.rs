@@ -154,6 +154,9 @@ pub(crate) enum ServiceError {
     /// The release that is to run is not known.
     #[error("cannot read where its application's link 'current' leads")]
     Link(#[source] std::io::Error),
+    /// What it prints cannot be written.
+    #[error("cannot open its log")]
+    Log(#[source] std::io::Error),
     /// The supervisor could not do it.
     #[error(transparent)]
     Supervisor(#[from] SupervisorError),
@@ -177,7 +180,7 @@ pub(crate) enum ServiceError {
 /// Where the data of services are, and which program supervises them.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
-    /// A directory for each supervised service.
+    /// A directory for each service that is not systemd's.
     pub(crate) directory: PathBuf,
     /// The program `worker`, where this process is one.
     pub(crate) supervisor: Option<PathBuf>,

@@ -1,6 +1,12 @@
 //! The part of the worker's settings that is about services, and the services of a host by name.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt, fs,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use protocol::time::read_duration;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -10,7 +16,10 @@ use super::{
 };
 use crate::{
     log::{self, excerpt},
-    supervisor::launch::{Launch, Listen, MOST_SOCKETS},
+    supervisor::{
+        self,
+        launch::{Launch, Listen, MOST_SOCKETS},
+    },
 };
 
 /// How long a service must stay up before it counts as up.
@@ -103,6 +112,19 @@ impl Settings {
         Ok(Self(input.into_iter().map(read).collect::<Result<_, _>>()?))
     }
 
+    /// The key under which commands about a service run one after another, by whatever name they call it. What runs as a
+    /// unit has the unit's. Only systemd knows that a unit has yet another name (`Alias=`).
+    pub(crate) fn exclusion_key(&self, name: &str) -> String {
+        let unit = match self.0.get(name).map(|setting| &setting.driven) {
+            Some(DrivenBy::Systemd(unit)) => unit_of(unit),
+            Some(DrivenBy::Supervised(_) | DrivenBy::Commands(_)) => {
+                return format!("service '{}'", excerpt(name, log::NAME));
+            }
+            None => unit_of(name),
+        };
+        format!("unit '{}'", excerpt(&unit, log::NAME))
+    }
+
     /// Each service with its driver, for people.
     pub(crate) fn describe(&self) -> Vec<String> {
         let driver = |setting: &Setting| match &setting.driven {
@@ -143,6 +165,7 @@ fn setting(name: &str, mut input: Input) -> Result<Setting, String> {
                 restart: optional(&mut input.restart),
                 reload: optional(&mut input.reload),
                 user: input.user.take(),
+                directory: PathBuf::new(),
             })
         }
     };
@@ -168,8 +191,7 @@ fn launch(input: &mut Input) -> Result<Launch, String> {
     if listen.len() > MOST_SOCKETS {
         return Err(format!("listen has more than {MOST_SOCKETS} addresses"));
     }
-    let mut addresses: Vec<_> = listen.iter().map(|listen| &listen.address).collect();
-    addresses.dedup();
+    let addresses: HashSet<_> = listen.iter().map(|listen| &listen.address).collect();
     if addresses.len() < listen.len() {
         return Err("listen names an address twice".into());
     }
@@ -209,9 +231,14 @@ fn left(input: &Input) -> Option<&'static str> {
     left.into_iter().find_map(|(given, key)| given.then_some(key))
 }
 
-/// The unit of a service: a name without an ending is that of a service.
+/// How the names of units end (man 5 systemd.unit).
+const UNITS: [&str; 11] =
+    ["service", "socket", "device", "mount", "automount", "swap", "target", "path", "timer", "slice", "scope"];
+
+/// The unit of a service: as for systemctl, a name without the ending of a unit is that of a service.
 fn unit_of(name: &str) -> String {
-    if name.contains('.') { name.to_owned() } else { format!("{name}.service") }
+    let is_unit = name.rsplit_once('.').is_some_and(|(_, ending)| UNITS.contains(&ending));
+    if is_unit { name.to_owned() } else { format!("{name}.service") }
 }
 
 /// Checks what may stand for a unit, or for a directory, on a command line.
@@ -268,6 +295,10 @@ impl Registry {
         let known: Vec<_> = self.settings.0.keys().map(String::as_str).collect();
         let known = if known.is_empty() { String::new() } else { format!("; the settings name {}", known.join(", ")) };
         let Some(setting) = self.settings.0.get(name) else {
+            // Until it is stopped, its name is that of nothing else.
+            if let Some(left) = self.unclaimed(name) {
+                return Ok(Service { up: Up { settle: SETTLE, check: None }, driven: Driven::Supervised(left) });
+            }
             if !Systemd::is_here() {
                 return Err(ServiceError::Unknown(name.to_owned(), known));
             }
@@ -279,17 +310,45 @@ impl Registry {
             DrivenBy::Supervised(launch) => {
                 Driven::Supervised(Supervised::new(name, launch.clone(), &self.places, self.apps.get(name)))
             }
-            DrivenBy::Commands(commands) => Driven::Commands(commands.clone()),
+            DrivenBy::Commands(commands) => {
+                Driven::Commands(Commands { directory: self.places.directory.join(name), ..commands.clone() })
+            }
         };
         Ok(Service { up: setting.up.clone(), driven })
+    }
+
+    /// A service that is supervised, though the settings do not name it any more: as it was started. Waits for the disk.
+    fn unclaimed(&self, name: &str) -> Option<Supervised> {
+        let launch = supervisor::wanted(&self.places.directory.join(name)).ok()??;
+        Some(Supervised::new(name, launch, &self.places, None))
     }
 
     /// The services with supervisors: name, the program of the supervisor, directory. None where this process cannot
     /// start any.
     pub(super) fn supervised(&self) -> impl Iterator<Item = (String, PathBuf, PathBuf)> {
-        let supervised = |setting: &Setting| matches!(setting.driven, DrivenBy::Supervised(_));
-        let names = self.settings.0.iter().filter(move |(_, setting)| supervised(setting)).map(|(name, _)| name);
-        names.filter_map(|name| Some((name.clone(), self.places.supervisor.clone()?, self.places.directory.join(name))))
+        let named = self.named(|driven| matches!(driven, DrivenBy::Supervised(_)));
+        named.filter_map(|(name, directory)| Some((name.clone(), self.places.supervisor.clone()?, directory)))
+    }
+
+    /// The directories of the services with commands.
+    pub(super) fn logged(&self) -> impl Iterator<Item = PathBuf> {
+        self.named(|driven| matches!(driven, DrivenBy::Commands(_))).map(|(_, directory)| directory)
+    }
+
+    fn named(&self, wanted: impl Fn(&DrivenBy) -> bool) -> impl Iterator<Item = (&String, PathBuf)> {
+        let found = self.settings.0.iter().filter(move |(_, setting)| wanted(&setting.driven));
+        found.map(|(name, _)| (name, self.places.directory.join(name)))
+    }
+
+    /// The names of what is supervised, though no supervised service of the settings has that name; and whether another
+    /// one has. Waits for the disk.
+    pub(super) fn left(&self) -> Vec<(String, bool)> {
+        let entries = fs::read_dir(&self.places.directory).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let left = names.filter(|name| check_name(name).is_ok() && self.unclaimed(name).is_some());
+        let setting = |name: &String| self.settings.0.get(name).map(|setting| &setting.driven);
+        let left = left.filter(|name| !matches!(setting(name), Some(DrivenBy::Supervised(_))));
+        left.map(|name| (name.clone(), setting(&name).is_some())).collect()
     }
 }
 
@@ -322,7 +381,7 @@ mod tests {
             ("[web]\nstart = ['a']", "stop = [\"PROGRAM\", …] is missing"),
             ("[web]\nlisten = ['127.0.0.1:80']", "listen is not for a service with driver = \"systemd\""),
             ("[web]\nprogram = ['a']\nlisten = ['80']", "'80' is no address to listen at"),
-            ("[web]\nprogram = ['a']\nlisten = ['[::]:1', '[::]:1']", "listen names an address twice"),
+            ("[web]\nprogram = ['a']\nlisten = ['[::]:1', '[::]:2', 'a=[::]:1']", "listen names an address twice"),
             ("[web]\nprogram = ['a']\nstop = ['b']", "stop is not for a service with driver = \"supervised\""),
             ("[web]\nprogram = ['a']\ndirectory = 'b'", "directory must be an absolute path"),
             ("[web]\ncheck = { tcp = 'a:1', http = 'http://a' }", "exactly one of tcp, http and argv"),
@@ -343,5 +402,22 @@ mod tests {
         }
         assert_eq!(unit_of("nginx"), "nginx.service");
         assert_eq!(unit_of("logrotate.timer"), "logrotate.timer");
+        assert_eq!(unit_of("web.example.org"), "web.example.org.service");
+    }
+
+    #[test]
+    fn a_service_has_one_exclusion_key_whatever_it_is_called() {
+        let settings = read(
+            "[db]\nunit = 'postgresql'\n[nginx]\n[web]\nprogram = ['/bin/web']\n\
+             [old]\nstart = ['a']\nstop = ['b']\nstatus = ['c']",
+        )
+        .unwrap();
+        let key = |name: &str| settings.exclusion_key(name);
+        for name in ["postgresql", "postgresql.service"] {
+            assert_eq!(key(name), key("db"));
+        }
+        assert_eq!(key("nginx"), key("nginx.service"));
+        let all = ["db", "nginx", "web", "old", "web.service", "nginx.socket", "other"].map(key);
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len(), "{all:?}");
     }
 }

@@ -1,19 +1,13 @@
 //! Services that the worker supervises itself, each by a supervisor of its own: see [`crate::supervisor`].
 
-use std::{
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
-    pin::pin,
-    time::Duration,
-};
+use std::{path::PathBuf, pin::pin, time::Duration};
 
 use protocol::time::show_duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Driver, Places, ServiceError, Standing, State, Tools, Up, Verb, check::Check, release, tools::last_lines,
+    Driver, Places, ServiceError, Standing, State, Tools, Up, Verb, check::Check, release, tools::logged,
     up::until_passed,
 };
 use crate::{
@@ -22,7 +16,6 @@ use crate::{
         self,
         client::{Connection, SupervisorError, ensure},
         launch::{Launch, Listen},
-        log,
         requests::{Place, Process, Request, Status},
     },
 };
@@ -30,8 +23,9 @@ use crate::{
 /// How often a supervisor is asked while a process comes up.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// Bytes of the log that are read.
-const LOG_BYTES: u64 = 64 * 1024;
+/// Why a check says nothing yet.
+const OLD_ACCEPTS: &str =
+    "the process before has its listening sockets still open, so that nobody knows which one a check would ask";
 
 /// A service with a supervisor of its own.
 #[derive(Clone)]
@@ -46,17 +40,33 @@ pub(crate) struct Supervised {
 /// A candidate that has been up for the settling time. It is ended if there is no switch to it.
 pub(crate) struct Takeover {
     connection: Connection,
+    /// Its check has passed where nobody else could answer.
     checked: bool,
+    /// It has passed at private sockets before: so it does not matter who answers now.
+    proven: bool,
 }
 
 impl Takeover {
     /// Makes it the running process, and waits until the check passes that could not be made before.
     pub(crate) async fn switch(mut self, up: &Up, tools: &Tools<'_>) -> Result<(), ServiceError> {
         self.connection.ask(&Request::Switch).await?;
-        match &up.check {
-            Some(check) if !self.checked => until_passed(check, tools).await,
-            _ => Ok(()),
+        let Some(check) = up.check.as_ref().filter(|_| !self.checked) else { return Ok(()) };
+        if !self.proven {
+            self.until_alone(tools).await?;
         }
+        until_passed(check, tools).await
+    }
+
+    /// Waits until the process before accepts no connections: it could pass the check in the place of the new one. That is
+    /// when it has closed its listening sockets, mostly at once; it may drain for as long as it likes.
+    async fn until_alone(&mut self, tools: &Tools<'_>) -> Result<(), ServiceError> {
+        while self.connection.ask(&Request::Status).await?.old_accepts {
+            tokio::select! {
+                () = sleep(EVERY) => {}
+                () = tools.stop.cancelled() => return Err(ServiceError::NotInTime(OLD_ACCEPTS.into())),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -110,10 +120,15 @@ impl Supervised {
         }
     }
 
+    /// The check that a candidate at private sockets can pass, if there is one.
+    fn private_check<'a>(&self, up: &'a Up) -> Option<&'a Check> {
+        up.check.as_ref().filter(|check| self.launch.overlap && check.concerns(&self.launch.listen))
+    }
+
     /// Starts a candidate at private sockets and checks it there, if something runs that could answer in its place. It is
-    /// ended then. Returns whether it was checked.
+    /// ended then. Returns whether it surely was the candidate that passed.
     pub(crate) async fn try_out(&self, up: &Up, tools: &Tools<'_>) -> Result<bool, ServiceError> {
-        let Some(check) = up.check.as_ref().filter(|_| self.launch.overlap) else { return Ok(false) };
+        let Some(check) = self.private_check(up) else { return Ok(false) };
         if self.running().await?.is_none() {
             return Ok(false);
         }
@@ -125,7 +140,7 @@ impl Supervised {
         let mut tried = Ok(false);
         if let Some(check) = check.at(&sockets) {
             tools.live.progress("checks a new process at a private port");
-            tried = self.passed(&check, tools, &mut connection).await.map(|()| true);
+            tried = self.passed(&check, tools, &mut connection).await.map(|()| check.is_bound());
         }
         // Whoever prepares the next one must not find it still there.
         connection.ask(&Request::Discard).await?;
@@ -145,7 +160,7 @@ impl Supervised {
             came = self.passed(check, tools, &mut connection).await;
         }
         match came {
-            Ok(()) => Ok(Takeover { connection, checked: check.is_some() }),
+            Ok(()) => Ok(Takeover { connection, checked: check.is_some(), proven: false }),
             Err(error) => {
                 let _ = connection.ask(&Request::Discard).await;
                 Err(error)
@@ -260,8 +275,9 @@ impl Driver for Supervised {
 
     async fn raise(&self, _: Verb, up: &Up, tools: &Tools<'_>) -> Result<(), ServiceError> {
         let service = self.of_current().await?;
-        service.try_out(up, tools).await?;
-        service.take_over(up, tools).await?.switch(up, tools).await
+        let proven = service.try_out(up, tools).await?;
+        let takeover = service.take_over(up, tools).await?;
+        Takeover { proven, ..takeover }.switch(up, tools).await
     }
 
     async fn stop(&self, tools: &Tools<'_>) -> Result<(), ServiceError> {
@@ -279,15 +295,7 @@ impl Driver for Supervised {
     }
 
     async fn last_lines(&self, lines: usize, _: &Tools<'_>) -> String {
-        let directory = self.directory.clone();
-        let text = detached::call(move || {
-            let newest = tail(&directory.join(log::FILE)).unwrap_or_default();
-            if newest.lines().count() >= lines {
-                return newest;
-            }
-            tail(&directory.join(log::BEFORE)).unwrap_or_default() + &newest
-        });
-        last_lines(&text.await.unwrap_or_default(), lines, usize::try_from(LOG_BYTES).unwrap_or(usize::MAX))
+        logged(&self.directory, lines).await
     }
 
     fn steps(&self, verb: Verb, standing: &Standing, up: &Up) -> Vec<String> {
@@ -304,21 +312,13 @@ impl Driver for Supervised {
                 if !(is_up && self.launch.overlap) {
                     return is_up.then(end).into_iter().chain([start, settle]).chain(check).collect();
                 }
-                let private = up.check.as_ref().map(Check::describe);
-                let private = private.map(|check| format!("check a process at a private port: {check}"));
+                let private = self.private_check(up);
+                let alone = check.is_some() && !private.is_some_and(Check::is_bound);
+                let alone = alone.then(|| format!("wait until {pid} accepts no more connections"));
+                let private = private.map(|check| format!("check a process at a private port: {}", check.describe()));
                 let replace = [format!("{start}, beside {pid}"), settle, end()];
-                private.into_iter().chain(replace).chain(check).collect()
+                private.into_iter().chain(replace).chain(alone).chain(check).collect()
             }
         }
     }
-}
-
-/// The end of a file.
-fn tail(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

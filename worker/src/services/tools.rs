@@ -1,18 +1,28 @@
 //! How drivers run programs: those whose output is only read, and those whose output is the command's.
 
-use std::os::unix::process::ExitStatusExt;
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::process::ExitStatusExt,
+    path::Path,
+};
 
 use tokio_util::sync::CancellationToken;
 
 use super::ServiceError;
 use crate::{
+    detached,
     live::Live,
     log::{self, excerpt},
     program::{self, Ended, Owner, Program},
+    supervisor,
 };
 
 /// Bytes of the output of a program that are read.
 const KEEP: usize = 64 * 1024;
+
+/// Bytes of a log that are read.
+const LOG_BYTES: u64 = 64 * 1024;
 
 /// What a driver works with.
 pub(crate) struct Tools<'a> {
@@ -70,6 +80,29 @@ pub(crate) fn last_lines(text: &str, lines: usize, bytes: usize) -> String {
     }
     kept.reverse();
     kept.iter().flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The last lines of the log in the directory of a service.
+pub(super) async fn logged(directory: &Path, lines: usize) -> String {
+    let directory = directory.to_owned();
+    let text = detached::call(move || {
+        let newest = tail(&directory.join(supervisor::log::FILE)).unwrap_or_default();
+        if newest.lines().count() >= lines {
+            return newest;
+        }
+        tail(&directory.join(supervisor::log::BEFORE)).unwrap_or_default() + &newest
+    });
+    last_lines(&text.await.unwrap_or_default(), lines, usize::try_from(LOG_BYTES).unwrap_or(usize::MAX))
+}
+
+/// The end of a file.
+fn tail(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    sync::Arc,
 };
 
 use nix::{
@@ -64,7 +63,7 @@ pub(super) struct Waiting {
     pub(super) pid: Pid,
     line: UnixStream,
     order: Vec<u8>,
-    sockets: Vec<Arc<Socket>>,
+    sockets: Vec<Socket>,
 }
 
 /// Why there is no new process.
@@ -81,7 +80,7 @@ pub(super) fn spawn(
     launch: &Launch,
     directory: &Path,
     number: u64,
-    sockets: Vec<Arc<Socket>>,
+    sockets: Vec<Socket>,
     output: io::PipeWriter,
 ) -> Result<Waiting, SpawnError> {
     let service = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -105,7 +104,7 @@ impl Waiting {
     /// not. May wait until the process reads.
     pub(super) fn go(self) -> io::Result<UnixStream> {
         let Self { mut line, order, sockets, .. } = self;
-        let fds: Vec<RawFd> = sockets.iter().map(|socket| socket.fd.as_raw_fd()).collect();
+        let fds: Vec<RawFd> = sockets.iter().map(|socket| socket.open.fd.as_raw_fd()).collect();
         let length = (order.len() as u64).to_be_bytes();
         let rights = [ControlMessage::ScmRights(&fds)];
         let rights = if fds.is_empty() { &[][..] } else { &rights[..] };

@@ -76,7 +76,8 @@ impl Connection {
         }
     }
 
-    /// Asks for something; returns how all stands.
+    /// Asks for something; returns how all stands. A supervisor of another version tells how it stands, and ends: that is
+    /// the way from it to one of this version.
     pub(crate) async fn ask(&mut self, request: &Request) -> Result<Status, SupervisorError> {
         let asked = timeout(REPLY_WITHIN, self.converse(request)).await;
         let Reply { error, status } = match asked {
@@ -84,7 +85,9 @@ impl Connection {
             Err(_) => return Err(SupervisorError::Silent(self.directory.clone())),
         };
         match error {
-            _ if status.version != VERSION => Err(SupervisorError::Version(status.version)),
+            _ if status.version != VERSION && !matches!(request, Request::Status | Request::Stop) => {
+                Err(SupervisorError::Version(status.version))
+            }
             Some(error) => Err(SupervisorError::Refused(error)),
             None => Ok(status),
         }
@@ -159,4 +162,30 @@ fn start(program: &Path, directory: &Path, idle: bool) -> io::Result<Child> {
     command.arg0("worker").arg(WORD).arg(directory).args(idle.then_some(IDLE)).env_clear().envs(kept).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
     command.spawn()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_supervisor_of_another_version_can_be_looked_at_and_stopped() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = control::listen(directory.path()).unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut lines = BufReader::new(stream);
+            let mut line = String::new();
+            while lines.read_line(&mut line).await.unwrap() > 0 {
+                // It knows things that this version does not, and not all that this one does.
+                let reply = format!("{{\"status\":{{\"version\":{},\"mood\":\"good\"}}}}\n", VERSION + 1);
+                lines.get_mut().write_all(reply.as_bytes()).await.unwrap();
+            }
+        });
+        let mut connection = Connection::open(directory.path()).await.unwrap().unwrap();
+        assert_eq!(connection.ask(&Request::Status).await.unwrap().version, VERSION + 1);
+        let refused = connection.ask(&Request::Switch).await.unwrap_err().to_string();
+        assert!(refused.contains("of another release") && refused.contains("stop the service"), "{refused}");
+        connection.ask(&Request::Stop).await.unwrap();
+    }
 }

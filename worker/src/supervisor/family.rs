@@ -103,7 +103,7 @@ fn has_mark(pid: i32, name: &str, value: &str) -> bool {
 }
 
 /// Whether a process has one of these sockets open.
-fn has_socket(pid: i32, inodes: &[u64]) -> bool {
+pub(super) fn has_socket(pid: i32, inodes: &[u64]) -> bool {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());
     !inodes.is_empty()

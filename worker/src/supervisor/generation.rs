@@ -1,11 +1,12 @@
 //! One process of a service, from its start to its end.
 
-use std::{io, os::unix::net::UnixStream, path::Path, sync::Arc, time::Duration, time::SystemTime};
+use std::{io, os::unix::net::UnixStream, path::Path, time::Duration, time::SystemTime};
 
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
+use procfs_core::process::Stat;
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
@@ -46,7 +47,9 @@ pub(super) struct Generation {
     since_ms: u64,
     release: Option<String>,
     /// Those that it alone has are closed with it.
-    sockets: Vec<Arc<Socket>>,
+    sockets: Vec<Socket>,
+    /// Whether one of its processes may still have a listening socket open.
+    accepts: bool,
     tasks: Option<(JoinHandle<()>, JoinHandle<()>)>,
 }
 
@@ -54,7 +57,7 @@ impl Generation {
     /// Starts a process. `record` is told its id before its program runs.
     pub(super) fn start(
         launch: &Launch,
-        sockets: Vec<Arc<Socket>>,
+        sockets: Vec<Socket>,
         number: u64,
         directory: &Path,
         log: &Log,
@@ -81,6 +84,7 @@ impl Generation {
             ended: None,
             since_ms: protocol::clock::millis(now),
             release: launch.release.clone(),
+            accepts: !sockets.is_empty(),
             sockets,
             tasks: Some((says, prints)),
         })
@@ -90,34 +94,45 @@ impl Generation {
         Pid::from_raw(self.started.pid)
     }
 
-    /// Sends a signal to the process and its group.
-    pub(super) fn signal(&self, signal: Signal) {
-        if self.exit.is_some() {
-            return;
-        }
-        // Before it has a session of its own, it is alone.
-        if killpg(self.pid(), signal).is_err() {
-            let _ = kill(self.pid(), signal);
-        }
+    /// Whether it has started this process, or is it.
+    pub(super) fn owns(&self, process: &Stat) -> bool {
+        family::belongs(process, self.pid(), self.number)
     }
 
-    /// Kills the process and all that it has started.
-    pub(super) fn kill(&self) {
-        self.signal(Signal::SIGKILL);
-        self.kill_others();
-    }
-
-    fn kill_others(&self) {
+    /// Its processes that still run, the first one included.
+    fn processes(&self) -> Vec<Stat> {
         let mut processes = family::descendants();
-        processes.retain(|process| family::belongs(process, self.pid(), self.number));
-        family::signal(&processes, Signal::SIGKILL);
+        processes.retain(|process| self.owns(process));
+        processes
     }
 
-    /// The process has ended: kills what it leaves behind, and reports [`Event::Gone`] when all that it has printed is
-    /// written.
-    pub(super) fn exited(&mut self, how: String, log: &Log, events: &mpsc::Sender<Event>) {
-        self.exit = Some(how);
-        self.kill_others();
+    /// Sends a signal to the process and all that it has started, once to each.
+    pub(super) fn signal(&self, signal: Signal) {
+        let mut processes = self.processes();
+        // Once it has ended, its number may be another's. Before it has a session of its own, it is alone.
+        if self.exit.is_none() {
+            if killpg(self.pid(), signal).is_err() {
+                let _ = kill(self.pid(), signal);
+            }
+            processes.retain(|process| ![process.pid, process.pgrp].contains(&self.started.pid));
+        }
+        family::signal(&processes, signal);
+    }
+
+    /// Whether its process has ended, and all that it had started.
+    pub(super) fn is_over(&self) -> bool {
+        self.exit.is_some() && self.processes().is_empty()
+    }
+
+    /// Whether one of its processes has one of these listening sockets open, and so may answer who connects. What has
+    /// closed them does not get them back.
+    pub(super) fn accepts(&mut self, inodes: &[u64]) -> bool {
+        self.accepts = self.accepts && self.processes().iter().any(|process| family::has_socket(process.pid, inodes));
+        self.accepts
+    }
+
+    /// All of it has ended: reports [`Event::Gone`] when all that it has printed is written.
+    pub(super) fn finish(&mut self, log: &Log, events: &mpsc::Sender<Event>) {
         let Some((says, prints)) = self.tasks.take() else { return };
         let (number, log, events) = (self.number, log.clone(), events.clone());
         tokio::spawn(async move {
@@ -142,7 +157,7 @@ impl Generation {
             launched: self.launched,
             since_ms: self.since_ms,
             release: self.release.clone(),
-            addresses: self.sockets.iter().map(|socket| socket.address.clone()).collect(),
+            addresses: self.sockets.iter().map(|socket| socket.open.address.clone()).collect(),
             ended: self.ended.clone(),
         }
     }

@@ -4,9 +4,9 @@
 //! once their pipes are full.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     thread,
     time::SystemTime,
@@ -100,9 +100,47 @@ impl LogFile {
     }
 }
 
+/// The same log for a service without a supervisor, whose processes write to it themselves. It is made where it is missing.
+pub(crate) fn open(directory: &Path) -> io::Result<File> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(directory.join(FILE))
+}
+
+/// Keeps such a log within its bound. Those that write to it go on at its new end; what they write meanwhile is lost.
+pub(crate) fn bound(directory: &Path) -> io::Result<()> {
+    let most = limits::SERVICE_LOG_BYTES as u64 / 2;
+    let mut file = match OpenOptions::new().read(true).write(true).open(directory.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        file => file?,
+    };
+    let length = file.metadata()?.len();
+    if length <= most {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(length - most))?;
+    let mut newest = Vec::new();
+    (&file).take(most).read_to_end(&mut newest)?;
+    super::replace(&directory.join(BEFORE), &newest)?;
+    file.set_len(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_others_write_is_bounded_too() {
+        let directory = tempfile::tempdir().unwrap();
+        bound(directory.path()).unwrap();
+        let mut log = open(directory.path()).unwrap();
+        log.write_all(&[&vec![b'x'; limits::SERVICE_LOG_BYTES][..], b"newest\n"].concat()).unwrap();
+        bound(directory.path()).unwrap();
+        log.write_all(b"more\n").unwrap();
+        bound(directory.path()).unwrap();
+        let read = |name: &str| fs::read(directory.path().join(name)).unwrap();
+        assert!(read(BEFORE).len() == limits::SERVICE_LOG_BYTES / 2 && read(BEFORE).ends_with(b"xnewest\n"));
+        assert_eq!(read(FILE), b"more\n");
+    }
 
     #[test]
     fn the_log_is_bounded_and_keeps_the_newest() {

@@ -66,11 +66,13 @@ pub(crate) struct Reply {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
     /// How all stands now.
+    #[serde(default)]
     pub(crate) status: Status,
 }
 
-/// How all stands.
+/// How all stands. One of another version may know less of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Status {
     /// [`VERSION`].
     pub(crate) version: u32,
@@ -80,6 +82,8 @@ pub(crate) struct Status {
     pub(crate) candidate: Option<Process>,
     /// The processes that had to end and have not yet.
     pub(crate) retiring: Vec<i32>,
+    /// Whether one of these still has a listening socket of the service open, and so may answer who connects.
+    pub(crate) old_accepts: bool,
     /// How often the running process has crashed since the last switch.
     pub(crate) crashes: u64,
     /// How it ended last.

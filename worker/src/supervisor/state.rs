@@ -1,6 +1,6 @@
 //! The state of a supervisor, and what changes it.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use nix::{
     errno::Errno,
@@ -44,7 +44,7 @@ struct Candidate {
     owner: Client,
     place: Place,
     launch: Launch,
-    sockets: Vec<Arc<Socket>>,
+    sockets: Vec<Socket>,
     /// None as long as it waits for the end of the one before.
     generation: Option<Generation>,
     /// Why it could not be started at its turn.
@@ -59,7 +59,7 @@ pub(super) struct Supervisor {
     /// What is to run.
     wanted: Option<Launch>,
     /// Its sockets, once they are open.
-    sockets: Vec<Arc<Socket>>,
+    sockets: Vec<Socket>,
     running: Option<Generation>,
     candidate: Option<Candidate>,
     /// What has got TERM, and when it gets KILL.
@@ -127,9 +127,10 @@ impl Supervisor {
         let now = Instant::now();
         for (generation, kill_at) in self.retiring.iter_mut().filter(|(_, kill_at)| *kill_at <= now) {
             self.log.note(&format!("process {} has not ended in time: KILL", generation.pid()));
-            generation.kill();
+            generation.signal(Signal::SIGKILL);
             *kill_at = now + KILL_EVERY;
         }
+        self.part();
         if self.stopping.is_some_and(|kill_at| kill_at <= now) {
             family::signal(&family::descendants(), Signal::SIGKILL);
         }
@@ -161,11 +162,11 @@ impl Supervisor {
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
     }
 
-    fn start(&mut self, launch: &Launch, sockets: Vec<Arc<Socket>>) -> Result<Generation, String> {
+    fn start(&mut self, launch: &Launch, sockets: Vec<Socket>) -> Result<Generation, String> {
         let number = self.next;
         self.next += 1;
         let mut processes: Vec<Started> = self.generations().map(|generation| generation.started).collect();
-        let all_sockets = self.sockets.iter().chain(&sockets).map(|socket| socket.inode).collect();
+        let all_sockets = self.sockets.iter().chain(&sockets).map(|socket| socket.open.inode).collect();
         let record = |started| {
             processes.push(started);
             // If the disk is full, the next supervisor still finds them by the marks in their environment.
@@ -197,12 +198,28 @@ impl Supervisor {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, format!("exit code {code}")),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, format!("ended by {}", signal.as_str())),
                 Err(Errno::EINTR) => continue,
-                Ok(_) | Err(_) => return,
+                Ok(_) | Err(_) => break,
             };
             let (log, events) = (self.log.clone(), self.events.clone());
+            let retires = self.retiring.iter().any(|(generation, _)| generation.pid() == pid);
             if let Some(generation) = self.generations_mut().find(|generation| generation.pid() == pid) {
-                generation.exited(how, &log, &events);
+                generation.exit = Some(how);
+                // What a crash leaves behind would be in the way of the next process. What was told to end finishes its
+                // work: it may be the server itself, behind a shell that TERM has ended at once.
+                if !retires {
+                    generation.signal(Signal::SIGKILL);
+                    generation.finish(&log, &events);
+                }
             }
+        }
+        self.part();
+    }
+
+    /// Lets go of what was told to end and of which nothing is left. Orphans are children of this process, so that the
+    /// end of the last one is noticed.
+    fn part(&mut self) {
+        for (generation, _) in self.retiring.iter_mut().filter(|(generation, _)| generation.is_over()) {
+            generation.finish(&self.log, &self.events);
         }
     }
 
@@ -218,7 +235,8 @@ impl Supervisor {
             }
             Event::Asked(client, request, reply) => {
                 let error = self.carry_out(client, request).err();
-                let _ = reply.send(Reply { error, status: self.status() });
+                let status = self.status();
+                let _ = reply.send(Reply { error, status });
             }
             Event::Launched(number, problem) => {
                 if let Some(generation) = self.generations_mut().find(|generation| generation.number == number) {
@@ -297,7 +315,7 @@ impl Supervisor {
 
     fn prepare(&mut self, owner: Client, launch: Launch, place: Place) -> Result<(), String> {
         let sockets = match place {
-            Place::Private => sockets::private(&launch, &self.directory),
+            Place::Private => sockets::private(&launch, &self.directory, self.next),
             Place::Beside | Place::Instead => sockets::shared(&launch, &self.sockets),
         };
         let sockets = sockets.map_err(|error| error.to_string())?;
@@ -369,14 +387,13 @@ impl Supervisor {
         self.discard();
         self.retire_running();
         // What has left its session is told, too.
-        let all = family::descendants();
-        let leaders: Vec<i32> = self.generations().map(|generation| generation.started.pid).collect();
-        let others: Vec<_> = all.into_iter().filter(|process| !leaders.contains(&process.session)).collect();
+        let mut others = family::descendants();
+        others.retain(|process| !self.generations().any(|generation| generation.owns(process)));
         family::signal(&others, Signal::SIGTERM);
         self.stopping = Some(self.retiring.iter().map(|(_, kill_at)| *kill_at).max().unwrap_or_else(Instant::now));
     }
 
-    fn status(&self) -> Status {
+    fn status(&mut self) -> Status {
         let candidate = self.candidate.as_ref().map(|candidate| match &candidate.generation {
             Some(generation) => generation.process(),
             None => Process {
@@ -389,11 +406,13 @@ impl Supervisor {
             },
         });
         let now = Instant::now();
+        let inodes: Vec<u64> = self.sockets.iter().map(|socket| socket.open.inode).collect();
         Status {
             version: VERSION,
             running: self.running.as_ref().map(Generation::process),
             candidate,
             retiring: self.retiring.iter().map(|(generation, _)| generation.started.pid).collect(),
+            old_accepts: self.retiring.iter_mut().any(|(old, _)| old.accepts(&inodes)),
             crashes: self.crashes,
             last_end: self.last_end.clone(),
             next_start_ms: self.start_at.map(|at| protocol::clock::millis(at.saturating_duration_since(now))),

@@ -10,7 +10,7 @@ use protocol::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{Context, Failure, Output, ended, exec},
+    super::{Context, Failure, Output, ended, exec, would},
     confined::{self, PathError},
     definition::Definition,
     draft::Reading,
@@ -132,16 +132,10 @@ impl OwnAction {
 
     /// What would be run. No secret is in it: none stands in an argument.
     fn would(&self, arguments: &Arguments) -> Figures {
-        let Program { argv, env, cwd, user, stdin, .. } = self.program(arguments);
-        let mut would = vec![format!("run {}", Value::from(argv))];
-        would.extend(user.map(|user| format!("as the user {user}")));
-        would.extend(cwd.map(|cwd| format!("in the directory {}", cwd.display())));
-        if !env.is_empty() {
-            let names: Vec<_> = env.into_keys().collect();
-            would.push(format!("with {} in its environment", names.join(", ")));
-        }
-        would.extend(stdin.map(|_| "with its parameters as JSON on standard input".to_owned()));
-        Figures::from_iter([(CHANGED.to_owned(), json!(false)), (WOULD.to_owned(), json!(would))])
+        let program = self.program(arguments);
+        let mut steps = would::steps(&program);
+        steps.extend(program.stdin.map(|_| "with its parameters as JSON on standard input".to_owned()));
+        would::data(&steps)
     }
 
     fn changes(&self) -> bool {
