@@ -214,7 +214,8 @@ fn of_ctl() -> Result<()> {
     let [one, two] = [(); 2].map(|()| SigningKey::generate());
     let known = format!("# ours\n\nweb1,prod/web1 {} remark\nweb2\t{}\r\nweb1 {}", one.line(), two.line(), two.line());
     write("known_hosts", "hosts", known.as_bytes())?;
-    let filters = ["cpu.usage > 80% and (label.env = 'prod' or not os ~ \"debian*\")", "memory.used_bytes>=4GiB", "web[1-3,07]*"];
+    let filters =
+        ["cpu.usage > 80% and (label.env = 'prod' or not os ~ \"debian*\")", "memory.used_bytes>=4GiB", "web[1-3,07]*"];
     for (number, filter) in filters.into_iter().enumerate() {
         write("filter", &number.to_string(), filter.as_bytes())?;
     }

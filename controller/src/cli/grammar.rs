@@ -35,7 +35,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     #[command(after_help = help::RUN)]
-    Run(Run),
+    Run(Box<Run>),
     #[command(after_help = help::EXEC)]
     Exec(Exec),
     #[command(after_help = help::SH)]
@@ -324,7 +324,7 @@ pub struct JobId {
 pub enum Host {
     /// List hosts, those that are offline first
     #[command(alias = "ls", after_help = help::TARGETING)]
-    List(Targeting),
+    List(Box<Targeting>),
     /// Show a host's state, facts, labels and current figures
     Show {
         /// Host

@@ -26,7 +26,7 @@ pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> an
     let connect = || super::connect(settings);
     let namespace = settings.namespace.as_ref();
     match command {
-        Command::List(targeting) => list(targeting, &mut connect().await?, printer).await,
+        Command::List(targeting) => list(*targeting, &mut connect().await?, printer).await,
         Command::Show { name } => show(&mut connect().await?, &name, namespace, printer).await,
         Command::Enroll(options) => enroll::run(*options, settings, printer).await,
         Command::Key { name, pin, forget, yes } => {

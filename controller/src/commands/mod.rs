@@ -52,7 +52,7 @@ pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> an
 async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(options) => {
-            return Ok(run::run(options, &mut connect(settings).await?, settings, printer).await?.into());
+            return Ok(run::run(*options, &mut connect(settings).await?, settings, printer).await?.into());
         }
         Command::Exec(Exec { options, script, words }) => {
             let program = exec::Program { words, script };

@@ -23,7 +23,9 @@ pub async fn select(
         }
         selected => selected?,
     };
-    doubts.iter().for_each(|doubt| printer.warn(doubt));
+    for doubt in &doubts {
+        printer.warn(doubt);
+    }
     name_unknown(&unknown, printer);
     Ok((hosts, Completeness(unknown.is_empty())))
 }

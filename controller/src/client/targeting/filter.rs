@@ -109,14 +109,9 @@ impl Filter {
         if value.contains(['*', '?', '~', '=']) {
             return Err("this is no pattern here; write --where 'label.NAME ~ PATTERN', or the value in quotes there");
         }
-        let test = Test {
-            field: Field::Label(name.to_owned()),
-            sign,
-            text: value.to_owned(),
-            number: None,
-            pattern: WildMatch::new(""),
-        };
-        Ok(Self { text: format!("label.{text}"), root: Node::Test(test) })
+        let field = Field::Label(name.to_owned());
+        let root = Test { field, sign, text: value.to_owned(), number: None, pattern: WildMatch::new("") };
+        Ok(Self { text: format!("label.{text}"), root: Node::Test(root) })
     }
 
     /// Both.
@@ -229,9 +224,9 @@ impl FromStr for Filter {
     fn from_str(text: &str) -> Result<Self, FilterError> {
         let failed = |at, problem: &str| FilterError { text: text.to_owned(), at, problem: problem.to_owned() };
         if text.len() > LONGEST {
-            let at = text.floor_char_boundary(60)..text.floor_char_boundary(61);
             let problem = format!("an expression has at most {LONGEST} bytes, not {}", text.len());
-            let text = text[..at.end].to_owned();
+            let text = text.chars().take(60).collect::<String>() + "…";
+            let at = text.len() - '…'.len_utf8()..text.len();
             return Err(FilterError { text, at, problem });
         }
         let tokens = lexer::read(text).map_err(|(at, problem)| failed(at, problem))?;

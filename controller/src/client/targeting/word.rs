@@ -112,7 +112,9 @@ fn expand(text: &str) -> Result<Vec<String>, WordError> {
     if rest.contains(']') {
         return Err(wrong("a '[' is missing"));
     }
-    spelled.iter_mut().for_each(|name| name.push_str(rest));
+    for name in &mut spelled {
+        name.push_str(rest);
+    }
     Ok(spelled)
 }
 
