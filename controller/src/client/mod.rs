@@ -106,6 +106,7 @@ mod outputs;
 mod proposal;
 pub mod redis_info;
 mod sealing;
+mod select;
 mod signer;
 mod spelling;
 mod targeting;
@@ -131,11 +132,11 @@ pub use self::{
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
     proposal::{Proposal, ProposalError},
+    select::{Selected, Selection},
     signer::{Signer, SignerError},
     spelling::closest,
     targeting::{
-        Field, Filter, FilterError, Limit, LimitError, Selected, Selection, Truth, Unknown, Word, WordError, by_reason,
-        split_words,
+        Field, Filter, FilterError, Limit, LimitError, Truth, Unknown, Word, WordError, by_reason, split_words,
     },
     uploads::Upload,
     witness::{ChangedKey, NewKey, Unsealable, Unverified},

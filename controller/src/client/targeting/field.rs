@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use protocol::{keys::Keys, metrics::MetricGroup, name::HostName};
 
-use crate::client::closest;
+use crate::client::spelling::closest;
 
 /// Something that is known about a host.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +57,7 @@ const PREFIXES: [&str; 3] = ["label", "fact", "custom"];
 
 impl Field {
     /// The hash of Redis that has it, and its name there.
-    pub(super) fn place(&self, keys: &Keys, host: &HostName) -> Option<(String, &str)> {
+    pub(in crate::client) fn place(&self, keys: &Keys, host: &HostName) -> Option<(String, &str)> {
         match self {
             Self::Host | Self::State => None,
             Self::Status(name) => Some((keys.status(host), name)),
@@ -79,7 +79,7 @@ impl Field {
     }
 
     /// Whether it changes all the time, so that it says nothing of a host that is not there.
-    pub(super) const fn is_live(&self) -> bool {
+    pub(in crate::client) const fn is_live(&self) -> bool {
         matches!(self, Self::Metric(..) | Self::Custom(..) | Self::Status(_))
     }
 }

@@ -44,7 +44,7 @@ impl Word {
     }
 
     /// The hosts that it names, where it has no wildcard.
-    pub(super) fn exact(&self) -> Option<&[HostName]> {
+    pub(in crate::client) fn exact(&self) -> Option<&[HostName]> {
         match &self.meaning {
             Meaning::Names(names) => Some(names),
             Meaning::Patterns(_) => None,

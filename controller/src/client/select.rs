@@ -1,9 +1,6 @@
 //! Finding the hosts that a selection means.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use protocol::{
     clock::millis,
@@ -15,14 +12,10 @@ use protocol::{
 use redis::Cmd;
 
 use super::{
-    Selection,
-    field::Field,
-    filter::{Filter, Truth},
-};
-use crate::client::{
     error::{Error, WrongType},
     fleet::{Fleet, text},
     hosts::Host,
+    targeting::{Field, Filter, Limit, Truth, Unknown, Word, WordError},
 };
 
 /// How old a figure may be to count as known.
@@ -31,22 +24,38 @@ const FRESH: Duration = Duration::from_secs(300);
 /// When the figures of a metric group were read.
 const SAMPLED: &str = "sampled_at";
 
-/// A host of which it is not known whether it is meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unknown {
-    /// The host.
-    pub host: HostName,
-    /// What is not known.
-    pub reason: String,
+/// Some hosts of the fleet.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Those with these names; none: all that have ever reported.
+    pub words: Vec<Word>,
+    /// Without these.
+    pub except: Vec<Word>,
+    /// Of them, those for which this holds.
+    pub filter: Option<Filter>,
+    /// Of them, no more than this.
+    pub limit: Option<Limit>,
 }
 
-/// The hosts for each reason.
-pub fn by_reason(unknown: &[Unknown]) -> BTreeMap<&str, Vec<&HostName>> {
-    let mut reasons: BTreeMap<&str, Vec<&HostName>> = BTreeMap::new();
-    for Unknown { host, reason } in unknown {
-        reasons.entry(reason).or_default().push(host);
+impl Selection {
+    /// All hosts that have ever reported.
+    pub const fn all() -> Self {
+        Self { words: Vec::new(), except: Vec::new(), filter: None, limit: None }
     }
-    reasons
+
+    /// The hosts that these words mean.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn of<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self, WordError> {
+        let words = words.into_iter().map(str::parse).collect::<Result<Vec<Word>, _>>()?;
+        Ok(Self { words, ..Self::all() })
+    }
+
+    /// Whether this host was named, itself or by a range.
+    pub fn is_named(&self, host: &HostName) -> bool {
+        self.words.iter().filter_map(Word::exact).any(|names| names.contains(host))
+    }
 }
 
 /// The hosts that are meant.
