@@ -12,6 +12,7 @@ mod commands;
 mod output;
 
 use std::{
+    ffi::OsString,
     io::{self, Write},
     process::ExitCode,
 };
@@ -24,7 +25,7 @@ use cli::{
     parse,
     settings::Settings,
 };
-use output::{Exit, Format, Printer, explain::explain};
+use output::{Exit, Format, Printer, explain::explain, style};
 
 /// Runs the command line. An error becomes an exit code here. Once a job has been sent, its results decide instead.
 #[doc(hidden)]
@@ -34,7 +35,7 @@ pub fn main() -> ExitCode {
     let cli = match parse::parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let printed = error.print().and_then(|()| io::stdout().flush());
+            let printed = print_usage(&error).and_then(|()| io::stdout().flush());
             if error.use_stderr() {
                 explain_usage(&std::env::args().skip(1).collect::<Vec<_>>());
             }
@@ -71,6 +72,16 @@ pub fn main() -> ExitCode {
         }
         failed.into()
     })
+}
+
+/// Prints clap's error or help. What was typed is in it: what the terminal would obey is shown instead.
+fn print_usage(error: &clap::Error) -> io::Result<()> {
+    let is_plain = |word: OsString| word.to_str().is_some_and(|word| style::plain(word) == word);
+    if !error.use_stderr() || std::env::args_os().all(is_plain) {
+        return error.print();
+    }
+    let text = error.to_string();
+    text.lines().try_for_each(|line| writeln!(io::stderr(), "{}", style::plain(line)))
 }
 
 /// After wrong usage: what was probably meant.

@@ -114,7 +114,7 @@ fn what_cannot_be_meant_is_pointed_at() {
         (["--where", "cpuu.usage > 80"], "did you mean cpu.usage?"),
         (["--where", "cpu.usage > "], "after >, a value is missing"),
         (["--host", "web[3-1]"], "it ends before it begins"),
-        (["--host", "web 1"], "names no host"),
+        (["--host", "web 1"], "is not a valid name"),
         (["--limit", "0%"], "neither a number of hosts"),
         (["-l", "=x"], "write NAME=VALUE"),
         (["-l", "role!=db*"], "this is no pattern here"),

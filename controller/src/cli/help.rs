@@ -65,10 +65,10 @@ Examples:
 
 /// After the options of `host list`.
 pub const TARGETING: &str = "\
-What --where asks for: host, state (online, offline, stopped), version, running, slots; facts such as os, kernel, cores and
-memory_bytes; label.NAME; figures such as cpu.usage, memory.usage and load.load1; custom.ACTION.NAME of actions of your
-own. Comparisons: = != < <= > >=, and ~ !~ for patterns, in which case does not count; not, and, or (in this order), and
-parentheses. Only figures are compared as numbers by = and !=. A label that is not set is empty. Where a figure is missing,
+What --where asks for: host, state (online, offline, stopped), version, running, slots; facts such as os, kernel, cores and \
+memory_bytes; label.NAME; figures such as cpu.usage, memory.usage and load.load1; custom.ACTION.NAME of actions of your \
+own. Comparisons: = != < <= > >=, and ~ !~ for patterns, in which case does not count; not, and, or (in this order), and \
+parentheses. Only figures are compared as numbers by = and !=. A label that is not set is empty. Where a figure is missing, \
 older than 5m (those of own actions: 1h), or its host is offline, nobody knows: the host is named and left out.
 Examples:
   ctl host list --where 'cpu.usage > 80 and label.env = prod and os ~ \"debian*\"'

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use protocol::name::HostName;
+use protocol::name::{HostName, NameError};
 use wildmatch::WildMatch;
 
 /// Names that a word can stand for at most.
@@ -24,11 +24,11 @@ enum Meaning {
 }
 
 /// Why a word names no hosts.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum WordError {
     /// Neither a name nor a pattern.
-    #[error("'{0}' names no host: {1}")]
-    Name(String, String),
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// Something is wrong between brackets.
     #[error("'{0}' has no range such as [1-20] or [1,3,7-9] in it: {1}")]
     Range(String, &'static str),
@@ -68,9 +68,7 @@ impl FromStr for Word {
         let meaning = if text.contains(['*', '?']) {
             Meaning::Patterns(spelled.iter().map(|pattern| WildMatch::new(pattern)).collect())
         } else {
-            let name =
-                |name: &String| name.parse().map_err(|error| WordError::Name(text.to_owned(), format!("{error}")));
-            Meaning::Names(spelled.iter().map(name).collect::<Result<_, _>>()?)
+            Meaning::Names(spelled.iter().map(|name| name.parse()).collect::<Result<_, NameError>>()?)
         };
         Ok(Self { text: text.to_owned(), meaning })
     }
@@ -166,8 +164,8 @@ mod tests {
     #[test]
     fn what_names_no_host_is_refused_with_the_reason() {
         for (text, problem) in [
-            ("", "names no host"),
-            ("web 1", "names no host"),
+            ("", "is not a valid name"),
+            ("web 1", "is not a valid name"),
             ("web[", "a ']' is missing"),
             ("web]", "a '[' is missing"),
             ("web[]", "there must be numbers"),
