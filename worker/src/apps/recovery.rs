@@ -42,9 +42,8 @@ impl Work {
     }
 
     async fn resolve(&mut self, interrupted: Deploying) -> Result<(), DeployError> {
-        let Deploying { version, from, step, job, by } = interrupted;
+        let Deploying { version, from, step, job, .. } = interrupted;
         tracing::warn!("application {}: the deploy of {version} by job {job} was interrupted", self.app.name);
-        (self.owner.job, self.by) = (job, by);
         let left = version.clone();
         let reason = if step == Step::Preparing {
             let is_known = self.state().release(&version).is_some();
@@ -58,8 +57,12 @@ impl Work {
             let target = safe.clone().unwrap_or_else(|| version.clone());
             if safe.is_some() {
                 // Whoever recovers from this recovery must know that the service may not have followed the link.
-                self.step(&version, from.as_deref(), Step::RollingBack).await?;
+                if let Some(deploying) = &mut self.state().deploying {
+                    deploying.step = Step::RollingBack;
+                }
+                self.save().await?;
             }
+            // Its commands have this recovery's own job: what is left of the interrupted one is being ended meanwhile.
             let brought = self.go_to(&target).await;
             if brought.is_err() && !self.is_at(&target).await {
                 return brought;
