@@ -183,7 +183,7 @@ impl Work {
 
     /// All that leaves alone what runs.
     async fn prepare(&mut self, course: &mut Course, artifacts: &Artifacts) -> Result<Ready, DeployError> {
-        self.step(&course.version, course.prior.as_deref(), Step::Preparing).await?;
+        self.begin(&course.version, course.prior.as_deref()).await?;
         fault::point(Point::Recording);
         if let (Some(artifact), Some(source), false) = (course.artifact, course.source.take(), course.is_here) {
             self.bring(course, artifact, source, artifacts).await?;
@@ -237,7 +237,7 @@ impl Work {
             self.state().releases.push(release);
         }
         self.state().current = Some(version.clone());
-        let recorded = self.step(&version, course.prior.as_deref(), Step::Switching).await;
+        let recorded = self.advance(Step::Switching).await;
         if let Err(error) = recorded {
             self.state().current.clone_from(&course.prior);
             return Err(before(error));

@@ -57,10 +57,7 @@ impl Work {
             let target = safe.clone().unwrap_or_else(|| version.clone());
             if safe.is_some() {
                 // Whoever recovers from this recovery must know that the service may not have followed the link.
-                if let Some(deploying) = &mut self.state().deploying {
-                    deploying.step = Step::RollingBack;
-                }
-                self.save().await?;
+                self.advance(Step::RollingBack).await?;
             }
             // Its commands have this recovery's own job: what is left of the interrupted one is being ended meanwhile.
             let brought = self.go_to(&target).await;

@@ -97,11 +97,19 @@ impl Work {
         self.locked.save().await.map_err(DeployError::State)
     }
 
-    /// Writes down which step comes next.
-    pub(super) async fn step(&mut self, version: &str, from: Option<&str>, step: Step) -> Result<(), DeployError> {
-        let (job, by) = (self.owner.job, self.by.clone());
+    /// Writes down that a deploy begins.
+    pub(super) async fn begin(&mut self, version: &str, from: Option<&str>) -> Result<(), DeployError> {
+        let (job, by, step) = (self.owner.job, self.by.clone(), Step::Preparing);
         let (version, from) = (version.to_owned(), from.map(str::to_owned));
         self.state().deploying = Some(Deploying { job, by, version, from, step });
+        self.save().await
+    }
+
+    /// Writes down which step of the deploy at work comes next.
+    pub(super) async fn advance(&mut self, step: Step) -> Result<(), DeployError> {
+        if let Some(deploying) = &mut self.state().deploying {
+            deploying.step = step;
+        }
         self.save().await
     }
 
