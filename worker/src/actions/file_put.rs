@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::{Action, Context, Failure, Output};
 use crate::{
+    artifacts::{Fetched, notes},
     detached,
     files::{self, Plan, Request},
     log::{self, excerpt},
@@ -88,10 +89,10 @@ impl Action for FilePut {
                 let job = context.owner.job;
                 fetched = Some(services.artifacts.fetch(artifact, key, job, &context.stop, &context.live).await?);
             }
-            let resumed = fetched.as_ref().map_or(0, crate::artifacts::Fetched::resumed);
+            let resumed = fetched.as_ref().map_or(0, Fetched::resumed);
             let (stop, artifacts, job) = (context.stop.clone(), services.artifacts.clone(), context.owner.job);
             let carried_out = detached::call(move || {
-                let _note = artifacts.note(job, &plan.draft())?;
+                let _note = artifacts.note(job, notes::Kind::Draft, plan.draft())?;
                 Ok(plan.carry_out(fetched, &stop))
             });
             carried_out.await.flatten()??;

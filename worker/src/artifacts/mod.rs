@@ -6,9 +6,9 @@
 //! disk or takes the processor's time runs in threads of its own.
 
 mod download;
-pub(crate) mod drafts;
 mod fetch;
 mod link;
+pub(crate) mod notes;
 mod offer;
 mod partial;
 mod scripts;
@@ -45,10 +45,7 @@ impl Artifacts {
     /// Removes what a dead worker has left: copies of scripts, and files that it was making.
     pub(crate) fn clear(&self) {
         let directory = self.directory.clone();
-        self.tidy(move || {
-            scripts::clear(&directory);
-            drafts::clear(&directory);
-        });
+        self.tidy(move || notes::clear(&directory));
     }
 
     /// Removes the beginnings of content that nobody has gone on with for long.

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, ErrorKind, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -15,7 +15,10 @@ use protocol::{
     name::JobId,
 };
 
-use crate::fault::{self, Bug};
+use crate::{
+    fault::{self, Bug},
+    private_file::make_directory,
+};
 
 /// How the name of such a file ends.
 const ENDING: &str = "part";
@@ -47,10 +50,7 @@ impl Partial {
     ///
     /// Another command may be fetching the same at this moment: then this one has a file of its own.
     pub(super) fn open(directory: &Path, artifact: Artifact, key: Option<ContentKey>, job: JobId) -> io::Result<Self> {
-        match fs::DirBuilder::new().recursive(true).mode(0o700).create(directory) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        make_directory(directory)?;
         let shared = directory.join(format!("{}.{ENDING}", artifact.sha256()));
         let (path, file) = if let Some(file) = open(&shared)? {
             (shared, file)

@@ -1,17 +1,13 @@
 //! Private copies of scripts, for as long as they run.
 //!
 //! The user that runs a script must be able to reach it, and the state directory is the worker's alone. So the copy lies
-//! in a directory of its own among the temporary files, where programs can be run, and a note in the state directory tells where: what a dead worker
-//! has left is removed by the next one.
+//! in a directory of its own among the temporary files, where programs can be run, and a [note](super::notes) tells where.
 
 use std::{
-    ffi::{OsStr, OsString},
-    fs::{self, DirBuilder, OpenOptions},
+    ffi::OsStr,
+    fs::{DirBuilder, OpenOptions},
     io::{self, ErrorKind},
-    os::unix::{
-        ffi::{OsStrExt, OsStringExt},
-        fs::{DirBuilderExt, OpenOptionsExt, chown},
-    },
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -21,10 +17,10 @@ use nix::{
 };
 use protocol::name::JobId;
 
-use super::{Artifacts, Fetched};
-
-/// How the name of a note ends.
-const ENDING: &str = "script";
+use super::{
+    Artifacts, Fetched,
+    notes::{Kind, Note},
+};
 
 /// Where temporary files go that outlive the machine's run. Hardened hosts mount `/tmp` without programs (`noexec`).
 const PERSISTENT: &str = "/var/tmp";
@@ -47,7 +43,8 @@ fn executable(places: Vec<PathBuf>) -> io::Result<PathBuf> {
 /// A copy of a script. It is removed when it is dropped.
 pub struct Script {
     path: PathBuf,
-    note: PathBuf,
+    /// About the directory with the copy, which goes with it.
+    _note: Note,
 }
 
 impl Artifacts {
@@ -65,9 +62,7 @@ impl Artifacts {
     ) -> io::Result<Script> {
         let place = executable(vec![std::env::temp_dir(), PERSISTENT.into()])?;
         let directory = place.join(format!("redfleet-{job}-{:016x}", fastrand::u64(..)));
-        let note = self.directory.join(format!("{job}.{ENDING}"));
-        fs::write(&note, directory.as_os_str().as_bytes())?;
-        let script = Script { path: directory.join(name), note };
+        let script = Script { path: directory.join(name), _note: self.note(job, Kind::Script, directory.clone())? };
         // Nobody else can have made it.
         DirBuilder::new().mode(0o700).create(&directory)?;
         let mut options = OpenOptions::new();
@@ -85,34 +80,6 @@ impl Script {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        remove(self.path.parent().unwrap_or(&self.path), &self.note);
-    }
-}
-
-/// Removes a copy, and then the note about it.
-fn remove(directory: &Path, note: &Path) {
-    let gone = |error: io::Error| if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) };
-    let removed = fs::remove_dir_all(directory).or_else(gone).and_then(|()| fs::remove_file(note).or_else(gone));
-    if let Err(error) = removed {
-        tracing::warn!("cannot remove the copy of a script in {}: {error}", directory.display());
-    }
-}
-
-/// Removes what a dead worker has left.
-pub(super) fn clear(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let note = entry.path();
-        if note.extension().is_none_or(|ending| ending != ENDING) {
-            continue;
-        }
-        if let Ok(place) = fs::read(&note) {
-            remove(Path::new(&OsString::from_vec(place)), &note);
-        }
     }
 }
 

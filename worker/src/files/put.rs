@@ -27,7 +27,7 @@ use super::{
     beneath::{Place, PlaceError, other_than_file, shown},
     owner::{self, OwnerError},
 };
-use crate::artifacts::{Fetched, drafts::DRAFT};
+use crate::artifacts::{Fetched, notes::DRAFT};
 
 /// The mode of a new file where none is asked for.
 const MODE: u32 = 0o644;
