@@ -83,35 +83,15 @@ impl Filter {
     /// # Errors
     /// It is something else.
     pub fn labels(text: &str) -> Result<Self, FilterError> {
-        let mut all: Option<Self> = None;
+        let (mut tests, mut shown, mut begin) = (Vec::new(), Vec::new(), 0);
         for one in text.split(',') {
-            let one = Self::label(one).map_err(|problem| {
-                let begin = one.as_ptr().addr() - text.as_ptr().addr();
-                FilterError { text: text.to_owned(), at: begin..begin + one.len(), problem: problem.to_owned() }
-            })?;
-            all = Some(all.map_or_else(|| one.clone(), |all| all.and(one.clone())));
+            let at = begin..begin + one.len();
+            let failed = |problem: &str| FilterError { text: text.to_owned(), at, problem: problem.to_owned() };
+            tests.push(Node::Test(label(one).map_err(failed)?));
+            shown.push(format!("label.{}", one.trim()));
+            begin += one.len() + 1;
         }
-        Ok(all.unwrap_or_else(|| unreachable!("a split text has a part")))
-    }
-
-    fn label(text: &str) -> Result<Self, &'static str> {
-        let (name, sign, value) = match text.split_once('=') {
-            Some((name, value)) => match name.strip_suffix('!') {
-                Some(name) => (name, Sign::IsNot, value),
-                None => (name, Sign::Is, value.strip_prefix('=').unwrap_or(value)),
-            },
-            None => (text, Sign::IsNot, ""),
-        };
-        let (name, value) = (name.trim(), value.trim());
-        if name.is_empty() || !name.chars().all(|char| char.is_alphanumeric() || "_-./".contains(char)) {
-            return Err("write NAME=VALUE, NAME!=VALUE or NAME; all else is for --where 'label.NAME …'");
-        }
-        if value.contains(['*', '?', '~', '=']) {
-            return Err("this is no pattern here; write --where 'label.NAME ~ PATTERN', or the value in quotes there");
-        }
-        let field = Field::Label(name.to_owned());
-        let root = Test { field, sign, text: value.to_owned(), number: None, pattern: WildMatch::new("") };
-        Ok(Self { text: format!("label.{text}"), root: Node::Test(root) })
+        Ok(Self { text: shown.join(" and "), root: Node::All(tests) })
     }
 
     /// Both.
@@ -136,6 +116,26 @@ impl Filter {
     pub fn judge(&self, known: &impl Fn(&Field) -> Result<String, String>) -> Truth {
         self.root.judge(known)
     }
+}
+
+/// What a word of `--label` asks for.
+fn label(text: &str) -> Result<Test, &'static str> {
+    let (name, sign, value) = match text.split_once('=') {
+        Some((name, value)) => match name.strip_suffix('!') {
+            Some(name) => (name, Sign::IsNot, value),
+            None => (name, Sign::Is, value.strip_prefix('=').unwrap_or(value)),
+        },
+        None => (text, Sign::IsNot, ""),
+    };
+    let (name, value) = (name.trim(), value.trim());
+    if name.is_empty() || !name.chars().all(|char| char.is_alphanumeric() || "_-./".contains(char)) {
+        return Err("write NAME=VALUE, NAME!=VALUE or NAME; all else is for --where 'label.NAME …'");
+    }
+    if value.contains(['*', '?', '~', '=']) {
+        return Err("this is no pattern here; write --where 'label.NAME ~ PATTERN', or the value in quotes there");
+    }
+    let field = Field::Label(name.to_owned());
+    Ok(Test { field, sign, text: value.to_owned(), number: None, pattern: WildMatch::new("") })
 }
 
 impl Node {
@@ -252,6 +252,12 @@ impl Parser<'_> {
         Err(FilterError { text: self.text.to_owned(), at, problem: problem.into() })
     }
 
+    /// That something is missing where this was found, or at the end.
+    fn missing<T>(&self, found: Option<Placed>, what: impl Into<String>) -> Result<T, FilterError> {
+        let end = self.text.len();
+        self.fail(found.map_or(end..end, |(_, at)| at), what)
+    }
+
     fn next(&mut self) -> Option<Placed> {
         let (first, rest) = self.tokens.split_first()?;
         self.tokens = rest;
@@ -284,11 +290,9 @@ impl Parser<'_> {
     }
 
     fn one(&mut self) -> Result<Node, FilterError> {
-        let end = self.text.len();
         self.depth += 1;
         if self.depth > DEEPEST {
-            let at = self.tokens.first().map_or(end..end, |(_, at)| at.clone());
-            return self.fail(at, format!("it is nested deeper than {DEEPEST} times"));
+            return self.missing(self.tokens.first().cloned(), format!("it is nested deeper than {DEEPEST} times"));
         }
         let node = if self.take("not") {
             Node::Not(Box::new(self.one()?))
@@ -303,7 +307,7 @@ impl Parser<'_> {
                 }
                 Some((Token::Word(name), at)) => self.test(&name, at)?,
                 Some((_, at)) => return self.fail(at, "a name such as cpu.usage, os or label.env is missing here"),
-                None => return self.fail(end..end, "a comparison such as cpu.usage > 80 is missing here"),
+                None => return self.missing(None, "a comparison such as cpu.usage > 80 is missing here"),
             }
         };
         self.depth -= 1;
@@ -315,11 +319,9 @@ impl Parser<'_> {
             Ok(field) => field,
             Err(error) => return self.fail(at, error.to_string()),
         };
-        let end = self.text.len();
         let sign = match self.next() {
             Some((Token::Sign(sign), _)) => sign,
-            Some((_, at)) => return self.fail(at, format!("after {name}, one of = != < <= > >= ~ !~ is missing")),
-            None => return self.fail(end..end, format!("after {name}, one of = != < <= > >= ~ !~ is missing")),
+            other => return self.missing(other, format!("after {name}, one of = != < <= > >= ~ !~ is missing")),
         };
         let (text, number, at) = match self.next() {
             Some((Token::Text(text), at)) => (text, None, at),
@@ -327,8 +329,7 @@ impl Parser<'_> {
                 let number = number(&text);
                 (text, number, at)
             }
-            Some((_, at)) => return self.fail(at, format!("after {}, a value is missing", sign.text())),
-            None => return self.fail(end..end, format!("after {}, a value is missing", sign.text())),
+            other => return self.missing(other, format!("after {}, a value is missing", sign.text())),
         };
         let compares = matches!(sign, Sign::Less | Sign::AtMost | Sign::More | Sign::AtLeast);
         if compares && number.is_none() {
@@ -371,240 +372,4 @@ fn number(text: &str) -> Option<f64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-
-    fn judge(text: &str) -> Truth {
-        let known: HashMap<&str, &str> = [
-            ("host", "web1"),
-            ("state", "online"),
-            ("os", "Debian GNU/Linux"),
-            ("os_version", "12"),
-            ("cores", "2"),
-            ("memory.odd", "nan"),
-            ("label.env", "prod"),
-            ("label.none", ""),
-            ("cpu.usage", "81.5"),
-            ("memory.used_bytes", "5368709120"),
-            ("disk.fullest_mount", "/var"),
-        ]
-        .into();
-        let filter: Filter = text.parse().unwrap_or_else(|error| panic!("{error}"));
-        filter.judge(&|field| {
-            let value = known.get(field.to_string().as_str());
-            value.map(ToString::to_string).ok_or_else(|| format!("{field} is not known"))
-        })
-    }
-
-    #[test]
-    fn comparisons_hold_or_not() {
-        for (text, holds) in [
-            (r#"cpu.usage > 80 and label.env = "prod" and os ~ "debian*""#, true),
-            ("cpu.usage > 81.5", false),
-            ("cpu.usage >= 81.5%", true),
-            ("cpu.usage < 100 and not cpu.usage <= 50", true),
-            ("memory.used_bytes > 4GiB", true),
-            ("memory.used_bytes > 6GB", false),
-            ("os_version = 12", true),
-            ("os_version = 12.0", false),
-            ("cores = 2.0", true),
-            // 'and' binds more tightly than 'or'.
-            ("host = web1 or os = x and os = y", true),
-            ("os = y and os = x or host = web1", true),
-            ("not host = web1 or host = web1", true),
-            ("os_version = '12.0'", false),
-            ("os = debian", false),
-            ("os ~ DEBIAN*", true),
-            ("os !~ 'red hat*'", true),
-            ("label.none = ''", true),
-            ("label.env != prod or host = web1", true),
-            ("(label.env != prod or host = web1) and state = offline", false),
-            ("NOT (host ~ web? AND state = online)", false),
-            ("disk.fullest_mount = /var", true),
-        ] {
-            assert_eq!(judge(text), if holds { Truth::Yes } else { Truth::No }, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_known_is_neither_and_decides_nothing() {
-        for text in ["cpu.none > 1", "not cpu.none > 1", "cpu.none > 1 and host = web1", "cpu.none > 1 or host = db1"] {
-            assert_eq!(judge(text), Truth::Unknown("cpu.none is not known".into()), "{text}");
-        }
-        assert_eq!(judge("cpu.none > 1 and host = db1"), Truth::No);
-        assert_eq!(judge("host = web1 or cpu.none > 1"), Truth::Yes);
-        let no_number = Truth::Unknown("os is 'Debian GNU/Linux', which is no number".into());
-        assert_eq!(judge("os > 3"), no_number);
-        assert!(matches!(judge("not memory.odd > 3"), Truth::Unknown(_)));
-    }
-
-    #[test]
-    fn what_is_wrong_is_pointed_at() {
-        for (text, caret, problem) in [
-            ("", "^", "a comparison such as cpu.usage > 80 is missing here"),
-            ("cpu.usage >> 80", "           ^", "after >, a value is missing"),
-            ("cpu.usage", "         ^", "after cpu.usage, one of = != < <= > >= ~ !~ is missing"),
-            ("cpuu.usage > 1", "^^^^^^^^^^", "there is no 'cpuu.usage': did you mean cpu.usage?"),
-            ("os > debian", "     ^^^^^^", "> needs a number"),
-            ("(os = a", "^", "this '(' is never closed"),
-            ("os = a)", "      ^", "there is no '(' to this"),
-            ("os = a cpu.usage > 1", "       ^^^^^^^^^", "'and' or 'or' is missing before this"),
-            ("os = ä & x", "       ^", "it means nothing here"),
-            ("os = 'x", "     ^^", "its quote is never closed"),
-            ("state = up", "        ^^", "a state is online, offline or stopped"),
-            ("'os' = x", "^^^^", "a name such as cpu.usage"),
-            ("os =\nx y", "       ^", "is missing before this"),
-        ] {
-            let error = text.parse::<Filter>().unwrap_err().to_string();
-            let lines: Vec<_> = error.lines().collect();
-            assert!(lines[0].contains(problem), "{text}: {error}");
-            assert_eq!(lines.last().unwrap().strip_prefix("  "), Some(caret), "{text}: {error}");
-        }
-        let deep = format!("{}os = x{}", "(".repeat(200), ")".repeat(200));
-        assert!(deep.parse::<Filter>().unwrap_err().to_string().contains("nested deeper than 50"));
-        let wide = vec!["os = x"; 300].join(" or ");
-        assert!(wide.parse::<Filter>().is_ok());
-        assert!("ä".repeat(3000).parse::<Filter>().unwrap_err().to_string().contains("at most 4096 bytes, not 6000"));
-    }
-
-    #[test]
-    fn labels_are_asked_for_in_short() {
-        let judge = |text: &str| {
-            let filter = Filter::labels(text).unwrap_or_else(|error| panic!("{error}"));
-            filter.judge(&|field| Ok(if field.to_string() == "label.role" { "db" } else { "" }.to_owned()))
-        };
-        for (text, holds) in [
-            ("role=db", true),
-            ("role==db", true),
-            ("role!=db", false),
-            ("role", true),
-            ("none", false),
-            ("role=db,none=", true),
-            ("role=db, none=x", false),
-            ("role=d", false),
-        ] {
-            assert_eq!(judge(text), if holds { Truth::Yes } else { Truth::No }, "{text}");
-        }
-        for (text, caret, problem) in [
-            ("=db", "^^^", "write NAME=VALUE"),
-            ("role=db,!tier", "        ^^^^^", "write NAME=VALUE"),
-            ("role~db", "^^^^^^^", "write NAME=VALUE"),
-            ("role!=db*", "^^^^^^^^^", "this is no pattern here"),
-            ("", "^", "write NAME=VALUE"),
-        ] {
-            let refused = Filter::labels(text).unwrap_err().to_string();
-            assert!(refused.contains(problem) && refused.lines().last().unwrap()[2..] == *caret, "{text}: {refused}");
-        }
-    }
-
-    /// Numbers that look random, the same each time.
-    struct Dice(u64);
-
-    impl Dice {
-        fn roll(&mut self, sides: usize) -> usize {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (self.0 >> 33) as usize % sides
-        }
-    }
-
-    /// An expression, and what it must come to. Of `known` labels 0 to 9, each is its own number; the others are not known.
-    fn made(dice: &mut Dice, depth: usize) -> (String, Option<bool>) {
-        if depth == 0 || dice.roll(4) == 0 {
-            let (name, value) = (dice.roll(14), dice.roll(10));
-            let known = (name < 10).then_some(name);
-            let (sign, holds): (_, fn(usize, usize) -> bool) = [
-                ("=", (|one, other| one == other) as fn(usize, usize) -> bool),
-                ("!=", |one, other| one != other),
-                ("<", |one, other| one < other),
-                ("<=", |one, other| one <= other),
-                (">", |one, other| one > other),
-                (">=", |one, other| one >= other),
-            ][dice.roll(6)];
-            let blank = [" ", "", "  "][dice.roll(3)];
-            return (format!("label.l{name}{blank}{sign}{blank}{value}"), known.map(|known| holds(known, value)));
-        }
-        let (one, first) = made(dice, depth - 1);
-        match dice.roll(3) {
-            0 => (format!("not ({one})"), first.map(|first| !first)),
-            1 => {
-                let (other, second) = made(dice, depth - 1);
-                let both = match (first, second) {
-                    (Some(false), _) | (_, Some(false)) => Some(false),
-                    (Some(true), Some(true)) => Some(true),
-                    _ => None,
-                };
-                (format!("({one}) AND ({other})"), both)
-            }
-            _ => {
-                let (other, second) = made(dice, depth - 1);
-                let either = match (first, second) {
-                    (Some(true), _) | (_, Some(true)) => Some(true),
-                    (Some(false), Some(false)) => Some(false),
-                    _ => None,
-                };
-                (format!("({one}) or ({other})"), either)
-            }
-        }
-    }
-
-    #[test]
-    fn whatever_is_written_comes_to_what_its_parts_come_to() {
-        let mut dice = Dice(7);
-        for _ in 0..20_000 {
-            let (text, expected) = made(&mut dice, 5);
-            let filter: Filter = text.parse().unwrap_or_else(|error| panic!("{error}"));
-            let found = filter.judge(&|field| {
-                let Field::Label(name) = field else { panic!("{field}") };
-                let number = name.strip_prefix('l').unwrap().parse::<usize>().unwrap();
-                if number < 10 { Ok(number.to_string()) } else { Err("?".into()) }
-            });
-            let found = match found {
-                Truth::Yes => Some(true),
-                Truth::No => Some(false),
-                Truth::Unknown(_) => None,
-            };
-            assert_eq!(found, expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn whatever_is_typed_is_read_or_pointed_at() {
-        let parts = [
-            "cpu.usage",
-            "label.ä",
-            ">",
-            "<=",
-            "!~",
-            "=",
-            "and",
-            "or",
-            "not",
-            "(",
-            ")",
-            "'",
-            "\"",
-            "\\",
-            "80%",
-            "4GiB",
-            "-",
-            "\n",
-            "\u{1b}",
-            "é",
-            ",",
-            "state",
-            "online",
-            " ",
-        ];
-        let mut dice = Dice(11);
-        for _ in 0..20_000 {
-            let text: String = (0..dice.roll(12)).map(|_| parts[dice.roll(parts.len())]).collect();
-            if let Err(error) = text.parse::<Filter>() {
-                let shown = error.to_string();
-                assert!(shown.lines().count() == 3 && shown.ends_with('^'), "{text:?}: {shown}");
-                assert!(!shown.chars().any(|char| char.is_control() && char != '\n'), "{text:?}: {shown:?}");
-            }
-        }
-    }
-}
+mod tests;
