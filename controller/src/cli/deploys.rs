@@ -168,10 +168,12 @@ fn sha256(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::targeting::texts;
     use clap::Parser;
 
-    use super::{super::grammar, *};
+    use super::{
+        super::{grammar, targeting::texts},
+        *,
+    };
 
     fn read(line: &str) -> Deploy {
         let cli = grammar::Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{error}"));

@@ -577,10 +577,9 @@ pub struct Dir {
 
 #[cfg(test)]
 mod tests {
-    use super::super::targeting::texts;
     use clap::CommandFactory;
 
-    use super::*;
+    use super::{super::targeting::texts, *};
     use crate::output::Format;
 
     #[test]

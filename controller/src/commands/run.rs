@@ -18,7 +18,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
     let mut selection = options.targeting.selection();
     // Who is left out for other reasons does not count.
     let limit = selection.limit.take();
-    let (mut hosts, completeness) = select(&selection, fleet, printer).await?;
+    let (mut hosts, left_out) = select(&selection, fleet, printer).await?;
     let damaged = leave_out_damaged(&mut hosts, &selection, printer);
     if options.online {
         hosts = leave_out_offline(hosts, fleet.now(), printer)?;
@@ -65,7 +65,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
     printer.set_look(options.look);
     let sent = Sent { detach: options.detach, live: Live::following(options.follow), wait: options.wait };
     let exit = watch::sent(fleet, &job, &hosts, &sent, printer).await?;
-    Ok(completeness.exit(if damaged && exit == Exit::Success { Exit::Incomplete } else { exit }))
+    Ok(exit.with_left_out(left_out || damaged))
 }
 
 /// Leaves out the hosts whose actions cannot be read, as a key is damaged, and names them. A host that was named itself

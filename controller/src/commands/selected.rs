@@ -6,16 +6,12 @@ use protocol::action::Repeat;
 
 use crate::{
     client::{Error, Fleet, Host, Selected, Selection, Unknown, by_reason},
-    output::{Advice, Exit, Printer, fold},
+    output::{Advice, Printer, fold},
 };
 
 /// Finds the hosts that are meant. Those of which that is not known are named: they are left out. Returns also whether there
-/// were none of these.
-pub async fn select(
-    selection: &Selection,
-    fleet: &mut Fleet,
-    printer: &Printer,
-) -> anyhow::Result<(Vec<Host>, Completeness)> {
+/// were any.
+pub async fn select(selection: &Selection, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<(Vec<Host>, bool)> {
     let Selected { hosts, unknown, doubts } = match fleet.select(selection).await {
         Err(Error::NoneMeant { considered, filter, unknown }) => {
             name_unknown(&unknown, printer);
@@ -27,18 +23,7 @@ pub async fn select(
         printer.warn(doubt);
     }
     name_unknown(&unknown, printer);
-    Ok((hosts, Completeness(unknown.is_empty())))
-}
-
-/// Whether it is known of all hosts whether they are meant.
-#[derive(Clone, Copy, Debug)]
-pub struct Completeness(bool);
-
-impl Completeness {
-    /// The exit code: not all is well if hosts were left out.
-    pub fn exit(self, exit: Exit) -> Exit {
-        if !self.0 && exit == Exit::Success { Exit::Incomplete } else { exit }
-    }
+    Ok((hosts, !unknown.is_empty()))
 }
 
 /// Names the hosts of which it is not known whether they are meant, together where the reason is the same.

@@ -33,7 +33,10 @@ impl Exit {
         (Self::NotSent, "nothing dispatched: no such host or action, Redis unreachable, refused before sending"),
         (Self::Failed, "some host failed, timed out, was cancelled, interrupted, rejected or unverified"),
         (Self::NoReply, "no host replied: the command expired on all of them"),
-        (Self::Incomplete, "some hosts have not answered: the command is queued or under way there, or expired"),
+        (
+            Self::Incomplete,
+            "some hosts have not answered: the command is queued or under way there, or expired; or they were left out",
+        ),
         (Self::Usage, "wrong usage"),
         (Self::Closed, "standard output was closed while output was followed"),
         (Self::NoCode, "`ctl exec` or `ctl sh` failed; else they exit as their program did"),
@@ -53,6 +56,12 @@ impl Exit {
         } else {
             Self::Incomplete
         }
+    }
+
+    /// The same code, unless hosts were left out of what succeeded.
+    #[must_use]
+    pub fn with_left_out(self, left_out: bool) -> Self {
+        if left_out && self == Self::Success { Self::Incomplete } else { self }
     }
 }
 

@@ -23,7 +23,7 @@ pub async fn run(
     settings: &Settings,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let (hosts, completeness) = select(&whose.narrowing.of(&whose.hosts), fleet, printer).await?;
+    let (hosts, left_out) = select(&whose.narrowing.of(&whose.hosts), fleet, printer).await?;
     let known = understand(&hosts, ACTION, &[format!("app={}", whose.app)], &[])?;
     proposal::refuse_alone(ACTION, known.approvals)?;
     let signer = keys::open(settings).await?;
@@ -32,5 +32,5 @@ pub async fn run(
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
     let mut follower = watch::follower(&job, &hosts, false, fleet.now(), printer);
     let exit = watch::watch_as(view, fleet, &job, &mut follower, printer, Live::Results).await?;
-    Ok(completeness.exit(exit))
+    Ok(exit.with_left_out(left_out))
 }

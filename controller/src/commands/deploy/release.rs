@@ -27,7 +27,7 @@ pub async fn run(
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
     let Release { app, version, from, sha256, size, dry_run, timeout, yes, .. } = options;
-    let (hosts, completeness) = select(selection, fleet, printer).await?;
+    let (hosts, left_out) = select(selection, fleet, printer).await?;
     let mut offer = Offer::of(&from, sha256.as_deref(), size)?;
     let mut words = vec![format!("app={app}"), format!("version={version}")];
     words.extend(offer.arguments());
@@ -45,5 +45,5 @@ pub async fn run(
     let request = request(ACTION, known, timeout, &hosts, settings);
     let states = delivery.send(request, &signer, Live::Progress, fleet, printer).await?;
     delivery.end(fleet, printer).await;
-    Ok(completeness.exit(Exit::of(states)))
+    Ok(Exit::of(states).with_left_out(left_out))
 }

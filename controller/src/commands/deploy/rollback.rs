@@ -23,7 +23,7 @@ const ACTION: &str = "deploy-rollback";
 pub async fn run(options: Rollback, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
     let Rollback { whose: Whose { app, hosts, narrowing }, to, dry_run, timeout, yes } = options;
     let selection = narrowing.of(&hosts);
-    let (hosts, completeness) = select(&selection, fleet, printer).await?;
+    let (hosts, left_out) = select(&selection, fleet, printer).await?;
     let mut words = vec![format!("app={app}")];
     words.extend(to.map(|version| format!("version={version}")));
     words.extend(dry_run.then(|| "dry_run=true".to_owned()));
@@ -38,5 +38,6 @@ pub async fn run(options: Rollback, fleet: &mut Fleet, settings: &Settings, prin
     // The hosts have the release already.
     let mut delivery = Delivery::begin(None, timeout, fleet, settings, printer).await?;
     let request = request(ACTION, known, timeout, &hosts, settings);
-    Ok(completeness.exit(Exit::of(delivery.send(request, &signer, Live::Progress, fleet, printer).await?)))
+    let states = delivery.send(request, &signer, Live::Progress, fleet, printer).await?;
+    Ok(Exit::of(states).with_left_out(left_out))
 }

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     super::{connect, proposal, watch},
-    select,
+    Place, select,
 };
 use crate::{
     cli::{keys, settings::Settings, transfers::Get},
@@ -44,15 +44,14 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Gets a file from hosts.
 pub async fn run(options: Get, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let selected = select(&options.targets, None, fleet).await?;
-    let mut selected: Vec<_> = selected.into_iter().map(|place| (place.path, place.hosts)).collect();
+    let mut selected = select(&options.targets, None, fleet).await?;
     let mut left_out = false;
-    for (_, hosts) in &mut selected {
-        left_out |= leave_out_offline(hosts, fleet.now(), printer);
+    for place in &mut selected {
+        left_out |= leave_out_offline(&mut place.hosts, fleet.now(), printer);
     }
-    selected.retain(|(_, hosts)| !hosts.is_empty());
+    selected.retain(|place| !place.hosts.is_empty());
     let mut requests = Vec::new();
-    for (path, hosts) in &selected {
+    for Place { path, hosts, .. } in &selected {
         let key = ContentKey::generate();
         let words = [format!("path={path}"), format!("content_key={}", key.to_text())];
         let known = understand(hosts, ACTION, &words, &[])?;
@@ -103,8 +102,7 @@ pub async fn run(options: Get, fleet: &mut Fleet, settings: &Settings, printer: 
         files.print(&job, &results, fleet.now(), printer)?;
         states.extend(results.iter().map(|result| files.state(result)));
     }
-    let exit = Exit::of(states);
-    Ok(if left_out && exit == Exit::Success { Exit::Incomplete } else { exit })
+    Ok(Exit::of(states).with_left_out(left_out))
 }
 
 /// Nobody would take what a host hands over later. Returns whether there were any.
@@ -118,9 +116,9 @@ fn leave_out_offline(hosts: &mut Vec<Host>, now: u64, printer: &Printer) -> bool
 }
 
 /// Two files of a host must not get the same name here.
-fn check_names(selected: &[(String, Vec<Host>)], directory: &Path) -> anyhow::Result<()> {
+fn check_names(selected: &[Place], directory: &Path) -> anyhow::Result<()> {
     let mut names = BTreeSet::new();
-    for (path, hosts) in selected {
+    for Place { path, hosts, .. } in selected {
         for host in hosts {
             let name = (host.name.clone(), file_name(Path::new(path))?);
             if let (false, (host, name)) = (names.insert(name.clone()), name) {
