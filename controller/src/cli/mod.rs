@@ -7,6 +7,7 @@ pub mod durations;
 pub mod fleet_trust;
 pub mod grammar;
 pub mod help;
+pub mod jobs;
 pub mod key_file;
 pub mod keys;
 pub mod parse;

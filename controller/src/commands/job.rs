@@ -18,7 +18,7 @@ use super::{
     watch::{self, Live},
 };
 use crate::{
-    cli::{grammar::Job as Command, settings::Settings},
+    cli::{jobs::Job as Command, settings::Settings},
     client::{Event, Fleet, Follower, HostResult, Job, JobFilter, Proposal, RecentJob},
     output::{
         Cell, Exit, Format, Printer, Table, events,

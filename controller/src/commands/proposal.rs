@@ -14,7 +14,7 @@ use super::{
     watch::{self, Live, Sent},
 };
 use crate::{
-    cli::{grammar::Approve, keys, settings::Settings},
+    cli::{jobs::Approve, keys, settings::Settings},
     client::{Approved, Fleet, Job, Proposal, Request},
     output::{Advice, Exit, Format, Printer, Table, events, moments, style, summary},
 };

@@ -1,5 +1,6 @@
 //! The dispatcher: owns the worker's state in one `select!` loop, and exchanges messages with the other tasks.
 
+mod admit;
 mod cancel;
 mod decisions;
 mod own;
@@ -16,11 +17,9 @@ use std::{
 use protocol::{
     VERSION,
     clock::FleetClock,
-    command::Manifest,
     limits,
     name::JobId,
     outcome::{Captured, Outcome, State},
-    secret::Digest,
     time::Millis,
 };
 use tokio::{
@@ -29,26 +28,26 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, info_span};
+use tracing::{Instrument, Span};
 
 use self::{own::Hangup, recovery::Recovery, reports::FACTS_EVERY, waiting::Waiting};
 use crate::{
     actions::{Catalogue, Services, Subjects},
-    admission::{self, Admission, Admitted, Dropped, Known, Refusal},
+    admission::{self, Dropped, Refusal},
     apps::Apps,
     artifacts::Artifacts,
     audit::Audit,
     config::Config,
     delivery::Delivery,
-    executor::{self, Ask, Finished, Stop, Task},
-    fault::{self, Bug, Point},
+    executor::{self, Finished, Stop, Task},
+    fault::{self, Point},
     identity::Identity,
-    journal::{Journal, Prior},
-    log::{self, Floods, excerpt, with_sources},
+    journal::Journal,
+    log::Floods,
     metrics::{Collector, Figures, Topic},
     pending::Pending,
     publisher::{Notice, Publisher, Write},
-    reader::{Batch, Command, LARGE_PAGE, Reader},
+    reader::{Batch, LARGE_PAGE, Reader},
     schedule::{Claim, Schedule},
     services::Registry,
     trust::{Changes, Trusted},
@@ -377,115 +376,6 @@ impl Dispatcher {
             self.reader_is_blocked = false;
             self.write(Write::Wake);
         }
-    }
-
-    /// Judges a command that was read, and queues, refuses or drops it. Returns the entry if it is to be acknowledged
-    /// without an outcome.
-    fn admit(&mut self, command: Command, prior: bool) -> Option<String> {
-        let Command { entry, opened, published } = command;
-        let (bytes, job) = opened.as_ref().map_or((0, None), |opened| (opened.bytes, Some(opened.manifest.job)));
-        let (digest, stated, asker) = match &opened {
-            Ok(opened) => (opened.digest, opened.stated, Arc::clone(&opened.asker)),
-            Err(_) => (Digest::default(), Digest::default(), Arc::default()),
-        };
-        let known = Known {
-            catalogue: &self.catalogue,
-            policy: &self.config.policy,
-            unsealing: &self.identity.unsealing,
-            pending: &self.pending,
-            published,
-            cancelled: job.is_some_and(|job| self.cancelled.contains_key(&job)),
-            now: self.clock.now(),
-            taken_ms: if fault::planted(Bug::NoClock) {
-                self.clock.now()
-            } else {
-                self.clock.judged(limits::CLOCK_MARGIN)
-            },
-        };
-        let taken_ms = known.taken_ms;
-        match admission::admit(&entry, opened, &known) {
-            Admission::Admitted(manifest, Admitted { call, claim }) => {
-                let (delivery, span) = (Delivery::new(entry, &manifest, stated, asker), self.span(&manifest));
-                let receipt = self.accepted(&delivery, &manifest, &digest, claim.repeatable, prior);
-                let prior = Prior::of(published, prior);
-                self.pending.add(delivery.entry.clone(), delivery.job);
-                let waiting = Waiting { delivery, manifest, call, receipt, prior, taken_ms, announced: None, span };
-                self.schedule.push(claim, waiting, bytes);
-            }
-            Admission::Refused { manifest, refusal, must_last } => {
-                let (delivery, span) = (Delivery::new(entry, &manifest, stated, asker), self.span(&manifest));
-                self.refused(&delivery, &manifest, &digest, &refusal, prior);
-                self.pending.add(delivery.entry.clone(), delivery.job);
-                if must_last {
-                    self.refuse_for_good(delivery, manifest, &span, refusal, Prior::of(published, prior));
-                } else {
-                    self.refuse(delivery, &span, refusal);
-                }
-            }
-            Admission::Dropped(dropped) => return self.drop_entry(entry, &dropped),
-        }
-        None
-    }
-
-    fn span(&self, manifest: &Manifest) -> Span {
-        let action = excerpt(&manifest.action, log::NAME);
-        info_span!("command", job = %manifest.job, host = %self.identity.host, action)
-    }
-
-    fn drop_entry(&mut self, entry: String, dropped: &Dropped) -> Option<String> {
-        if matches!(dropped, Dropped::Pending) {
-            // The entry is acknowledged with its outcome.
-            return None;
-        }
-        self.dropped(&entry, dropped);
-        let logs = match dropped.reason() {
-            Some(reason) => self.drops(reason),
-            None => self.floods.admits(ANSWERED),
-        };
-        let job = match dropped {
-            Dropped::Answered(manifest) => Some(manifest.job),
-            // Another entry of the same job may still be meant for this host.
-            Dropped::Entry(_) | Dropped::Duplicate(_) | Dropped::Pending => None,
-        };
-        match dropped {
-            _ if !logs => {}
-            Dropped::Answered(manifest) => self.span(manifest).in_scope(|| tracing::info!("{dropped}")),
-            Dropped::Duplicate(manifest) => {
-                self.span(manifest).in_scope(|| tracing::warn!("dropped an entry: {dropped}"));
-            }
-            dropped => tracing::warn!(entry, "dropped an entry: {}", excerpt(&with_sources(dropped), log::SENTENCE)),
-        }
-        self.pending.add_dropped(entry.clone(), job);
-        Some(entry)
-    }
-
-    /// Ends a command that never starts.
-    fn refuse(&self, delivery: Delivery, span: &Span, refusal: Refusal) {
-        span.in_scope(|| tracing::warn!("{}: {}", refusal.state, refusal.reason));
-        let outcome = refusal.outcome(self.clock.now());
-        self.write(Write::Outcome { delivery, outcome, metrics: Vec::new() });
-    }
-
-    /// Ends a command that never starts, and records that. If the journal knows of a run, that run's outcome is the end.
-    fn refuse_for_good(&mut self, delivery: Delivery, manifest: Manifest, span: &Span, refusal: Refusal, prior: Prior) {
-        span.in_scope(|| tracing::warn!("{}: {}", refusal.state, refusal.reason));
-        self.pending.mark_journaled(&delivery.entry);
-        let (journal, writes, clock) = (self.journal.clone(), self.writes.clone(), self.clock);
-        let identity = Arc::clone(&self.identity);
-        tokio::spawn(async move {
-            let action = &manifest.action;
-            let ask =
-                Ask { journal: &journal, delivery: &delivery, prior, action, clock: &clock, host: &identity.host };
-            let outcome = ask.journal(Some(refusal.clone())).await.unwrap_or_else(|| refusal.outcome(clock.now()));
-            let _ = writes.send(Write::Outcome { delivery, outcome, metrics: Vec::new() });
-        });
-    }
-
-    /// Why a command that has waited must not start any more: somebody who has signed it is trusted no more.
-    fn distrusted(&self, waiting: &Waiting) -> Option<Refusal> {
-        let asker = waiting.delivery.asker.as_deref().filter(|_| !fault::planted(Bug::NoSecondLook))?;
-        let untrusted = self.trusted.borrow().still_accepts(&asker.signatories).err()?;
-        Some(admission::distrusted(&untrusted))
     }
 
     /// Starts every waiting command that has a lane. Thousands may wait, and each may leave megabytes of output.

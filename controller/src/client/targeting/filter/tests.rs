@@ -127,9 +127,15 @@ fn labels_are_asked_for_in_short() {
     }
 }
 
+/// An expression, and what it must come to.
+type Expected = (String, Option<bool>);
+
+/// What a sign means for two numbers.
+type Holds = fn(usize, usize) -> bool;
+
 /// A comparison, and what it must come to. Of the labels 0 to 9, each is its own number; those above are not known.
-fn comparison() -> impl Strategy<Value = (String, Option<bool>)> {
-    let signs: [(&str, fn(usize, usize) -> bool); 6] = [
+fn comparison() -> impl Strategy<Value = Expected> {
+    let signs: [(&str, Holds); 6] = [
         ("=", |one, other| one == other),
         ("!=", |one, other| one != other),
         ("<", |one, other| one < other),
@@ -146,9 +152,9 @@ fn comparison() -> impl Strategy<Value = (String, Option<bool>)> {
 }
 
 /// An expression, and what it must come to.
-fn expression() -> impl Strategy<Value = (String, Option<bool>)> {
+fn expression() -> impl Strategy<Value = Expected> {
     comparison().prop_recursive(5, 64, 2, |inner| {
-        let both = |((one, first), (other, second)): ((String, Option<bool>), (String, Option<bool>))| {
+        let both = |((one, first), (other, second)): (Expected, Expected)| {
             let both = match (first, second) {
                 (Some(false), _) | (_, Some(false)) => Some(false),
                 (Some(true), Some(true)) => Some(true),
@@ -156,7 +162,7 @@ fn expression() -> impl Strategy<Value = (String, Option<bool>)> {
             };
             (format!("({one}) AND ({other})"), both)
         };
-        let either = |((one, first), (other, second)): ((String, Option<bool>), (String, Option<bool>))| {
+        let either = |((one, first), (other, second)): (Expected, Expected)| {
             let either = match (first, second) {
                 (Some(true), _) | (_, Some(true)) => Some(true),
                 (Some(false), Some(false)) => Some(false),
