@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,7 +13,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::{WorkerOptions, beside, eventually, get, process};
+use crate::{WorkerOptions, beside, eventually, free_port, get, process};
 
 /// A service that listens at a port of its own. What is left of it is killed when it is dropped.
 pub struct Served {
@@ -30,7 +30,7 @@ impl Served {
     /// There is no free port.
     pub fn new(name: &str) -> Self {
         let directory = Arc::new(tempfile::tempdir().expect("a temporary directory"));
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let served = Self { directory, address, name: name.to_owned() };
         served.behave("");
         served

@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -12,7 +11,7 @@ use protocol::{acl::Role, name::Namespace};
 use redis::{Client, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
-use crate::{Authority, Issued, eventually, process, users::Users};
+use crate::{Authority, Issued, eventually, free_port, process, users::Users};
 
 /// How a server persists its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,10 +295,4 @@ fn launch(directory: &Path, options: &RedisOptions, users: &Users, port: u16) ->
     }
     command.args(&options.more).stdin(Stdio::null()).stdout(log).stderr(Stdio::null());
     command.spawn().expect("redis-server is installed (`make test` installs it)")
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("a bound socket has an address").port()
 }

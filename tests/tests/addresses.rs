@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use tests::{Ctl, Redis, Worker, eventually};
+use tests::{Ctl, Redis, Worker, eventually, free_port};
 
 /// Both programs name `what` is at the address, and what to give instead.
 #[track_caller]
@@ -63,10 +63,8 @@ fn a_directory_a_file_and_nothing() {
 
 #[test]
 fn a_node_of_a_cluster() {
-    let bus =
-        || TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a free port").port().to_string();
     let node = |bus: &str| Redis::options().tcp().set("cluster-enabled", "yes").set("cluster-port", bus).start();
-    let buses = [bus(), bus()];
+    let buses = [free_port(), free_port()].map(|port| port.to_string());
     let [one, other] = [0, 1].map(|index: usize| node(&buses[index]));
     // No slot is served yet.
     refused_by_node(&one);

@@ -1,10 +1,8 @@
 //! Every write belongs to one owner: a host, a job or an index. In a Redis Cluster owners are in different slots,
 //! so no transaction and no script may span two of them.
 
-use std::net::TcpListener;
-
 use tests::{
-    Ctl, Raw, Redis, Worker, eventually,
+    Ctl, Raw, Redis, Worker, eventually, free_port,
     monitor::{Monitor, units},
 };
 
@@ -104,8 +102,8 @@ fn nothing_that_is_executed_as_a_whole_spans_two_slots() {
 
 #[test]
 fn a_server_in_cluster_mode_refuses_nothing() {
-    let bus = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
-    let options = Redis::options().tcp().set("cluster-enabled", "yes").set("cluster-port", &bus.to_string());
+    let bus = free_port().to_string();
+    let options = Redis::options().tcp().set("cluster-enabled", "yes").set("cluster-port", &bus);
     let redis = options.start();
     redis.cli(["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     eventually("the cluster to be up", || redis.cli(["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(()));
