@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos deploys fuzz lint bench release
+.PHONY: help demo test chaos deploys rollouts fuzz lint bench release
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,10 @@ chaos: ## random faults on a real fleet: SEED=… (default: a fresh one) MINUTES
 deploys: ## a hundred deploys under load, half of them broken (make test does ten)
 	@cargo build --workspace --all-targets --locked
 	@cargo test --locked -p tests --test deploy -- --ignored --nocapture
+
+rollouts: ## ctl killed a thousand times in rolling runs over twenty workers (make test does twenty)
+	@cargo build --workspace --all-targets --locked
+	@cargo test --locked -p tests --test rollouts -- --ignored --nocapture
 
 fuzz: ## every decoder with random inputs, FUZZ_SECONDS=… each (default 20); needs nightly Rust and cargo-fuzz
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz

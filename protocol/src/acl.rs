@@ -219,6 +219,12 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         grant(Both, [keys.job_cancels(Any)], &["hset", "pexpireat"], "record an order to cancel"),
         grant(
             Both,
+            [keys.job_rollout(Any)],
+            &["exists", "hexists", "hget", "hset", "hsetnx", "pexpire", "eval"],
+            "record a rolling run and its waves",
+        ),
+        grant(
+            Both,
             [keys.artifact(&Any, Any)],
             &["set", "pexpire", "del", "zadd", "zrem", "zremrangebyscore", "zcard", "eval"],
             "keep the content of files until their hosts have it",

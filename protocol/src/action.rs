@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{limits, pattern::Pattern, time, unique::unique};
 
@@ -25,6 +26,13 @@ pub const WOULD: &str = "would";
 
 /// Arguments of a command, by parameter name.
 pub type Arguments = BTreeMap<String, Argument>;
+
+/// Arguments for people; secret ones, of which the names are given, are `***`.
+pub fn shown<'a>(arguments: &Arguments, secrets: impl IntoIterator<Item = &'a String>) -> Map<String, Value> {
+    let value = |argument: &Argument| serde_json::to_value(argument).unwrap_or_default();
+    let plain = arguments.iter().map(|(name, argument)| (name.clone(), value(argument)));
+    plain.chain(secrets.into_iter().map(|name| (name.clone(), "***".into()))).collect()
+}
 
 /// A typed argument.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use redis::{Cmd, Pipeline, ToRedisArgs};
 use serde_json::{Map, Value};
 
 use crate::{
-    action::Argument,
+    action,
     approval::{Approval, Approvals},
     clock::millis,
     command::{Envelope, Manifest},
@@ -35,10 +35,14 @@ pub struct JobRecord {
     pub approvals: Approvals,
     /// How many must have signed it, the operator included, before it is sent. None where it was sent, or withdrawn.
     pub proposed: Option<usize>,
+    /// The rolling run of which it is a wave. Nobody vouches for this.
+    pub rollout: Option<JobId>,
 }
 
 /// The field of a job that is not sent yet: how many must have signed it.
 const PROPOSED: &str = "proposed";
+/// The field of a job that is a wave of a rolling run: which run.
+const ROLLOUT: &str = "rollout";
 
 /// Why a job's hash cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +65,7 @@ impl JobRecord {
     /// The record of a job whose signature is still to come.
     pub fn unsigned(manifest: Manifest, targets: Targets) -> Self {
         let approvals = Approvals::default();
-        Self { signed: Signed::unsigned(&manifest), manifest, targets, approvals, proposed: None }
+        Self { signed: Signed::unsigned(&manifest), manifest, targets, approvals, proposed: None, rollout: None }
     }
 
     /// The job's id.
@@ -87,6 +91,7 @@ impl JobRecord {
         ];
         fields.extend(self.signed.fields());
         fields.extend(self.proposed.map(|needed| (PROPOSED, needed.to_string().into_bytes())));
+        fields.extend(self.rollout.map(|rollout| (ROLLOUT, rollout.to_string().into_bytes())));
         let approvals = self.approvals.0.iter().map(|approval| (approval.field().into(), approval.signature.clone()));
         fields.into_iter().map(|(name, value)| (Cow::from(name), value)).chain(approvals).collect()
     }
@@ -109,8 +114,9 @@ impl JobRecord {
         }
         let proposed = fields.remove(PROPOSED).map(|needed| read_needed(&needed).ok_or(RecordError::Proposed));
         let proposed = proposed.transpose()?;
+        let rollout = fields.remove(ROLLOUT).and_then(|id| String::from_utf8(id).ok()?.parse().ok());
         let approvals = Approvals::take_kept(&mut fields, &manifest.operator, &signed.bytes, &signed.signature);
-        Ok(Self { manifest, signed, targets, approvals, proposed })
+        Ok(Self { manifest, signed, targets, approvals, proposed, rollout })
     }
 
     /// Writes the job's hash with its time to live: until the last moment at which the job can end, plus its retention.
@@ -199,9 +205,7 @@ fn read_needed(text: &[u8]) -> Option<usize> {
 
 /// A job's arguments for people; secret ones are `***`.
 pub fn shown(manifest: &Manifest) -> Map<String, Value> {
-    let value = |argument: &Argument| serde_json::to_value(argument).unwrap_or_default();
-    let plain = manifest.arguments.iter().map(|(name, argument)| (name.clone(), value(argument)));
-    plain.chain(manifest.secret_names().map(|name| (name.clone(), "***".into()))).collect()
+    action::shown(&manifest.arguments, manifest.secret_names())
 }
 
 /// What a list shows of a job.

@@ -164,6 +164,11 @@ impl Keys {
         format!("{}:cancels", self.job(job))
     }
 
+    /// Hash: a rolling run, whose id is no job's. See [`crate::rollout`]. Expires like its newest job.
+    pub fn job_rollout(&self, rollout: impl JobPart) -> String {
+        format!("{}:rollout", self.job(rollout))
+    }
+
     /// Hash: a host's outcome. Expires with the job's retention.
     pub fn job_result(&self, job: impl JobPart, host: &impl HostPart) -> String {
         format!("{}:result:{host}", self.job(job))
@@ -274,6 +279,7 @@ mod tests {
             keys.job_hosts(job),
             keys.job_keys(job),
             keys.job_cancels(job),
+            keys.job_rollout(job),
             keys.job_result(job, &host),
             keys.job_events(job),
             keys.job_output(job, &host),

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod name;
 pub mod outcome;
 pub mod pattern;
+pub mod rollout;
 pub mod scripts;
 pub mod sealing;
 pub mod secret;

@@ -58,6 +58,8 @@ limits! {
     FILE_PIECE_WAIT: Duration = Duration::from_secs(60);
     /// Bytes of a script that is sent to be run.
     SCRIPT_BYTES: usize = 16 * 1024 * 1024;
+    /// Bytes of the plan of a rolling run.
+    PLAN_BYTES: usize = 132 * 1024;
     /// Bytes of an order to cancel.
     ORDER_BYTES: usize = 4 * 1024;
     /// Bytes of what a host states about the end of a command, without output and data.

@@ -72,6 +72,11 @@ impl Targets {
         self.tree.items().iter()
     }
 
+    /// Whether this host is one of them.
+    pub fn has(&self, host: &HostName) -> bool {
+        self.tree.items().binary_search(host).is_ok()
+    }
+
     /// Number of hosts.
     pub fn len(&self) -> usize {
         self.tree.items().len()

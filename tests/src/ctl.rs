@@ -194,9 +194,11 @@ impl Running {
         process::send(&self.child, Signal::SIGINT);
     }
 
-    /// Kills the run.
-    pub fn kill9(&mut self) {
+    /// Kills the run. Returns whether it had not ended.
+    pub fn kill9(&mut self) -> bool {
+        let is_running = self.child.try_wait().is_ok_and(|status| status.is_none());
         process::kill9(&mut self.child);
+        is_running
     }
 
     /// Waits until `ctl` has written `pattern` to standard output, and returns the line.

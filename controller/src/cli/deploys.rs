@@ -12,6 +12,7 @@ use super::{
     durations::up_to,
     help,
     targeting::{Narrowing, Words, words},
+    waves::Waves,
 };
 
 /// Characters of a name of an app or a version at most.
@@ -33,6 +34,8 @@ pub struct Deploy {
     pub release: Option<Release>,
     #[command(flatten)]
     pub narrowing: Narrowing,
+    #[command(flatten)]
+    pub waves: Waves,
 }
 
 /// What else can be asked of an app.

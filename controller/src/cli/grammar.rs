@@ -17,6 +17,7 @@ use super::{
     sizes,
     targeting::{Targeting, Words, words},
     transfers,
+    waves::Waves,
 };
 use crate::output::{Exact, Look};
 
@@ -130,14 +131,14 @@ pub struct Run {
     #[arg(short, long, conflicts_with = "detach")]
     pub follow: bool,
     /// Print the job's id and do not wait
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "waves")]
     pub detach: bool,
     /// Sign it and keep it; it is sent once others have approved it (`ctl job approve`), within
     /// --start-by, which is 1h then if not given
-    #[arg(long, conflicts_with_all = ["follow", "detach", "wait"])]
+    #[arg(long, conflicts_with_all = ["follow", "detach", "wait", "waves"])]
     pub propose: bool,
     /// Wait for hosts that are offline, too: until they are back, or --start-by has passed
-    #[arg(long, conflicts_with = "detach")]
+    #[arg(long, conflicts_with_all = ["detach", "waves"])]
     pub wait: bool,
     /// Leave out hosts that are offline: nothing is queued for them
     #[arg(long, conflicts_with = "wait")]
@@ -147,6 +148,8 @@ pub struct Run {
     pub yes: bool,
     #[command(flatten)]
     pub look: Look,
+    #[command(flatten)]
+    pub waves: Waves,
 }
 
 /// Run a program on one host, as `kubectl exec` does: its output live, its exit code as one's own

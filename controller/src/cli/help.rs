@@ -161,6 +161,15 @@ A job can be checked without ctl, against the file in which hosts keep whom they
   ssh-keygen -Y verify -f allowed_signers -I ann@desk -n redfleet-job@v1 \\
       -s DIR/manifest.sig < DIR/manifest";
 
+/// After the options of `job resume`.
+pub const RESUME: &str = "\
+Examples:
+  ctl job resume last
+      Go on with the last run: with what failed, expired, or was not reached.
+  ctl job resume 3f2a --only failed --batch 1
+      The hosts on which it failed, one after another.
+Exits as `ctl run` does, and with 4 where hosts are left out.";
+
 /// After the options of `up`.
 pub const UP: &str = "\
 It listens on a Unix socket in the state directory only, keeps its data there, and needs no

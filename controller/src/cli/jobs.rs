@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use protocol::name::HostName;
 
-use super::{completers, help};
+use super::{completers, help, waves::Waves};
 use crate::output::{Exact, Look};
 
 /// `ctl job`.
@@ -66,6 +66,9 @@ pub enum Job {
         exact: Exact,
     },
     Approve(Approve),
+    #[command(after_help = help::RESUME)]
+    Resume(Box<Resume>),
+    Rerun(Box<Again>),
     /// End the job where it runs, and see to it that it never starts where it has not
     ///
     /// Prints what it takes before it takes it. A job of another operator is cancelled only after a question.
@@ -100,6 +103,52 @@ pub struct Approve {
     pub detach: bool,
     #[command(flatten)]
     pub look: Look,
+}
+
+/// Go on with a rolling run, or a job, where it has not succeeded
+///
+/// From any machine: what became of each host is read from Redis. What is under way is awaited first. Then a new run
+/// reaches the hosts on which it failed, expired, or was not begun, in the same waves. A host on which it has succeeded
+/// is never reached again; one whose command may still run is left out and named. Another `ctl` that still drives the
+/// run begins no further wave.
+#[derive(Args, Debug)]
+pub struct Resume {
+    /// Only hosts that stand so; several may be separated by commas
+    #[arg(long, value_name = "STANDING", value_delimiter = ',', value_enum)]
+    pub only: Vec<Standing>,
+    #[command(flatten)]
+    pub again: Again,
+}
+
+/// Run a rolling run, or a job, once more, on all of its hosts
+#[derive(Args, Debug)]
+pub struct Again {
+    #[command(flatten)]
+    pub id: JobId,
+    /// The secret arguments, which Redis does not have in clear
+    #[arg(value_name = "NAME=VALUE")]
+    pub secrets: Vec<String>,
+    /// Do not ask, even if somebody else has signed what will run
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Print output as it is produced
+    #[arg(short, long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub look: Look,
+    #[command(flatten)]
+    pub waves: Waves,
+}
+
+/// How a run stands on hosts that are to be reached again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Standing {
+    /// It ended without success
+    Failed,
+    /// It was never sent
+    Unreached,
+    /// It was not begun in time
+    Expired,
 }
 
 /// Some hosts of a job.

@@ -17,3 +17,4 @@ pub mod sizes;
 pub mod state_directory;
 pub mod targeting;
 pub mod transfers;
+pub mod waves;

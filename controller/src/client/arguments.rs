@@ -40,6 +40,9 @@ pub enum ArgumentsError {
     /// A parameter was given by its name and behind `--`.
     #[error("{0} is given twice: by name and after --")]
     TwiceTrailing(String),
+    /// Only secrets are typed once more.
+    #[error("{0} is no secret: it stays as it was")]
+    NoSecret(String),
     /// The action takes no words behind `--`.
     #[error("{0} takes no words after --")]
     NoTrailing(String),
@@ -49,11 +52,33 @@ pub enum ArgumentsError {
 /// Defaults are left to each host, as they may differ between releases.
 pub(super) fn read(action: &ActionSpec, typed: &[String], words: &[String]) -> Result<Arguments, ArgumentsError> {
     let trailing = action.parameters.iter().find(|parameter| parameter.trailing);
+    let mut arguments = read_pairs(action, typed)?;
+    if !words.is_empty() {
+        let name = trailing.ok_or_else(|| ArgumentsError::NoTrailing(action.name.clone()))?.name.clone();
+        if arguments.insert(name.clone(), Argument::List(words.to_vec())).is_some() {
+            return Err(ArgumentsError::TwiceTrailing(name));
+        }
+    }
+    action.check(arguments.clone())?;
+    Ok(arguments)
+}
+
+/// Reads `NAME=VALUE` words that must all be secrets of `action`.
+pub(super) fn read_secrets(action: &ActionSpec, typed: &[String]) -> Result<Arguments, ArgumentsError> {
+    let secrets = read_pairs(action, typed)?;
+    let is_secret = |name: &str| action.parameter(name).is_some_and(|parameter| parameter.secret);
+    match secrets.keys().find(|name| !is_secret(name)) {
+        Some(other) => Err(ArgumentsError::NoSecret(other.clone())),
+        None => Ok(secrets),
+    }
+}
+
+fn read_pairs(action: &ActionSpec, typed: &[String]) -> Result<Arguments, ArgumentsError> {
     let mut arguments = Arguments::new();
     for text in typed {
-        let no_pair = || ArgumentsError::NoPair {
-            text: text.clone(),
-            trailing: trailing.map(|parameter| parameter.name.clone()),
+        let no_pair = || {
+            let trailing = action.parameters.iter().find(|parameter| parameter.trailing);
+            ArgumentsError::NoPair { text: text.clone(), trailing: trailing.map(|parameter| parameter.name.clone()) }
         };
         let (name, value) = text.split_once('=').ok_or_else(no_pair)?;
         let (parameter, argument) = read_one(action, name, value)?;
@@ -64,14 +89,6 @@ pub(super) fn read(action: &ActionSpec, typed: &[String], words: &[String]) -> R
             _ => return Err(ArgumentsError::Twice(name.to_owned())),
         }
     }
-
-    if !words.is_empty() {
-        let name = trailing.ok_or_else(|| ArgumentsError::NoTrailing(action.name.clone()))?.name.clone();
-        if arguments.insert(name.clone(), Argument::List(words.to_vec())).is_some() {
-            return Err(ArgumentsError::TwiceTrailing(name));
-        }
-    }
-    action.check(arguments.clone())?;
     Ok(arguments)
 }
 

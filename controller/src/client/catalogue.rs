@@ -95,6 +95,19 @@ pub fn understand(hosts: &[Host], action: &str, typed: &[String], words: &[Strin
     understood.ok_or(Error::NoTargets)
 }
 
+/// Reads `NAME=VALUE` words as secret arguments of `action`, of which others are known already.
+///
+/// # Errors
+/// Some host does not offer or not allow the action, or a word is no secret argument of it.
+pub fn secrets_of(hosts: &[Host], action: &str, typed: &[String]) -> Result<Arguments, Error> {
+    check_offered(hosts, action)?;
+    let Some(spec) = hosts.iter().find_map(|host| host.action(action)) else { return Err(Error::NoTargets) };
+    arguments::read_secrets(spec, typed).map_err(|source| {
+        let source = Box::new(source);
+        Error::Arguments { action: action.to_owned(), host: None, source }
+    })
+}
+
 /// Turns the words that are typed for an action into those of its dry run.
 ///
 /// # Errors

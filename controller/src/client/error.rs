@@ -8,6 +8,7 @@ use protocol::{
     job::{JobHeadline, RecordError},
     limits,
     name::{HostName, JobId, NameError, Namespace},
+    rollout::RolloutError,
     secret::SecretError,
     time::{Millis, show_duration},
 };
@@ -188,6 +189,20 @@ pub enum Error {
     /// This operator has no job.
     #[error("{0} has run no job that is still kept")]
     NoJobs(String),
+    /// Somebody else goes on with a rolling run.
+    #[error("the rolling run {0} was taken over: somebody resumes it")]
+    RolloutClosed(JobId),
+    /// Somebody else has resumed a rolling run.
+    #[error("the rolling run {rollout} was resumed meanwhile, as {by}")]
+    Resumed {
+        /// The run.
+        rollout: JobId,
+        /// The run that goes on.
+        by: String,
+    },
+    /// The record of a rolling run cannot be read.
+    #[error("the record of the rolling run {0} cannot be read: {1}")]
+    DamagedRollout(JobId, #[source] Box<RolloutError>),
     /// There is no job of this id, or whose id begins like this.
     #[error("there is no job {0}")]
     UnknownJob(String),

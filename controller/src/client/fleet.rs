@@ -1,10 +1,13 @@
 //! The connection to the fleet's Redis.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use protocol::{
     clock::{FleetClock, millis},
-    connection::{Address, Connection},
+    connection::{Address, Backoff, Connection},
     keys::Keys,
     limits,
     name::Namespace,
@@ -22,6 +25,9 @@ use super::{
 
 /// The longest blocking read. Short enough that states derived from deadlines are reported in time.
 pub(super) const BLOCK: Duration = Duration::from_secs(2);
+
+/// How long a write is tried again where its reply was lost, or Redis cannot take it for the moment.
+const PERSIST_WITHIN: Duration = Duration::from_secs(30);
 
 /// Hosts that are read, or sent commands, in one round trip.
 pub(super) const CHUNK: usize = 500;
@@ -116,6 +122,22 @@ impl Fleet {
         let reply = pipeline.query_async(&mut self.connection).await;
         self.blocks = false;
         reply.map_err(|error| self.failure_of(pipeline, error))
+    }
+
+    /// Like [`Self::query`], for writes that may be sent twice: they are, until Redis takes them.
+    pub(super) async fn persist<T: FromRedisValue>(&mut self, writes: &Pipeline) -> Result<T, Error> {
+        let begun = Instant::now();
+        let mut backoff = Backoff::new(BLOCK);
+        loop {
+            match self.query(writes).await {
+                Err(error) if error.is_transient() && begun.elapsed() < PERSIST_WITHIN => {
+                    tokio::time::sleep(backoff.delay()).await;
+                    // Where there is no connection, the next attempt fails with the dead one.
+                    let _ = self.reconnect().await;
+                }
+                done => return done,
+            }
+        }
     }
 
     async fn ensure_unblocked(&mut self) -> Result<(), Error> {

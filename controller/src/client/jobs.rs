@@ -32,6 +32,7 @@ use super::{
 };
 
 /// An action, its arguments and its hosts. It cannot be printed, as it holds secrets.
+#[derive(Clone)]
 pub struct Request {
     /// The action's name.
     pub action: String,
@@ -267,11 +268,16 @@ impl Fleet {
     /// # Errors
     /// There is none, there are several, or its record cannot be read.
     pub async fn find_job(&mut self, typed: &str) -> Result<Job, Error> {
-        let id = match typed.parse() {
-            Ok(id) => id,
-            Err(_) => self.complete_id(typed).await?,
-        };
+        let id = self.find_id(typed).await?;
         self.job(id).await
+    }
+
+    /// The id that was typed, or that begins as what was typed.
+    pub(super) async fn find_id(&mut self, typed: &str) -> Result<JobId, Error> {
+        match typed.parse() {
+            Ok(id) => Ok(id),
+            Err(_) => self.complete_id(typed).await,
+        }
     }
 
     async fn job(&mut self, id: JobId) -> Result<Job, Error> {

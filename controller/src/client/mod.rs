@@ -105,6 +105,7 @@ mod known_hosts;
 mod outputs;
 mod proposal;
 pub mod redis_info;
+mod rollout;
 mod sealing;
 mod select;
 mod signer;
@@ -121,7 +122,7 @@ pub use self::{
     approve::Approved,
     arguments::ArgumentsError,
     cancel::Cancellation,
-    catalogue::{Offer, Understood, as_dry_run, offers, understand},
+    catalogue::{Offer, Understood, as_dry_run, offers, secrets_of, understand},
     downloads::{Download, Piece},
     error::{Error, WrongType, shorten},
     events::{Absent, Damage, Event, HostResult},
@@ -132,6 +133,7 @@ pub use self::{
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
     proposal::{Proposal, ProposalError},
+    rollout::{Budget, BudgetError, Course, Left, Rollout, Run, Standing, Standings},
     select::{Selected, Selection},
     signer::{Signer, SignerError},
     spelling::closest,

@@ -154,6 +154,12 @@ impl Fleet {
         Ok(doubts)
     }
 
+    /// Of these hosts, those for which the filter holds, and those of which that is not known.
+    pub async fn judge(&mut self, hosts: &[HostName], filter: &Filter) -> Result<(Vec<HostName>, Vec<Unknown>), Error> {
+        let Filtered { meant, unknown, .. } = self.filtered(hosts, filter, &Selection::all()).await?;
+        Ok((meant, unknown))
+    }
+
     /// Judges the hosts. Only what the filter asks for is read.
     async fn filtered(
         &mut self,

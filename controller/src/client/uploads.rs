@@ -1,25 +1,18 @@
 //! Content that hosts shall fetch: it lies in Redis, encrypted, for as long as somebody needs it. See
 //! [`protocol::artifact`].
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use protocol::{
     artifact::{Artifact, ContentKey},
     clock::millis,
-    connection::Backoff,
     name::JobId,
     scripts::RELEASE_ARTIFACT,
     time::Millis,
 };
 use redis::Pipeline;
 
-use super::{
-    error::Error,
-    fleet::{BLOCK, Fleet},
-};
-
-/// How long a piece is tried again where its reply was lost, or Redis cannot take it for the moment.
-const UPLOAD_WITHIN: Duration = Duration::from_secs(30);
+use super::{error::Error, fleet::Fleet};
 
 /// Content on its way to hosts. Where it is not released, it expires.
 #[derive(Debug)]
@@ -50,7 +43,7 @@ impl Fleet {
         let mut claim = redis::pipe();
         claim.atomic().zadd(&users, upload.user.to_string(), upload.until_ms).ignore();
         self.keep(&mut claim, &users, &upload);
-        self.persist(&claim).await?;
+        self.persist::<()>(&claim).await?;
         Ok(upload)
     }
 
@@ -82,22 +75,6 @@ impl Fleet {
         let left = upload.until_ms.saturating_sub(self.now()).max(1);
         for condition in ["NX", "GT"] {
             pipeline.cmd("PEXPIRE").arg(key).arg(left).arg(condition).ignore();
-        }
-    }
-
-    /// Sends writes that may be sent twice, until Redis takes them.
-    async fn persist(&mut self, writes: &Pipeline) -> Result<(), Error> {
-        let begun = Instant::now();
-        let mut backoff = Backoff::new(BLOCK);
-        loop {
-            match self.query(writes).await {
-                Err(error) if error.is_transient() && begun.elapsed() < UPLOAD_WITHIN => {
-                    tokio::time::sleep(backoff.delay()).await;
-                    // Where there is no connection, the next attempt fails with the dead one.
-                    let _ = self.reconnect().await;
-                }
-                done => return done,
-            }
         }
     }
 }

@@ -7,6 +7,7 @@ use protocol::{outcome::State, targets::Targets};
 use super::{
     content::{self, Content},
     last,
+    rolling::{Ran, Rolling, roll},
     watch::{self, Live},
 };
 use crate::{
@@ -76,6 +77,29 @@ impl Delivery {
             ));
         }
         Ok(follower.results().map(|result| result.state).collect())
+    }
+
+    /// Sends a request in waves, and prints their results.
+    ///
+    /// # Errors
+    /// Nothing was sent. The content is taken back then.
+    pub async fn roll(
+        &mut self,
+        rolling: &Rolling<'_>,
+        fleet: &mut Fleet,
+        settings: &Settings,
+        printer: &Printer,
+    ) -> anyhow::Result<Ran> {
+        let ran = roll(rolling, fleet, settings, printer).await;
+        match &ran {
+            Ok(ran) => self.open |= ran.is_open,
+            Err(_) => {
+                if let Some(upload) = self.upload.as_ref().filter(|_| !self.open) {
+                    content::release(upload, fleet, printer).await;
+                }
+            }
+        }
+        ran
     }
 
     /// Takes the content back, unless a host may still fetch it. Then it expires.

@@ -15,11 +15,12 @@ use serde_json::{Value, json};
 use super::{
     cancel, last, proposal,
     register::{Register, Signed},
+    resume,
     watch::{self, Live},
 };
 use crate::{
     cli::{jobs::Job as Command, settings::Settings},
-    client::{Event, Fleet, Follower, HostResult, Job, JobFilter, Proposal, RecentJob},
+    client::{Event, Fleet, Follower, HostResult, Job, JobFilter, Proposal, RecentJob, Rollout, Run},
     output::{
         Cell, Exit, Format, Printer, Table, events,
         explain::how_to_mend,
@@ -73,6 +74,8 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             return logs(&job, follower, fleet, printer).await;
         }
         Command::Approve(options) => return proposal::approve(options, fleet, settings, printer).await,
+        Command::Resume(options) => return Box::pin(resume::resume(*options, fleet, settings, printer)).await,
+        Command::Rerun(options) => return Box::pin(resume::rerun(*options, fleet, settings, printer)).await,
         Command::Cancel { id, only, yes } => {
             let job = last::find(&id.id, fleet, settings).await?;
             return cancel::cancel(fleet, &job, &only.hosts, settings, yes, printer).await;
@@ -206,8 +209,27 @@ async fn show(job: &Job, fleet: &mut Fleet, settings: &Settings, printer: &Print
     printer.line("")?;
     printer.table(&standings(job, &results, now))?;
     printer.note(&summary.of_results(&results));
+    if let Run::Rollout(rollout) = fleet.run_of(job.clone()).await? {
+        printer.note(&place(job, &rollout));
+    }
     printer.note(&format!("the results themselves: ctl job wait {}", job.id().short()));
     Ok(())
+}
+
+/// Where a job stands in its rolling run.
+fn place(job: &Job, rollout: &Rollout) -> String {
+    let wave = rollout.waves().position(|wave| wave.job == job.id()).map_or(0, |at| at + 1);
+    let reached: usize = rollout.waves().map(|wave| wave.hosts.len()).sum();
+    let total = rollout.targets().len();
+    let ended = match (rollout.next(), rollout.ended()) {
+        (Some(_), _) => "resumed since".to_owned(),
+        (None, Some(how)) => format!("ended: {}", style::plain(how)),
+        (None, None) => "not ended".to_owned(),
+    };
+    let name = rollout.name();
+    format!(
+        "wave {wave} of a rolling run, which has reached {reached} of {total} hosts ({ended}): ctl job resume {name}"
+    )
 }
 
 /// Writes the manifest, byte for byte as it was signed, and its signature, as `ssh-keygen -Y verify` reads them.

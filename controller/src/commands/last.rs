@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The word for the operator's newest job.
-const LAST: &str = "last";
+pub const LAST: &str = "last";
 
 /// The job that is meant.
 pub async fn find(typed: &str, fleet: &mut Fleet, settings: &Settings) -> anyhow::Result<Job> {

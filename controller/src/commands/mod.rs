@@ -17,6 +17,8 @@ mod key;
 mod last;
 mod proposal;
 mod register;
+mod resume;
+mod rolling;
 mod run;
 mod secrets;
 mod selected;

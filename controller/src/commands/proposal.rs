@@ -148,7 +148,7 @@ fn shown(job: &Job, proposal: Proposal, register: &Register, now: Millis) -> Tab
 }
 
 /// Every argument in full.
-fn arguments(arguments: &Arguments) -> Vec<(String, String)> {
+pub fn arguments(arguments: &Arguments) -> Vec<(String, String)> {
     let list = |words: &[String]| words.iter().map(|word| style::exact(word)).collect::<Vec<_>>().join(" ");
     let mut shown = Vec::new();
     for (name, argument) in arguments {

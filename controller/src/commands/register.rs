@@ -41,21 +41,26 @@ impl Register {
 
     /// Who asks for the job.
     pub fn operator(&self, job: &Job) -> Signed {
-        self.judge(job, &job.manifest().operator, &job.signed().signature)
+        self.judge_job(job, &job.manifest().operator, &job.signed().signature)
     }
 
     /// Those who have approved it.
     pub fn approvers(&self, job: &Job) -> Vec<Signed> {
-        job.approvals().0.iter().map(|approval| self.judge(job, &approval.principal, &approval.signature)).collect()
+        job.approvals().0.iter().map(|approval| self.judge_job(job, &approval.principal, &approval.signature)).collect()
     }
 
-    fn judge(&self, job: &Job, name: &str, signature: &[u8]) -> Signed {
+    fn judge_job(&self, job: &Job, name: &str, signature: &[u8]) -> Signed {
+        self.judge(name, sshsig::JOB, (&job.signed().bytes, signature))
+    }
+
+    /// Whether the signature over these bytes, made for this purpose, is that of the principal.
+    pub fn judge(&self, name: &str, namespace: &str, (bytes, signature): (&[u8], &[u8])) -> Signed {
         let doubt = match &self.trust {
             None => Some("there is no copy of the fleet's trust file here (ctl key list)".to_owned()),
             Some(own) => Signature::from_bytes(signature)
                 .map_err(|error| error.to_string())
                 .and_then(|signature| {
-                    let verified = own.trust.verify(sshsig::JOB, name, &job.signed().bytes, &signature, self.at);
+                    let verified = own.trust.verify(namespace, name, bytes, &signature, self.at);
                     verified.map_err(|error| error.to_string())
                 })
                 .err(),

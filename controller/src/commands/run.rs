@@ -3,7 +3,9 @@
 use protocol::{limits, name::HostName, targets::Targets, time::Millis};
 
 use super::{
-    proposal, secrets,
+    proposal,
+    rolling::{Rolling, foretell, roll},
+    secrets,
     selected::{confirm, may_change, select},
     watch::{self, Live, Sent},
 };
@@ -56,10 +58,21 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
         return proposal::propose(request, understood.approvals, fleet, settings, printer).await;
     }
     proposal::refuse_alone(&request.action, understood.approvals)?;
+    let waves = options.waves.is_rolling().then(|| options.waves.of(hosts.len()));
+    if let Some(waves) = &waves {
+        printer.note(&foretell(hosts.len(), waves));
+    }
     if !options.rehearse && may_change(&hosts, &request.action) {
         confirm(&request.action, [(&selection, &hosts[..])], options.yes)?;
     }
     let signer = keys::open(settings).await?;
+    if let Some(waves) = &waves {
+        printer.set_look(options.look);
+        let live = Live::following(options.follow);
+        let rolling = Rolling { request: &request, waves, from: None, live, signer: &signer };
+        let ran = roll(&rolling, fleet, settings, printer).await?;
+        return Ok(ran.exit().with_left_out(left_out || damaged));
+    }
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
 
     printer.set_look(options.look);

@@ -47,6 +47,15 @@ pub struct Sent {
     pub wait: bool,
 }
 
+/// How far a job was followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// Until nothing more was awaited, or could be.
+    ToTheEnd(Exit),
+    /// Until somebody wanted to see no more.
+    Left(Exit),
+}
+
 /// Follows a job that was just sent to these hosts.
 pub async fn sent(fleet: &mut Fleet, job: &Job, hosts: &[Host], how: &Sent, printer: &Printer) -> anyhow::Result<Exit> {
     let mut follower = follower(job, hosts, how.wait, fleet.now(), printer);
@@ -96,6 +105,17 @@ pub async fn watch(
     watch_as(View::of(job), fleet, job, follower, printer, live).await
 }
 
+/// The same, for a wave of a rolling run: it matters whether it was left.
+pub async fn watch_wave(
+    fleet: &mut Fleet,
+    job: &Job,
+    follower: &mut Follower<'_>,
+    printer: &Printer,
+    live: Live,
+) -> anyhow::Result<Watched> {
+    watch_until(View::of(job), fleet, job, follower, printer, live).await
+}
+
 /// The same, with results that look so.
 pub async fn watch_as(
     view: View,
@@ -105,6 +125,19 @@ pub async fn watch_as(
     printer: &Printer,
     live: Live,
 ) -> anyhow::Result<Exit> {
+    let (Watched::ToTheEnd(exit) | Watched::Left(exit)) =
+        watch_until(view, fleet, job, follower, printer, live).await?;
+    Ok(exit)
+}
+
+async fn watch_until(
+    view: View,
+    fleet: &mut Fleet,
+    job: &Job,
+    follower: &mut Follower<'_>,
+    printer: &Printer,
+    live: Live,
+) -> anyhow::Result<Watched> {
     let tells = live == Live::Progress && printer.format() == Format::Table && follower.results().count() <= NAMED;
     let live = live == Live::Output && printer.format() != Format::Json;
     if live {
@@ -128,7 +161,7 @@ pub async fn watch_as(
                 break;
             }
             // Nobody sees what is followed any more.
-            () = &mut closed, if live => return Ok(Exit::Closed),
+            () = &mut closed, if live => return Ok(Watched::Left(Exit::Closed)),
             event = follower.next(fleet) => event,
         };
         match event {
@@ -145,7 +178,7 @@ pub async fn watch_as(
             }
         }
         if live && printer.is_closed() {
-            return Ok(Exit::Closed);
+            return Ok(Watched::Left(Exit::Closed));
         }
         printer.progress(follower.done());
     }
@@ -160,7 +193,8 @@ pub async fn watch_as(
     if detached {
         printer.note(&format!("detached; the job goes on: ctl job wait {}", job.id().short()));
     }
-    Ok(output.tail.exit_of(&results))
+    let exit = output.tail.exit_of(&results);
+    Ok(if detached { Watched::Left(exit) } else { Watched::ToTheEnd(exit) })
 }
 
 /// An error that ends the following of a job, which goes on.

@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use protocol::event::Stream;
 use serde::Serialize;
+use serde_json::Value;
 use terminal_size::Width;
 use tokio::{io::Interest, net::unix::pipe};
 
@@ -74,6 +75,8 @@ pub struct Printer {
     /// A part of a job's results could not be written, which was reported.
     lost: Cell<bool>,
     look: Cell<Look>,
+    /// Objects that wait to be part of a greater one; the innermost last.
+    documents: RefCell<Vec<Vec<Value>>>,
 }
 
 impl Printer {
@@ -88,6 +91,7 @@ impl Printer {
             closed: Cell::new(false),
             lost: Cell::new(false),
             look: Cell::new(Look { exact: Exact { raw: false }, no_fold: false }),
+            documents: RefCell::new(Vec::new()),
         }
     }
 
@@ -190,6 +194,12 @@ impl Printer {
 
     /// One object: over several lines as `json`, on one as `jsonl`.
     pub fn object(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        if self.format == Format::Json
+            && let Some(parts) = self.documents.borrow_mut().last_mut()
+        {
+            parts.push(serde_json::to_value(value)?);
+            return Ok(());
+        }
         let text = match self.format {
             Format::Jsonl => serde_json::to_string(value),
             Format::Json | Format::Table => serde_json::to_string_pretty(value),
@@ -203,6 +213,18 @@ impl Printer {
             Format::Jsonl => values.iter().try_for_each(|value| self.object(value)),
             Format::Json | Format::Table => self.object(&values),
         }
+    }
+
+    /// From now on, objects are kept, to be parts of a greater one: as `json`, a command prints one object. As `jsonl` each
+    /// is printed at once.
+    pub fn begin_document(&self) {
+        self.documents.borrow_mut().push(Vec::new());
+    }
+
+    /// Prints the greater object, of the parts that were kept since [`Self::begin_document`]. It is none for a person.
+    pub fn end_document(&self, whole: impl FnOnce(Vec<Value>) -> Value) -> anyhow::Result<()> {
+        let parts = self.documents.borrow_mut().pop().unwrap_or_default();
+        if self.format == Format::Table { Ok(()) } else { self.object(&whole(parts)) }
     }
 
     /// A remark beside the result.

@@ -15,6 +15,9 @@ use super::{
 /// The namespace of jobs, orders to cancel and approvals.
 pub const JOB: &str = "redfleet-job@v1";
 
+/// The namespace of plans of rolling runs. No worker takes a plan for a command.
+pub const ROLLOUT: &str = "redfleet-rollout@v1";
+
 /// The namespace of outcomes, and of all else that a host states.
 pub const HOST: &str = "redfleet-host@v1";
 

@@ -42,3 +42,27 @@ fn of_thirty_hosts_the_one_that_fails_is_named_with_its_log_and_what_runs_there(
     assert_eq!(rows.len(), HOSTS);
     assert!(rows.iter().all(|row| row[1] == if row[0] == "web17" { "1" } else { "2" }), "{status}");
 }
+
+#[test]
+fn in_waves_a_bad_release_reaches_no_more_than_the_first_hosts() {
+    let redis = Redis::start();
+    let hosts: Vec<_> = (1..=4).map(|number| Host::start(&format!("web{number}"), "", &redis)).collect();
+    let ctl = Ctl::on(&redis);
+    let deploy = |version: &str, behaviour: &str| {
+        let from = release(&ctl, version, behaviour);
+        let from = from.to_str().expect("text").to_owned();
+        ctl.run(["deploy", "web", "--version", version, "--from", &from, "--canary", "1", "--batch", "2", "web*"])
+    };
+    let output = deploy("1", "").expect(0);
+    assert!(output.stderr.contains("4 hosts: 4 succeeded"), "{output}");
+
+    let output = deploy("2", "sick").expect(2);
+    assert!(output.stderr.contains("stopped after wave 1 of 3: 1 failed"), "{output}");
+    assert!(output.stderr.contains("not reached: web[2-4]"), "{output}");
+    assert!(hosts.iter().all(|host| host.answers() == "1"), "{output}");
+    assert!(!hosts[1].has("2"), "no other host has even fetched it");
+    let again = ctl.run(["job", "resume", "last"]).expect(1);
+    assert!(again.stderr.contains("give that command again, on web[1-4]"), "{again}");
+    let content = redis.cli(["--scan", "--pattern", "artifact:*"]);
+    assert_eq!(content.trim(), "", "nobody needs it any more");
+}

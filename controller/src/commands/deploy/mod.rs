@@ -23,7 +23,7 @@ pub async fn run(command: Deploy, fleet: &mut Fleet, settings: &Settings, printe
         (Some(Look::Rollback(options)), _) => rollback::run(options, fleet, settings, printer).await,
         (None, Some(release)) => {
             let selection = command.narrowing.of(&release.hosts);
-            release::run(release, &selection, fleet, settings, printer).await
+            release::run(release, &selection, &command.waves, fleet, settings, printer).await
         }
         // The grammar asks for one of them.
         (None, None) => Err(Advice::new("name an app").hint("ctl deploy --help").into()),

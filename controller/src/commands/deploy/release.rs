@@ -4,13 +4,14 @@ use super::{
     super::{
         delivery::{Delivery, request},
         proposal,
+        rolling::{Rolling, foretell},
         selected::{confirm, select},
         watch::Live,
     },
     source::Offer,
 };
 use crate::{
-    cli::{deploys::Release, keys, settings::Settings},
+    cli::{deploys::Release, keys, settings::Settings, waves::Waves},
     client::{Fleet, Selection, understand},
     output::{Exit, Printer},
 };
@@ -22,6 +23,7 @@ const ACTION: &str = "deploy";
 pub async fn run(
     options: Release,
     selection: &Selection,
+    waves: &Waves,
     fleet: &mut Fleet,
     settings: &Settings,
     printer: &Printer,
@@ -34,6 +36,10 @@ pub async fn run(
     words.extend(dry_run.then(|| "dry_run=true".to_owned()));
     let known = understand(&hosts, ACTION, &words, &[])?;
     proposal::refuse_alone(ACTION, known.approvals)?;
+    let waves = waves.is_rolling().then(|| waves.of(hosts.len()));
+    if let Some(waves) = &waves {
+        printer.note(&foretell(hosts.len(), waves));
+    }
     if !dry_run {
         confirm(&format!("deploy of {app} {version}"), [(selection, &hosts[..])], yes)?;
     }
@@ -43,7 +49,13 @@ pub async fn run(
     let content = offer.content().filter(|_| !dry_run);
     let mut delivery = Delivery::begin(content, timeout, fleet, settings, printer).await?;
     let request = request(ACTION, known, timeout, &hosts, settings);
-    let states = delivery.send(request, &signer, Live::Progress, fleet, printer).await?;
+    let exit = match &waves {
+        Some(waves) => {
+            let rolling = Rolling { request: &request, waves, from: None, live: Live::Progress, signer: &signer };
+            delivery.roll(&rolling, fleet, settings, printer).await?.exit()
+        }
+        None => Exit::of(delivery.send(request, &signer, Live::Progress, fleet, printer).await?),
+    };
     delivery.end(fleet, printer).await;
-    Ok(Exit::of(states).with_left_out(left_out))
+    Ok(exit.with_left_out(left_out))
 }

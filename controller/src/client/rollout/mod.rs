@@ -1,0 +1,297 @@
+//! Rolling runs: a request to many hosts, sent to some at a time. See [`protocol::rollout`].
+//!
+//! One `ctl` drives a run. It claims each wave in Redis before the wave's hosts are sent anything. Whoever resumes the run
+//! closes it first, so that its driver, should it still live, begins no further wave; then looks at all waves that were
+//! claimed, and goes on in a run of its own with the hosts that did not succeed.
+
+mod budget;
+mod course;
+mod standing;
+
+use protocol::{
+    clock::millis,
+    name::{HostName, JobId},
+    rollout::{Plan, RolloutRecord, Wave, Waves},
+    targets::Targets,
+    time::Millis,
+    trust::sshsig::{self, Signature},
+};
+use redis::{Cmd, Pipeline, Value};
+
+pub use self::{
+    budget::{Budget, BudgetError},
+    course::Course,
+    standing::{Left, Standing, Standings},
+};
+use super::{
+    error::Error,
+    events::Event,
+    fleet::{Fleet, RawHash, fields},
+    jobs::{Job, Request},
+    signer::Signer,
+};
+
+/// A rolling run.
+#[derive(Clone, Debug)]
+pub struct Rollout {
+    record: RolloutRecord,
+}
+
+impl Rollout {
+    /// Its id.
+    pub const fn id(&self) -> JobId {
+        self.record.id()
+    }
+
+    /// What it is called: as its newest wave, which stands in lists; by its own id where it has none.
+    pub fn name(&self) -> String {
+        self.record.waves.values().next_back().map_or_else(|| self.id().to_string(), |wave| wave.job.short())
+    }
+
+    /// What runs, and where.
+    pub const fn plan(&self) -> &Plan {
+        &self.record.plan
+    }
+
+    /// All of its hosts.
+    pub const fn targets(&self) -> &Targets {
+        &self.record.targets
+    }
+
+    /// The waves that were begun, in order.
+    pub fn waves(&self) -> impl ExactSizeIterator<Item = &Wave> {
+        self.record.waves.values()
+    }
+
+    /// How it has ended, where it has.
+    pub fn ended(&self) -> Option<&str> {
+        self.record.ended.as_deref()
+    }
+
+    /// The run that goes on with the hosts that this one left.
+    pub const fn next(&self) -> Option<JobId> {
+        self.record.next
+    }
+
+    /// When the `ctl` that drives it was last alive.
+    pub const fn seen_ms(&self) -> Option<Millis> {
+        self.record.seen_ms
+    }
+
+    /// The plan's bytes, and its signature.
+    pub const fn signed(&self) -> (&[u8], &[u8]) {
+        let signed = &self.record.signed;
+        (signed.bytes.as_slice(), signed.signature.as_slice())
+    }
+
+    /// Whether this key has signed the plan.
+    pub fn is_signed_by(&self, signer: &Signer) -> bool {
+        is_signed_by(signer, sshsig::ROLLOUT, self.signed())
+    }
+}
+
+impl Job {
+    /// Whether this key has signed the job.
+    pub fn is_signed_by(&self, signer: &Signer) -> bool {
+        is_signed_by(signer, sshsig::JOB, (&self.record.signed.bytes, &self.record.signed.signature))
+    }
+
+    /// The rolling run of which it is a wave. Nobody vouches for this.
+    pub const fn rollout(&self) -> Option<JobId> {
+        self.record.rollout
+    }
+}
+
+fn is_signed_by(signer: &Signer, namespace: &str, (bytes, signature): (&[u8], &[u8])) -> bool {
+    let Ok(signature) = Signature::from_bytes(signature) else { return false };
+    let is_theirs = signature.signer().plain().fingerprint() == signer.fingerprint().to_string();
+    is_theirs && signature.verify(namespace, bytes).is_ok()
+}
+
+/// What can be run again.
+#[derive(Clone, Debug)]
+pub enum Run {
+    /// A rolling run.
+    Rollout(Box<Rollout>),
+    /// A job that was sent to all of its hosts at once.
+    Job(Box<Job>),
+}
+
+impl Fleet {
+    /// The run that is meant: by its id, or that of one of its waves, or the beginning of one.
+    ///
+    /// # Errors
+    /// There is none, there are several, or its record cannot be read.
+    pub async fn find_run(&mut self, typed: &str) -> Result<Run, Error> {
+        let id = self.find_id(typed).await?;
+        match self.rollout(id).await {
+            Err(Error::UnknownJob(_)) => {}
+            found => return Ok(Run::Rollout(Box::new(found?))),
+        }
+        let job = self.find_job(&id.to_string()).await?;
+        self.run_of(job).await
+    }
+
+    /// The run of which this job is a wave, or the job itself.
+    ///
+    /// # Errors
+    /// The run's record cannot be read.
+    pub async fn run_of(&mut self, job: Job) -> Result<Run, Error> {
+        let Some(id) = job.rollout() else { return Ok(Run::Job(Box::new(job))) };
+        match self.rollout(id).await {
+            // Nobody vouches for what the job says of it.
+            Ok(rollout) if rollout.waves().any(|wave| wave.job == job.id()) => Ok(Run::Rollout(Box::new(rollout))),
+            Ok(_) | Err(Error::UnknownJob(_)) => Ok(Run::Job(Box::new(job))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a rolling run of the request, signs its plan and records it. Nothing is sent.
+    ///
+    /// # Errors
+    /// The request is too large, or the key does not sign.
+    pub async fn begin_rollout(&mut self, request: &Request, waves: Waves, signer: &Signer) -> Result<Rollout, Error> {
+        if request.targets.is_empty() {
+            return Err(Error::NoTargets);
+        }
+        let now = self.signing_moment().await?;
+        let salt = JobId::salt();
+        let plan = Plan {
+            rollout: JobId::derive(&request.operator, now, &salt),
+            action: request.action.clone(),
+            arguments: request.arguments.clone(),
+            secrets: request.secrets.keys().cloned().collect(),
+            operator: request.operator.clone(),
+            issued_at_ms: now,
+            start_by_ms: millis(request.start_by),
+            timeout_ms: millis(request.timeout),
+            retention_ms: millis(request.retention),
+            keep_output: request.keep_output,
+            targets: request.targets.root(),
+            namespace: self.namespace.clone(),
+            waves,
+        };
+        let mut record = RolloutRecord::unsigned(plan, request.targets.clone());
+        record.signed.signature = signer.sign(sshsig::ROLLOUT, &record.signed.bytes).await?;
+        self.write_whole(record.write(self.keys(), now)).await?;
+        Ok(Rollout { record })
+    }
+
+    /// Makes a job of the run's next wave, signs it and claims it. It is to be sent with [`Self::send_wave`].
+    ///
+    /// # Errors
+    /// [`Error::RolloutClosed`]: somebody else goes on with the run. Nothing was sent.
+    pub async fn begin_wave(
+        &mut self,
+        rollout: &mut Rollout,
+        request: Request,
+        signer: &Signer,
+        report: impl FnMut(Event),
+    ) -> Result<Job, Error> {
+        let mut job = self.signed_job(request, signer, report).await?;
+        job.record.rollout = Some(rollout.id());
+        // The job can be found before its claim is: whoever resumes the run sends what this process could not.
+        self.write_whole(job.record.write(self.keys())).await?;
+        if !job.sealed_keys.is_empty() {
+            self.write_whole(job.record.write_sealed_keys(self.keys(), &job.sealed_keys)).await?;
+        }
+
+        let number = rollout.record.waves.keys().next_back().map_or(1, |last| last + 1);
+        let wave = Wave { job: job.id(), hosts: job.targets().hosts().cloned().collect() };
+        let claim = rollout.record.claim(self.keys(), number, &wave, self.now());
+        rollout.record.waves.insert(number, wave);
+        match self.ask_rollout(claim).await? {
+            0 => {
+                rollout.record.waves.remove(&number);
+                return Err(Error::RolloutClosed(rollout.id()));
+            }
+            // Redis has lost it.
+            -1 => self.write_whole(rollout.record.write(self.keys(), self.now())).await?,
+            _ => {}
+        }
+        Ok(job)
+    }
+
+    /// Sends the job of a wave that was claimed, as [`Self::dispatch`] does.
+    ///
+    /// # Errors
+    /// As of `dispatch`.
+    pub async fn send_wave(&mut self, job: Job, report: impl FnMut(Event)) -> Result<Job, Error> {
+        self.send_out(job, report).await
+    }
+
+    /// Says that the driver of the run lives.
+    pub async fn beat(&mut self, rollout: &Rollout) -> Result<(), Error> {
+        let beat = rollout.record.beat(self.keys(), self.now());
+        self.query::<(i64,)>(redis::pipe().add_command(beat)).await.map(drop)
+    }
+
+    /// Records how the run has ended.
+    pub async fn end_rollout(&mut self, rollout: &Rollout, how: &str) -> Result<(), Error> {
+        let end = rollout.record.end(self.keys(), how);
+        self.ask_rollout(end).await.map(drop)
+    }
+
+    /// The run of that id.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`], or its record cannot be read.
+    pub async fn rollout(&mut self, id: JobId) -> Result<Rollout, Error> {
+        let (hash,): (RawHash,) = self.query_with_time(redis::pipe().hgetall(self.keys().job_rollout(id))).await?;
+        if hash.is_empty() {
+            return Err(Error::UnknownJob(id.to_string()));
+        }
+        let record = RolloutRecord::from_fields(fields(hash), id);
+        let record = record.map_err(|error| Error::DamagedRollout(id, Box::new(error)))?;
+        if record.plan.namespace != self.namespace {
+            let (theirs, ours) = (record.plan.namespace, self.namespace.clone());
+            return Err(Error::ForeignJob { job: id, theirs, ours });
+        }
+        Ok(Rollout { record })
+    }
+
+    /// Keeps whoever drives the run from beginning another wave, and reads the run as it is now.
+    ///
+    /// # Errors
+    /// As of [`Self::rollout`].
+    pub async fn close_rollout(&mut self, rollout: &Rollout, operator: &str) -> Result<Rollout, Error> {
+        let close = rollout.record.close(self.keys(), operator);
+        self.ask_rollout(close).await?;
+        self.rollout(rollout.id()).await
+    }
+
+    /// Makes `next` the run that goes on with the hosts that `rollout` left.
+    ///
+    /// # Errors
+    /// [`Error::Resumed`]: another run does.
+    pub async fn succeed(&mut self, rollout: &Rollout, next: &Rollout) -> Result<(), Error> {
+        let succeed = rollout.record.succeed(self.keys(), next.id());
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(succeed);
+        let (successor,): (String,) = self.persist(&pipeline).await?;
+        if successor == next.id().to_string() {
+            return Ok(());
+        }
+        Err(Error::Resumed { rollout: rollout.id(), by: successor })
+    }
+
+    /// Sends writes on one key as one transaction.
+    async fn write_whole(&mut self, mut writes: Pipeline) -> Result<(), Error> {
+        self.persist::<Vec<Value>>(writes.atomic()).await.map(drop)
+    }
+
+    async fn ask_rollout(&mut self, command: Cmd) -> Result<i64, Error> {
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(command);
+        let (reply,): (i64,) = self.persist(&pipeline).await?;
+        Ok(reply)
+    }
+}
+
+impl Request {
+    /// The same for these hosts.
+    #[must_use]
+    pub fn to(&self, hosts: impl IntoIterator<Item = HostName>) -> Self {
+        Self { targets: Targets::new(hosts), ..self.clone() }
+    }
+}

@@ -1,0 +1,336 @@
+//! A rolling run: one request to many hosts, of which a job is sent to some at a time. Its record is the hash
+//! `job:{ID}:rollout`.
+//!
+//! The plan is signed, under a namespace of its own: whoever resumes the run can see who asked for what on which hosts,
+//! and no worker takes a plan for a command. Each wave is a job like any other, signed when its time has come: whoever
+//! can write to Redis cannot start a wave before `ctl` does, nor after it has stopped.
+//!
+//! | field | content |
+//! |---|---|
+//! | `plan`, `signature` | the [`Plan`]: `MessagePack` with named fields, and the operator's signature |
+//! | `targets` | its hosts, whose root is in the plan |
+//! | `wave:N` | the job of a wave and its hosts, written before they are sent anything |
+//! | `seen_at` | when the `ctl` that drives the run was last alive |
+//! | `ended` | how it has ended, where it has |
+//! | `closed` | who resumes it: nobody may add a wave any more |
+//! | `next` | the run that goes on with the hosts that this one left |
+
+use std::collections::BTreeMap;
+
+use redis::{Cmd, Pipeline};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    action::{Arguments, shown},
+    clock::millis,
+    keys::Keys,
+    limits,
+    name::{HostName, JobId, Namespace},
+    scripts::{CLOSE_ROLLOUT, SET_ROLLOUT, SUCCEED_ROLLOUT},
+    signed::{Document, DocumentError, Fields, Signed},
+    targets::{TargetRoot, Targets},
+    time::{Millis, read_moment, show_moment},
+    unique::unique,
+};
+
+/// What runs, where, and how it goes on from host to host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The run.
+    pub rollout: JobId,
+    /// The action's name.
+    pub action: String,
+    /// Its arguments, without those that are secret.
+    #[serde(default, deserialize_with = "unique")]
+    pub arguments: Arguments,
+    /// The names of its secret arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+    /// The operator: the principal whose key signed the plan.
+    pub operator: String,
+    /// When it was issued.
+    pub issued_at_ms: Millis,
+    /// How long each command may wait for its start, in milliseconds.
+    pub start_by_ms: u64,
+    /// How long each command may run, in milliseconds.
+    pub timeout_ms: u64,
+    /// How long results are kept, in milliseconds.
+    pub retention_ms: u64,
+    /// How many bytes of each output stream a result keeps, where not [`limits::OUTPUT_BYTES`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_output: Option<u64>,
+    /// All of its hosts.
+    pub targets: TargetRoot,
+    /// The namespace of the hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
+    /// How it goes from host to host.
+    pub waves: Waves,
+}
+
+/// How a run goes from host to host. Shares of the hosts have been made numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waves {
+    /// How many hosts the first wave has; 0: as many as the others.
+    pub canary: u64,
+    /// How many hosts each other wave has.
+    pub batch: u64,
+    /// The pause between waves, in milliseconds.
+    pub wait_ms: u64,
+    /// The run stops once more hosts than this have failed.
+    pub max_fail: u64,
+    /// The run stops if this holds for a host that it has reached: an expression of `--where`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abort_if: Option<String>,
+}
+
+impl Plan {
+    /// Its arguments for people; secret ones are `***`.
+    pub fn shown(&self) -> Map<String, Value> {
+        shown(&self.arguments, &self.secrets)
+    }
+}
+
+impl Document for Plan {
+    const FIELD: &'static str = "plan";
+    const MAX_BYTES: usize = limits::PLAN_BYTES;
+}
+
+/// A wave that was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wave {
+    /// Its job.
+    pub job: JobId,
+    /// The hosts of the job.
+    pub hosts: Vec<HostName>,
+}
+
+/// A rolling run as Redis keeps it.
+#[derive(Clone, Debug)]
+pub struct RolloutRecord {
+    /// The decoded plan.
+    pub plan: Plan,
+    /// The plan as it was signed.
+    pub signed: Signed<Plan>,
+    /// All of its hosts.
+    pub targets: Targets,
+    /// The waves that were begun, by number from 1.
+    pub waves: BTreeMap<u32, Wave>,
+    /// When the `ctl` that drives it was last alive.
+    pub seen_ms: Option<Millis>,
+    /// How it has ended, where it has.
+    pub ended: Option<String>,
+    /// The run that goes on with the hosts that this one left.
+    pub next: Option<JobId>,
+}
+
+/// Why a run's hash cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RolloutError {
+    /// The plan is missing or malformed.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// The plan is of another run.
+    #[error("the plan is of another run")]
+    Foreign,
+    /// The list of hosts is not the one that the plan commits to.
+    #[error("the field 'targets' does not belong to the plan")]
+    Targets,
+    /// A wave is malformed.
+    #[error("the field '{0}' is malformed")]
+    Wave(String),
+}
+
+impl RolloutRecord {
+    /// The record of a run whose signature is still to come.
+    pub fn unsigned(plan: Plan, targets: Targets) -> Self {
+        let signed = Signed::unsigned(&plan);
+        Self { plan, signed, targets, waves: BTreeMap::new(), seen_ms: None, ended: None, next: None }
+    }
+
+    /// Its id.
+    pub const fn id(&self) -> JobId {
+        self.plan.rollout
+    }
+
+    /// Reads the hash of the run `id`.
+    ///
+    /// # Errors
+    /// The hash is absent, damaged, about another run, or was written by a newer release.
+    pub fn from_fields(mut fields: Fields, id: JobId) -> Result<Self, RolloutError> {
+        let signed = Signed::<Plan>::take(&mut fields)?;
+        let plan = signed.open()?;
+        if plan.rollout != id {
+            return Err(RolloutError::Foreign);
+        }
+        let text = |value: Vec<u8>| String::from_utf8(value).ok();
+        let names = fields.remove("targets").and_then(text).unwrap_or_default();
+        let hosts: Result<Vec<HostName>, _> = names.split(' ').map(str::parse).collect();
+        let targets = Targets::new(hosts.map_err(|_| RolloutError::Targets)?);
+        if targets.root() != plan.targets {
+            return Err(RolloutError::Targets);
+        }
+
+        let mut waves = BTreeMap::new();
+        for (field, value) in fields.iter().filter(|(field, _)| field.starts_with(WAVE)) {
+            let number = field.strip_prefix(WAVE).and_then(|number| number.parse().ok());
+            let (number, wave) = number.zip(read_wave(value)).ok_or_else(|| RolloutError::Wave(field.clone()))?;
+            // Whoever writes to Redis cannot add hosts to the run.
+            if !wave.hosts.iter().all(|host| targets.has(host)) {
+                return Err(RolloutError::Wave(field.clone()));
+            }
+            waves.insert(number, wave);
+        }
+        let mut take = |name: &str| fields.remove(name).and_then(text);
+        Ok(Self {
+            plan,
+            signed,
+            targets,
+            waves,
+            seen_ms: take("seen_at").and_then(|moment| read_moment(&moment)),
+            ended: take("ended"),
+            next: take("next").and_then(|id| id.parse().ok()),
+        })
+    }
+
+    /// Writes the whole run with its time to live, as one transaction.
+    pub fn write(&self, keys: &Keys, now: Millis) -> Pipeline {
+        let names: Vec<_> = self.targets.hosts().map(HostName::as_str).collect();
+        let key = keys.job_rollout(self.id());
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HSET").arg(&key);
+        for (name, value) in self.signed.fields() {
+            pipeline.arg(name).arg(value);
+        }
+        pipeline.arg("targets").arg(names.join(" ")).arg("seen_at").arg(show_moment(now));
+        for (number, wave) in &self.waves {
+            pipeline.arg(format!("{WAVE}{number}")).arg(show_wave(wave));
+        }
+        pipeline.cmd("PEXPIRE").arg(&key).arg(self.lifetime());
+        pipeline
+    }
+
+    /// Claims a wave, before its hosts are sent anything. Replies 1; 0 where the run was closed, -1 where Redis has lost it.
+    pub fn claim(&self, keys: &Keys, number: u32, wave: &Wave, now: Millis) -> Cmd {
+        self.set(keys, &[(&format!("{WAVE}{number}"), show_wave(wave)), ("seen_at", show_moment(now))])
+    }
+
+    /// Says that the driver of the run lives. Replies as [`Self::claim`] does.
+    pub fn beat(&self, keys: &Keys, now: Millis) -> Cmd {
+        self.set(keys, &[("seen_at", show_moment(now))])
+    }
+
+    /// Says how the run has ended. Replies as [`Self::claim`] does.
+    pub fn end(&self, keys: &Keys, how: &str) -> Cmd {
+        self.set(keys, &[("ended", how.to_owned())])
+    }
+
+    /// Keeps whoever drives the run from adding another wave. Replies -1 where Redis has lost it.
+    pub fn close(&self, keys: &Keys, by: &str) -> Cmd {
+        self.script(keys, CLOSE_ROLLOUT, &[by.to_owned()])
+    }
+
+    /// Makes `next` the run that goes on with the hosts that this one left, unless another is. Replies with the one that does.
+    pub fn succeed(&self, keys: &Keys, next: JobId) -> Cmd {
+        self.script(keys, SUCCEED_ROLLOUT, &[next.to_string()])
+    }
+
+    fn set(&self, keys: &Keys, fields: &[(&str, String)]) -> Cmd {
+        let pairs = fields.iter().flat_map(|(name, value)| [(*name).to_owned(), value.clone()]);
+        let words: Vec<_> = [self.lifetime().to_string()].into_iter().chain(pairs).collect();
+        self.script(keys, SET_ROLLOUT, &words)
+    }
+
+    fn script(&self, keys: &Keys, script: &str, words: &[String]) -> Cmd {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(script).arg(1).arg(keys.job_rollout(self.id())).arg(words);
+        eval
+    }
+
+    /// How long the hash is kept after it was written last, in milliseconds: as long as any job of it.
+    fn lifetime(&self) -> u64 {
+        let Plan { start_by_ms, timeout_ms, retention_ms, .. } = self.plan;
+        let waits = start_by_ms.saturating_add(millis(limits::QUEUE_MAX));
+        waits.saturating_add(timeout_ms).saturating_add(retention_ms)
+    }
+}
+
+/// What begins the name of a wave's field.
+const WAVE: &str = "wave:";
+
+fn show_wave(wave: &Wave) -> String {
+    let hosts = wave.hosts.iter().map(ToString::to_string);
+    [wave.job.to_string()].into_iter().chain(hosts).collect::<Vec<_>>().join(" ")
+}
+
+fn read_wave(value: &[u8]) -> Option<Wave> {
+    let mut words = std::str::from_utf8(value).ok()?.split(' ');
+    let job = words.next()?.parse().ok()?;
+    let hosts = words.map(|host| host.parse().ok()).collect::<Option<Vec<_>>>()?;
+    Some(Wave { job, hosts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> RolloutRecord {
+        let targets = Targets::new(["web2", "web1"].map(|name| name.parse().unwrap()));
+        let plan = Plan {
+            rollout: JobId::new(),
+            action: "ping".into(),
+            arguments: Arguments::new(),
+            secrets: vec!["token".into()],
+            operator: "ann@desk".into(),
+            issued_at_ms: 1_790_000_000_000,
+            start_by_ms: 300_000,
+            timeout_ms: 60_000,
+            retention_ms: 3_600_000,
+            keep_output: None,
+            targets: targets.root(),
+            namespace: None,
+            waves: Waves { canary: 1, batch: 5, wait_ms: 0, max_fail: 2, abort_if: None },
+        };
+        RolloutRecord::unsigned(plan, targets)
+    }
+
+    /// The fields as [`RolloutRecord::write`] writes them.
+    fn fields(record: &RolloutRecord) -> Fields {
+        let mut fields: Fields =
+            record.signed.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        fields.insert("targets".into(), b"web1 web2".to_vec());
+        fields
+    }
+
+    #[test]
+    fn a_run_reads_back_from_its_hash() {
+        let record = record();
+        let job = JobId::new();
+        let mut fields = fields(&record);
+        fields.insert("wave:1".into(), format!("{job} web2").into_bytes());
+        fields.insert("next".into(), job.to_string().into_bytes());
+        let read = RolloutRecord::from_fields(fields, record.id()).unwrap();
+        assert_eq!((&read.plan, read.next), (&record.plan, Some(job)));
+        assert_eq!(read.waves[&1], Wave { job, hosts: vec!["web2".parse().unwrap()] });
+    }
+
+    #[test]
+    fn hosts_that_the_plan_does_not_have_are_refused() {
+        let record = record();
+        let read = |name: &str, value: &str| {
+            let mut fields = fields(&record);
+            fields.insert(name.into(), value.as_bytes().to_vec());
+            RolloutRecord::from_fields(fields, record.id()).unwrap_err()
+        };
+        assert!(matches!(read("targets", "web1 web2 web3"), RolloutError::Targets));
+        for wave in [format!("{} web3", JobId::new()), "web1".to_owned(), String::new()] {
+            assert!(matches!(read("wave:1", &wave), RolloutError::Wave(_)), "{wave}");
+        }
+        assert!(matches!(read("wave:x", ""), RolloutError::Wave(_)));
+        let foreign = RolloutRecord::from_fields(fields(&record), JobId::new());
+        assert!(matches!(foreign, Err(RolloutError::Foreign)));
+    }
+}

@@ -1,0 +1,122 @@
+//! Going on from another machine.
+
+use tests::{Ctl, Signatory};
+
+use super::Hosts;
+
+#[test]
+fn what_failed_or_was_not_reached_is_gone_on_with() {
+    let hosts = Hosts::start(5);
+    hosts.fail("web2");
+    let output = hosts.run("--batch 2").expect(2);
+    hosts.expect_once([1, 2]);
+    let line = output.stderr.lines().find(|line| line.contains("ctl job resume")).expect("a hint");
+    let id = line.rsplit(' ').next().expect("an id");
+
+    hosts.mend("web2");
+    let output = hosts.elsewhere().run(["job", "resume", id]).expect(0);
+    assert_eq!(
+        hosts.ran(),
+        [("web1", 1), ("web2", 2), ("web3", 1), ("web4", 1), ("web5", 1)]
+            .map(|(host, count)| (host.to_owned(), count))
+            .into()
+    );
+    assert!(output.stderr.contains("on 4 hosts: web[2-5]"), "{output}");
+    assert!(output.stderr.contains("4 hosts in 2 waves, 2 at a time"), "{output}");
+
+    // All that is left is left to the newest of the runs.
+    let output = hosts.elsewhere().run(["job", "resume", id]).expect(0);
+    assert!(output.stderr.contains("it was resumed before"), "{output}");
+    assert!(output.stderr.contains("nothing to go on with: succeeded on 4 hosts"), "{output}");
+}
+
+#[test]
+fn only_some_of_them_are_gone_on_with() {
+    let hosts = Hosts::start(3);
+    hosts.fail("web1");
+    hosts.run("--batch 1").expect(2);
+    hosts.mend("web1");
+    hosts.elsewhere().run(["job", "resume", "last", "--only", "unreached", "--batch", "2"]).expect(0);
+    hosts.expect_once(1..=3);
+}
+
+#[test]
+fn a_job_that_was_sent_at_once_is_gone_on_with_too() {
+    let hosts = Hosts::start(3);
+    hosts.fail("web3");
+    hosts.run("").expect(2);
+    hosts.mend("web3");
+    let output = hosts.elsewhere().run(["job", "resume", "last"]).expect(0);
+    assert!(output.stderr.contains("on 1 host: web3"), "{output}");
+    assert_eq!(hosts.ran()["web3"], 2);
+    let output = hosts.elsewhere().run(["job", "rerun", "last", "--batch", "1"]).expect(0);
+    assert!(output.stderr.contains("on 1 host: web3"), "the last job has one host: {output}");
+    assert_eq!(hosts.ran()["web3"], 3);
+}
+
+#[test]
+fn whoever_resumes_a_run_takes_it_from_its_driver() {
+    let hosts = Hosts::start(3);
+    let running = hosts.spawn("--batch 1 --batch-wait 5s");
+    running.wait_stderr("web1: succeeded");
+    let refused = hosts.elsewhere().run(["job", "resume", "last"]).expect(1);
+    assert!(refused.stderr.contains("a ctl has driven it within the last seconds"), "{refused}");
+    hosts.elsewhere().run(["job", "resume", "last", "--yes", "--batch", "2"]).expect(0);
+    hosts.expect_once(1..=3);
+    let output = running.wait().expect(4);
+    assert!(output.stderr.contains("stopped after wave 1 of 3: somebody else has resumed it"), "{output}");
+    hosts.expect_once(1..=3);
+}
+
+#[test]
+fn what_another_key_has_signed_is_shown_and_asked_about() {
+    let hosts = Hosts::start(2);
+    hosts.fail("web1");
+    hosts.run("--batch 1").expect(2);
+    hosts.mend("web1");
+    let job =
+        hosts.ctl.run(["job", "list", "-o", "json"]).expect(0).json()[0]["job"].as_str().expect("an id").to_owned();
+    let other = Ctl::on(&hosts.redis).with_key(&Signatory::new(7));
+    let output = other.run(["job", "resume", &job]).expect(1);
+    assert!(output.stderr.contains("it was not signed with your key"), "{output}");
+    assert!(output.stderr.contains("asked by") && output.stderr.contains("web[1,2]"), "{output}");
+    hosts.expect_once([1]);
+}
+
+#[test]
+fn a_run_that_was_changed_in_redis_is_not_gone_on_with() {
+    let hosts = Hosts::start(3);
+    hosts.fail("web1");
+    let words = hosts.words("--batch 1");
+    let words = words.iter().map(|word| if word == "--all" { "--host=web1,web2" } else { word });
+    hosts.ctl.run(words).expect(2);
+    let key = hosts.redis.cli(["--scan", "--pattern", "job:*:rollout"]);
+    let job =
+        hosts.ctl.run(["job", "list", "-o", "json"]).expect(0).json()[0]["job"].as_str().expect("an id").to_owned();
+    // Another host is slipped in.
+    hosts.redis.cli(["HSET", &key, "targets", "web1 web2 web3"]);
+    let output = hosts.elsewhere().run(["job", "resume", &job]).expect(1);
+    assert!(output.stderr.contains("cannot be read: the field 'targets' does not belong to the plan"), "{output}");
+    hosts.redis.cli(["HSET", &key, "targets", "web1 web2", "wave:2", &format!("{job} web3")]);
+    let output = hosts.elsewhere().run(["job", "resume", &job]).expect(1);
+    assert!(output.stderr.contains("the field 'wave:2' is malformed"), "{output}");
+    hosts.expect_once([1]);
+}
+
+#[test]
+fn secrets_are_given_once_more() {
+    let hosts = Hosts::start(2);
+    let script = format!("test ${{#TOKEN}} = 7 && {}", hosts.script());
+    hosts.fail("web1");
+    let words = ["run", "--all", "--batch", "1", "exec", "secret.TOKEN=hunter2", "--", "sh", "-c", &script];
+    hosts.ctl.run(words).expect(2);
+    hosts.mend("web1");
+    let output = hosts.elsewhere().run(["job", "resume", "last"]).expect(1);
+    assert!(output.stderr.contains("it has secrets, which Redis does not have: secret"), "{output}");
+    hosts.elsewhere().run(["job", "resume", "last", "secret.TOKEN=hunter2"]).expect(0);
+    assert_eq!(hosts.ran()["web2"], 1);
+    let stored = hosts.redis.cli(["--scan", "--pattern", "*:rollout"]);
+    for key in stored.lines() {
+        assert!(!hosts.redis.cli(["HGETALL", key]).contains("hunter2"), "{key}");
+    }
+}
