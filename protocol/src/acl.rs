@@ -220,7 +220,7 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         grant(
             Both,
             [keys.job_rollout(Any)],
-            &["exists", "hexists", "hget", "hset", "hsetnx", "pexpire", "eval"],
+            &["exists", "hexists", "hset", "pexpire", "eval"],
             "record a rolling run and its waves",
         ),
         grant(

@@ -133,6 +133,12 @@ impl JobId {
         Self(Uuid::now_v7())
     }
 
+    /// The id of a part of what has this id: the same for the same name.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Self {
+        Self::derive(name, self.issued_at_ms(), &Salt::new(*self.as_bytes()))
+    }
+
     /// The id's 16 bytes.
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()

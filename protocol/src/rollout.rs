@@ -13,9 +13,8 @@
 //! | `seen_at` | when the `ctl` that drives the run was last alive |
 //! | `ended` | how it has ended, where it has |
 //! | `closed` | who resumes it: nobody may add a wave any more |
-//! | `next` | the run that goes on with the hosts that this one left |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use redis::{Cmd, Pipeline};
 use serde::{Deserialize, Serialize};
@@ -27,7 +26,7 @@ use crate::{
     keys::Keys,
     limits,
     name::{HostName, JobId, Namespace},
-    scripts::{CLOSE_ROLLOUT, SET_ROLLOUT, SUCCEED_ROLLOUT},
+    scripts::{BEGIN_ROLLOUT, CLOSE_ROLLOUT, SET_ROLLOUT},
     signed::{Document, DocumentError, Fields, Signed},
     targets::{TargetRoot, Targets},
     time::{Millis, read_moment, show_moment},
@@ -40,6 +39,9 @@ use crate::{
 pub struct Plan {
     /// The run.
     pub rollout: JobId,
+    /// The run, or the job, whose remaining hosts these are. Then this run's id is [`next`] of that one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<JobId>,
     /// The action's name.
     pub action: String,
     /// Its arguments, without those that are secret.
@@ -99,6 +101,11 @@ impl Document for Plan {
     const MAX_BYTES: usize = limits::PLAN_BYTES;
 }
 
+/// The id of the run that goes on where this one, or this job, has ended: there can be one only.
+pub fn next(prior: JobId) -> JobId {
+    prior.part("resume")
+}
+
 /// A wave that was begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wave {
@@ -123,8 +130,6 @@ pub struct RolloutRecord {
     pub seen_ms: Option<Millis>,
     /// How it has ended, where it has.
     pub ended: Option<String>,
-    /// The run that goes on with the hosts that this one left.
-    pub next: Option<JobId>,
 }
 
 /// Why a run's hash cannot be used.
@@ -148,7 +153,7 @@ impl RolloutRecord {
     /// The record of a run whose signature is still to come.
     pub fn unsigned(plan: Plan, targets: Targets) -> Self {
         let signed = Signed::unsigned(&plan);
-        Self { plan, signed, targets, waves: BTreeMap::new(), seen_ms: None, ended: None, next: None }
+        Self { plan, signed, targets, waves: BTreeMap::new(), seen_ms: None, ended: None }
     }
 
     /// Its id.
@@ -174,12 +179,12 @@ impl RolloutRecord {
             return Err(RolloutError::Targets);
         }
 
-        let mut waves = BTreeMap::new();
+        let (mut waves, mut reached) = (BTreeMap::new(), HashSet::new());
         for (field, value) in fields.iter().filter(|(field, _)| field.starts_with(WAVE)) {
             let number = field.strip_prefix(WAVE).and_then(|number| number.parse().ok());
             let (number, wave) = number.zip(read_wave(value)).ok_or_else(|| RolloutError::Wave(field.clone()))?;
-            // Whoever writes to Redis cannot add hosts to the run.
-            if !wave.hosts.iter().all(|host| targets.has(host)) {
+            // Whoever writes to Redis cannot add hosts to the run, nor reach one twice.
+            if !wave.hosts.iter().all(|host| targets.has(host) && reached.insert(host.clone())) {
                 return Err(RolloutError::Wave(field.clone()));
             }
             waves.insert(number, wave);
@@ -192,25 +197,45 @@ impl RolloutRecord {
             waves,
             seen_ms: take("seen_at").and_then(|moment| read_moment(&moment)),
             ended: take("ended"),
-            next: take("next").and_then(|id| id.parse().ok()),
         })
+    }
+
+    /// Begins the run. Replies 1; 0 where there is one of this id.
+    pub fn begin(&self, keys: &Keys, now: Millis) -> Cmd {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(BEGIN_ROLLOUT).arg(1).arg(keys.job_rollout(self.id())).arg(self.lifetime());
+        for (name, value) in self.fields(now) {
+            eval.arg(name).arg(value);
+        }
+        eval
+    }
+
+    /// All fields and values.
+    fn fields(&self, now: Millis) -> Vec<(String, Vec<u8>)> {
+        let names: Vec<_> = self.targets.hosts().map(HostName::as_str).collect();
+        let signed = self.signed.fields().into_iter().map(|(name, value)| (name.to_owned(), value));
+        let plain = [("targets".to_owned(), names.join(" ")), ("seen_at".to_owned(), show_moment(now))];
+        let waves = self.waves.iter().map(|(number, wave)| (format!("{WAVE}{number}"), show_wave(wave)));
+        signed.chain(plain.into_iter().chain(waves).map(|(name, value)| (name, value.into_bytes()))).collect()
     }
 
     /// Writes the whole run with its time to live, as one transaction.
     pub fn write(&self, keys: &Keys, now: Millis) -> Pipeline {
-        let names: Vec<_> = self.targets.hosts().map(HostName::as_str).collect();
         let key = keys.job_rollout(self.id());
         let mut pipeline = redis::pipe();
         pipeline.cmd("HSET").arg(&key);
-        for (name, value) in self.signed.fields() {
+        for (name, value) in self.fields(now) {
             pipeline.arg(name).arg(value);
-        }
-        pipeline.arg("targets").arg(names.join(" ")).arg("seen_at").arg(show_moment(now));
-        for (number, wave) in &self.waves {
-            pipeline.arg(format!("{WAVE}{number}")).arg(show_wave(wave));
         }
         pipeline.cmd("PEXPIRE").arg(&key).arg(self.lifetime());
         pipeline
+    }
+
+    /// Adds the run to the index of recent jobs, beside which it can be found by the beginning of its id.
+    pub fn write_index(&self, keys: &Keys) -> Cmd {
+        let mut add = redis::cmd("ZADD");
+        add.arg(keys.jobs()).arg(self.plan.issued_at_ms).arg(self.id().to_string());
+        add
     }
 
     /// Claims a wave, before its hosts are sent anything. Replies 1; 0 where the run was closed, -1 where Redis has lost it.
@@ -231,11 +256,6 @@ impl RolloutRecord {
     /// Keeps whoever drives the run from adding another wave. Replies -1 where Redis has lost it.
     pub fn close(&self, keys: &Keys, by: &str) -> Cmd {
         self.script(keys, CLOSE_ROLLOUT, &[by.to_owned()])
-    }
-
-    /// Makes `next` the run that goes on with the hosts that this one left, unless another is. Replies with the one that does.
-    pub fn succeed(&self, keys: &Keys, next: JobId) -> Cmd {
-        self.script(keys, SUCCEED_ROLLOUT, &[next.to_string()])
     }
 
     fn set(&self, keys: &Keys, fields: &[(&str, String)]) -> Cmd {
@@ -281,6 +301,7 @@ mod tests {
         let targets = Targets::new(["web2", "web1"].map(|name| name.parse().unwrap()));
         let plan = Plan {
             rollout: JobId::new(),
+            from: None,
             action: "ping".into(),
             arguments: Arguments::new(),
             secrets: vec!["token".into()],
@@ -297,11 +318,9 @@ mod tests {
         RolloutRecord::unsigned(plan, targets)
     }
 
-    /// The fields as [`RolloutRecord::write`] writes them.
     fn fields(record: &RolloutRecord) -> Fields {
-        let mut fields: Fields =
-            record.signed.fields().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        fields.insert("targets".into(), b"web1 web2".to_vec());
+        let fields: Fields = record.fields(record.plan.issued_at_ms).into_iter().collect();
+        assert_eq!(fields["targets"], b"web1 web2");
         fields
     }
 
@@ -311,9 +330,9 @@ mod tests {
         let job = JobId::new();
         let mut fields = fields(&record);
         fields.insert("wave:1".into(), format!("{job} web2").into_bytes());
-        fields.insert("next".into(), job.to_string().into_bytes());
+        fields.insert("ended".into(), b"interrupted".to_vec());
         let read = RolloutRecord::from_fields(fields, record.id()).unwrap();
-        assert_eq!((&read.plan, read.next), (&record.plan, Some(job)));
+        assert_eq!((&read.plan, read.ended.as_deref()), (&record.plan, Some("interrupted")));
         assert_eq!(read.waves[&1], Wave { job, hosts: vec!["web2".parse().unwrap()] });
     }
 
@@ -330,6 +349,8 @@ mod tests {
             assert!(matches!(read("wave:1", &wave), RolloutError::Wave(_)), "{wave}");
         }
         assert!(matches!(read("wave:x", ""), RolloutError::Wave(_)));
+        let twice = format!("{} web2 web2", JobId::new());
+        assert!(matches!(read("wave:1", &twice), RolloutError::Wave(_)), "a host is reached once");
         let foreign = RolloutRecord::from_fields(fields(&record), JobId::new());
         assert!(matches!(foreign, Err(RolloutError::Foreign)));
     }

@@ -117,6 +117,19 @@ expire(KEYS[2])
 return foreign and before or 1
 ";
 
+/// Begins a rolling run, unless there is one of this id. Replies 1; 0 where there is.
+///
+/// ```text
+/// KEYS[1] → job:{ID}:rollout
+/// ARGV[1] → milliseconds until it expires   ARGV[2]… → fields and values
+/// ```
+pub const BEGIN_ROLLOUT: &str = "\
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1
+";
+
 /// Sets fields of a rolling run, unless somebody has closed it. Replies 1; 0 where it is closed, -1 where Redis has lost it.
 ///
 /// ```text
@@ -141,16 +154,4 @@ pub const CLOSE_ROLLOUT: &str = "\
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
 redis.call('HSET', KEYS[1], 'closed', ARGV[1])
 return 1
-";
-
-/// Names the rolling run that goes on where another ended, unless one has. Replies with the one that does.
-///
-/// ```text
-/// KEYS[1] → job:{ID}:rollout
-/// ARGV[1] → the run that would go on
-/// ```
-pub const SUCCEED_ROLLOUT: &str = "\
-if redis.call('EXISTS', KEYS[1]) == 0 then return ARGV[1] end
-redis.call('HSETNX', KEYS[1], 'next', ARGV[1])
-return redis.call('HGET', KEYS[1], 'next')
 ";

@@ -201,6 +201,12 @@ impl Running {
         is_running
     }
 
+    /// What it has written to standard error, once it has ended.
+    #[track_caller]
+    pub fn all_stderr(&self) -> String {
+        self.stderr.wait_closed()
+    }
+
     /// Waits until `ctl` has written `pattern` to standard output, and returns the line.
     #[track_caller]
     pub fn wait_stdout(&self, pattern: &str) -> String {

@@ -12,7 +12,7 @@ use protocol::{connection::Address, limits, name::HostName, trust};
 use super::{
     completers, deploys,
     durations::up_to,
-    help, jobs,
+    help, jobs, playbooks,
     settings::Global,
     sizes,
     targeting::{Targeting, Words, words},
@@ -54,6 +54,9 @@ pub enum Command {
     #[command(subcommand, disable_help_subcommand = true)]
     File(transfers::File),
     Deploy(Box<deploys::Deploy>),
+    /// Run the steps of a file, one after another
+    #[command(subcommand, disable_help_subcommand = true)]
+    Playbook(playbooks::Playbook),
     /// The key that signs what you send, and whose keys the hosts trust
     #[command(subcommand, disable_help_subcommand = true)]
     Key(Key),

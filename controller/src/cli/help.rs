@@ -170,6 +170,35 @@ Examples:
       The hosts on which it failed, one after another.
 Exits as `ctl run` does, and with 4 where hosts are left out.";
 
+/// After the options of `playbook run`.
+pub const PLAYBOOK: &str = "\
+A playbook:
+  values = { version = \"2.1\" }                # --set version=2.2
+  hosts = { label = \"role=web\" }              # host, all, label, where, exclude, limit
+
+  [[step]]
+  name = \"look\"
+  action = \"deploy-status\"
+  arguments = { app = \"web\" }
+
+  [[step]]
+  name = \"deploy\"
+  action = \"deploy\"
+  from = \"dist/web\"                           # beside this file
+  arguments = { app = \"web\", version = \"${version}\" }
+  when = \"result.look.running != ${version}\"  # also all that --where asks for
+  canary = 1                                  # batch, batch_wait, max_fail, abort_if, timeout
+  batch = \"20%\"
+  on_failure = \"rollback\"                     # stop (as without it), continue
+  rollback = { action = \"deploy-rollback\", arguments = { app = \"web\" } }
+
+  [[step]]
+  name = \"calm\"
+  check = \"cpu.usage < 80\"
+  within = \"2m\"
+Arguments may have ${result.STEP.NAME} in them, if it is the same on all hosts of that step: state, exit_code, reason,
+stdout, stderr, or a name of its data.";
+
 /// After the options of `up`.
 pub const UP: &str = "\
 It listens on a Unix socket in the state directory only, keeps its data there, and needs no

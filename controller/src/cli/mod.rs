@@ -12,6 +12,7 @@ pub mod key_file;
 pub mod keys;
 pub mod parse;
 pub mod passphrase;
+pub mod playbooks;
 pub mod settings;
 pub mod sizes;
 pub mod state_directory;

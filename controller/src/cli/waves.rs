@@ -6,7 +6,10 @@ use clap::{ArgGroup, Args};
 use protocol::{clock::millis, limits, rollout};
 
 use super::durations::up_to;
-use crate::client::{Budget, Filter, Limit};
+use crate::{
+    client::{Budget, Filter, Limit},
+    output::Advice,
+};
 
 /// How a run goes from host to host.
 #[derive(Args, Clone, Debug, Default)]
@@ -20,18 +23,18 @@ pub struct Waves {
     #[arg(long, value_name = "N|N%")]
     pub canary: Option<Limit>,
     /// How long to wait between one wave and the next
-    #[arg(long, value_name = "DURATION", value_parser = up_to(limits::START_BY_MAX), requires = "waves")]
+    #[arg(long, value_name = "DURATION", value_parser = up_to(limits::START_BY_MAX))]
     pub batch_wait: Option<Duration>,
     /// Stop once more hosts than this have failed, or this share of all (5%, rounded down); hosts that are offline
     /// or have not answered count [default: 0]
-    #[arg(long, value_name = "N|N%", requires = "waves")]
+    #[arg(long, value_name = "N|N%")]
     pub max_fail: Option<Budget>,
     /// Stop at the first failure: --max-fail 0
-    #[arg(long, requires = "waves", conflicts_with = "max_fail")]
+    #[arg(long, conflicts_with = "max_fail")]
     pub fail_fast: bool,
-    /// Stop before the next wave if this holds for a host that has succeeded, or is not known of it, such as
-    /// 'cpu.usage > 90'
-    #[arg(long, value_name = "EXPR", requires = "waves")]
+    /// Stop before the next wave if this holds for a host on which it has succeeded, or is not known of one, such as
+    /// 'cpu.usage > 90'; figures are waited for until they are from after the wave (20s)
+    #[arg(long, value_name = "EXPR")]
     pub abort_if: Option<Filter>,
 }
 
@@ -39,6 +42,28 @@ impl Waves {
     /// Whether the hosts are reached in waves at all.
     pub const fn is_rolling(&self) -> bool {
         self.batch.is_some() || self.canary.is_some()
+    }
+
+    /// Whether waves are asked for, of a run that had none.
+    ///
+    /// # Errors
+    /// What only waves can have is asked for without any.
+    pub fn asks(&self) -> anyhow::Result<bool> {
+        let others = [
+            ("--batch-wait", self.batch_wait.is_some()),
+            ("--max-fail", self.max_fail.is_some()),
+            ("--fail-fast", self.fail_fast),
+            ("--abort-if", self.abort_if.is_some()),
+        ];
+        match others.into_iter().find(|(_, is_given)| *is_given && !self.is_rolling()) {
+            Some((flag, _)) => {
+                let alone = Advice::new(format!("nothing was sent: {flag} is for hosts that are reached in waves"));
+                Err(alone
+                    .hint("say how many at a time, such as --batch 10%, or how many first, such as --canary 1")
+                    .into())
+            }
+            None => Ok(self.is_rolling()),
+        }
     }
 
     /// The waves for so many hosts.
@@ -56,10 +81,9 @@ impl Waves {
     /// The waves that another run had, but for what is given here.
     pub fn over(&self, total: usize, prior: &rollout::Waves) -> rollout::Waves {
         let given = self.of(total);
-        let is_rolling = self.is_rolling();
         rollout::Waves {
-            canary: if is_rolling { given.canary } else { prior.canary },
-            batch: if is_rolling { given.batch } else { prior.batch },
+            canary: if self.canary.is_some() { given.canary } else { prior.canary },
+            batch: if self.batch.is_some() { given.batch } else { prior.batch },
             wait_ms: if self.batch_wait.is_some() { given.wait_ms } else { prior.wait_ms },
             max_fail: if self.max_fail.is_some() || self.fail_fast { given.max_fail } else { prior.max_fail },
             abort_if: given.abort_if.or_else(|| prior.abort_if.clone()),
@@ -94,6 +118,9 @@ mod tests {
         assert_eq!(over(&Waves::default()), prior);
         let given = over(&waves("50%", ""));
         assert_eq!((given.batch, given.max_fail), (4, 3));
+        let canary = over(&Waves { canary: "1".parse().ok(), ..Waves::default() });
+        assert_eq!((canary.canary, canary.batch), (1, 5), "the others stay as many at a time as they were");
+        assert!(Waves { fail_fast: true, ..Waves::default() }.asks().is_err());
         assert_eq!(over(&Waves { fail_fast: true, ..Waves::default() }).max_fail, 0);
     }
 }

@@ -189,17 +189,23 @@ pub enum Error {
     /// This operator has no job.
     #[error("{0} has run no job that is still kept")]
     NoJobs(String),
+    /// Somebody else has begun a rolling run of this id.
+    #[error("the rolling run {0} has been begun already")]
+    Begun(JobId),
     /// Somebody else goes on with a rolling run.
     #[error("the rolling run {0} was taken over: somebody resumes it")]
     RolloutClosed(JobId),
-    /// Somebody else has resumed a rolling run.
-    #[error("the rolling run {rollout} was resumed meanwhile, as {by}")]
-    Resumed {
+    /// The record of the rolling run to which a job says that it belongs is gone, or knows nothing of it.
+    #[error("job {job} is a wave of the rolling run {rollout}, of which Redis has lost the record")]
+    LostRollout {
+        /// The job.
+        job: JobId,
         /// The run.
         rollout: JobId,
-        /// The run that goes on.
-        by: String,
     },
+    /// Something else stands in the place of a run that goes on with another.
+    #[error("the record of the rolling run {0} is not that of a run that goes on where the one before it ended")]
+    Replaced(JobId),
     /// The record of a rolling run cannot be read.
     #[error("the record of the rolling run {0} cannot be read: {1}")]
     DamagedRollout(JobId, #[source] Box<RolloutError>),

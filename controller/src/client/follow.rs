@@ -55,6 +55,8 @@ pub struct Follower<'a> {
     outputs: Outputs,
     /// Whether hosts that are offline and have not begun are left.
     leaves_offline: bool,
+    /// Whether hosts that have begun and went offline are left, too, and none is awaited beyond the last moment.
+    leaves_silent: bool,
     /// How many hosts were offline at the last look, and have not begun.
     offline: usize,
     /// Before that, Redis was away, and a missing heartbeat says nothing.
@@ -95,6 +97,7 @@ impl<'a> Follower<'a> {
             strangers: Strangers::Meet,
             outputs: Outputs::default(),
             leaves_offline: false,
+            leaves_silent: false,
             offline: 0,
             heartbeats_from: Instant::now(),
             events: VecDeque::new(),
@@ -122,6 +125,25 @@ impl<'a> Follower<'a> {
     /// returns while others are awaited is awaited again.
     pub const fn leave_offline(&mut self) {
         self.leaves_offline = true;
+    }
+
+    /// As [`Self::leave_offline`]. Also leaves hosts that went offline after they had begun, and those that hold a command
+    /// back for longer than its start-by and timeout: for a caller that must go on.
+    pub const fn leave_silent(&mut self) {
+        self.leaves_offline = true;
+        self.leaves_silent = true;
+    }
+
+    /// Since when heartbeats can be relied on: Redis may have been away.
+    pub const fn heartbeats_from(&self) -> Instant {
+        self.heartbeats_from
+    }
+
+    /// Reads the results of all hosts that have published no end: Redis may have lost the state, and not the result.
+    pub async fn look_for_results(&mut self, fleet: &mut Fleet) -> Result<(), Error> {
+        let silent = self.hosts.values().filter(|awaited| !awaited.result.has_ended());
+        let silent = silent.map(|awaited| awaited.result.host.clone()).collect();
+        self.read_outcomes(fleet, silent, false).await
     }
 
     /// How many hosts were left: their commands stay queued.
@@ -457,7 +479,9 @@ impl<'a> Follower<'a> {
                 silent.push((host, self.job.manifest().issued_at_ms));
                 continue;
             }
-            match awaited.judge(self.job.manifest(), online, self.redispatch.lost_since_ms, now) {
+            let is_late = self.leaves_silent && now > verdict::last_moment(self.job.manifest());
+            let verdict = awaited.judge(self.job.manifest(), online, self.redispatch.lost_since_ms, now);
+            match verdict.or(is_late.then_some(awaited.result.state)) {
                 Some(State::Expired) => {
                     silent.push((host, self.job.manifest().issued_at_ms));
                     continue;
@@ -474,7 +498,7 @@ impl<'a> Follower<'a> {
 
             // Without a status, a host was never seen, or Redis has lost it: nothing is known.
             let is_offline = if status.is_some() { !online } else { was_offline };
-            awaited.offline = is_offline && awaited.result.state == State::Queued;
+            awaited.offline = is_offline && (awaited.result.state == State::Queued || self.leaves_silent);
             self.offline += usize::from(awaited.offline);
             // A host that was never seen may just be starting.
             if let Some(status) = status.filter(|_| !online && !awaited.absence_reported) {

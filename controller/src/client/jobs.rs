@@ -212,7 +212,8 @@ impl Fleet {
     pub async fn recent_jobs(&mut self, filter: &JobFilter, limit: usize) -> Result<Vec<RecentJob>, Error> {
         let by_state = filter.failed || filter.running;
         let is_open = filter.hosts.is_empty() && filter.operator.is_none() && !by_state;
-        let ids = self.job_ids(if is_open { limit } else { limits::JOBS }).await?;
+        // Among them are rolling runs, of which each wave is a job.
+        let ids = self.job_ids(if is_open { limit.saturating_mul(2) } else { limits::JOBS }).await?;
         let mut found = Vec::new();
         for page in ids.chunks(PAGE) {
             if found.len() >= limit {
@@ -316,8 +317,8 @@ impl Fleet {
         }
     }
 
-    /// The ids of the newest jobs.
-    async fn job_ids(&mut self, limit: usize) -> Result<Vec<JobId>, Error> {
+    /// The ids of the newest jobs, and of rolling runs among them.
+    pub(super) async fn job_ids(&mut self, limit: usize) -> Result<Vec<JobId>, Error> {
         // The index of the last id: one id too many is read, as no index stands for no id at all.
         let last = limit.min(limits::JOBS);
         let (ids,): (Vec<String>,) =

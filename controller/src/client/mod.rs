@@ -133,8 +133,8 @@ pub use self::{
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
     proposal::{Proposal, ProposalError},
-    rollout::{Budget, BudgetError, Course, Left, Rollout, Run, Standing, Standings},
-    select::{Selected, Selection},
+    rollout::{Budget, BudgetError, Chain, Course, Left, Origin, Rollout, Run, Standing, Standings},
+    select::{Known, Selected, Selection},
     signer::{Signer, SignerError},
     spelling::closest,
     targeting::{

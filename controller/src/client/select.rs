@@ -58,6 +58,9 @@ impl Selection {
     }
 }
 
+/// What else is known of a field of a host, or why it is not; `None` where Redis is to be asked.
+pub type Known<'a> = dyn Fn(&HostName, &Field) -> Option<Result<String, String>> + Sync + 'a;
+
 /// The hosts that are meant.
 #[derive(Debug)]
 pub struct Selected {
@@ -82,7 +85,7 @@ impl Fleet {
         let considered = names.len();
         let mut unknown = Vec::new();
         if let Some(filter) = &selection.filter {
-            let found = self.filtered(&names, filter, selection).await?;
+            let found = self.filtered(&names, filter, selection, &|_, _| None).await?;
             doubts.extend(found.doubts);
             (names, unknown) = (found.meant, found.unknown);
         }
@@ -154,9 +157,15 @@ impl Fleet {
         Ok(doubts)
     }
 
-    /// Of these hosts, those for which the filter holds, and those of which that is not known.
-    pub async fn judge(&mut self, hosts: &[HostName], filter: &Filter) -> Result<(Vec<HostName>, Vec<Unknown>), Error> {
-        let Filtered { meant, unknown, .. } = self.filtered(hosts, filter, &Selection::all()).await?;
+    /// Of these hosts, those for which the filter holds, and those of which that is not known. `known`: what the caller
+    /// knows of a host, or why it does not.
+    pub async fn judge(
+        &mut self,
+        hosts: &[HostName],
+        filter: &Filter,
+        known: &Known<'_>,
+    ) -> Result<(Vec<HostName>, Vec<Unknown>), Error> {
+        let Filtered { meant, unknown, .. } = self.filtered(hosts, filter, &Selection::all(), known).await?;
         Ok((meant, unknown))
     }
 
@@ -166,6 +175,7 @@ impl Fleet {
         names: &[HostName],
         filter: &Filter,
         selection: &Selection,
+        known: &Known<'_>,
     ) -> Result<Filtered, Error> {
         let statuses = self.statuses(names).await?;
         let stranger =
@@ -189,7 +199,9 @@ impl Fleet {
         let (mut meant, mut unknown) = (Vec::new(), Vec::new());
         for ((name, status), values) in names.iter().zip(&statuses).zip(values) {
             let truth = match status {
-                Ok(Some(status)) => filter.judge(&|field| value(field, name, status, values.get(field), now)),
+                Ok(Some(status)) => filter.judge(&|field| {
+                    known(name, field).unwrap_or_else(|| value(field, name, status, values.get(field), now))
+                }),
                 Ok(None) => Truth::Unknown("it has never reported".into()),
                 Err(damage) => Truth::Unknown(damage.to_string()),
             };
@@ -221,7 +233,7 @@ impl Fleet {
             Cmd::hmget(key, &[place, with])
         };
         match field {
-            Field::Host | Field::State => Ok(vec![Found::Value(None, None); names.len()]),
+            Field::Host | Field::State | Field::Result(..) => Ok(vec![Found::Value(None, None); names.len()]),
             Field::Label(_) => {
                 let ask =
                     |keys: &Keys, name: &HostName| [place(keys, name, ""), Cmd::hget(keys.facts(name), PUBLISHED)];

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::{
     cli::{keys, settings::Settings},
-    client::{Error, Event, Fleet, Follower, HostResult, Job},
+    client::{Error, Event, Fleet, Follower, HostResult, Job, Run},
     output::{
         Advice, Exit, Printer, events, moments, style,
         summary::{command, hosts, standing},
@@ -66,6 +66,13 @@ pub async fn cancel(
     agree(job, only, operator, sure, fleet.now(), printer)?;
     let signer = keys::open(settings).await?;
     let ordered_ms = fleet.now();
+    // Otherwise its driver would begin the next wave.
+    if only.is_empty()
+        && let Ok(Run::Rollout(rollout)) = fleet.run_of(job.clone()).await
+    {
+        fleet.close_rollout(&rollout, operator).await?;
+        printer.note("the rolling run of which it is a wave begins no further one");
+    }
     let cancellation = fleet.cancel(job, only, operator, &signer).await?;
     for result in &cancellation.ended {
         printer.note(&format!("{}: already ended ({})", result.host, standing(result)));

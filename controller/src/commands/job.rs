@@ -209,7 +209,7 @@ async fn show(job: &Job, fleet: &mut Fleet, settings: &Settings, printer: &Print
     printer.line("")?;
     printer.table(&standings(job, &results, now))?;
     printer.note(&summary.of_results(&results));
-    if let Run::Rollout(rollout) = fleet.run_of(job.clone()).await? {
+    if let Ok(Run::Rollout(rollout)) = fleet.run_of(job.clone()).await {
         printer.note(&place(job, &rollout));
     }
     printer.note(&format!("the results themselves: ctl job wait {}", job.id().short()));
@@ -221,12 +221,8 @@ fn place(job: &Job, rollout: &Rollout) -> String {
     let wave = rollout.waves().position(|wave| wave.job == job.id()).map_or(0, |at| at + 1);
     let reached: usize = rollout.waves().map(|wave| wave.hosts.len()).sum();
     let total = rollout.targets().len();
-    let ended = match (rollout.next(), rollout.ended()) {
-        (Some(_), _) => "resumed since".to_owned(),
-        (None, Some(how)) => format!("ended: {}", style::plain(how)),
-        (None, None) => "not ended".to_owned(),
-    };
-    let name = rollout.name();
+    let ended = rollout.ended().map_or("not ended".to_owned(), |how| format!("ended: {}", style::plain(how)));
+    let name = rollout.id().short();
     format!(
         "wave {wave} of a rolling run, which has reached {reached} of {total} hosts ({ended}): ctl job resume {name}"
     )

@@ -21,10 +21,16 @@ pub async fn find(typed: &str, fleet: &mut Fleet, settings: &Settings) -> anyhow
     if typed != LAST {
         return Ok(fleet.find_job(typed).await?);
     }
-    let Some((at, reason)) = unsent() else { return Ok(fleet.last_job(&settings.operator).await?) };
+    refuse_unsent(fleet, settings).await?;
+    Ok(fleet.last_job(&settings.operator).await?)
+}
+
+/// Refuses `last` where what was run last was not sent.
+pub async fn refuse_unsent(fleet: &mut Fleet, settings: &Settings) -> anyhow::Result<()> {
+    let Some((at, reason)) = unsent() else { return Ok(()) };
     let mine = JobFilter { operator: Some(settings.operator.clone()), ..JobFilter::default() };
     match fleet.recent_jobs(&mine, 1).await?.pop() {
-        Some(job) if job.id > at => Ok(fleet.find_job(&job.id.to_string()).await?),
+        Some(job) if job.id > at => Ok(()),
         before => {
             let advice = Advice::new(format!("there is no last job: what you ran last was not sent ({reason})"));
             let hint = before.and_then(|job| {

@@ -15,6 +15,7 @@ mod host_key;
 mod job;
 mod key;
 mod last;
+mod playbook;
 mod proposal;
 mod register;
 mod resume;
@@ -75,6 +76,10 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
         Command::Deploy(command) => {
             let mut fleet = connect(settings).await?;
             return Ok(Box::pin(deploy::run(*command, &mut fleet, settings, printer)).await?.into());
+        }
+        Command::Playbook(command) => {
+            let mut fleet = connect(settings).await?;
+            return Ok(Box::pin(playbook::run(command, &mut fleet, settings, printer)).await?.into());
         }
         Command::Host(command) => Box::pin(host::run(command, settings, printer)).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,

@@ -18,7 +18,7 @@ use super::{
     rolling::{Rolling, foretell, roll},
     secrets,
     selected::{confirm, may_change},
-    watch::{self, Live, Sent},
+    watch::Live,
 };
 use crate::{
     cli::{
@@ -26,9 +26,12 @@ use crate::{
         keys,
         settings::Settings,
     },
-    client::{Fleet, Host, Job, Request, Rollout, Run, Selection, Signer, Standing, Standings, secrets_of},
+    client::{Fleet, Host, Job, Origin, Request, Run, Selection, Signer, Standing, Standings, secrets_of},
     output::{Advice, Exit, Printer, Table, events, fold, moments, style, summary},
 };
+
+/// Secret arguments that are the keys of content.
+const CONTENT_KEYS: [&str; 3] = ["content_key", "stdin_key", "script_key"];
 
 /// A run that was seen so recently is driven by a living `ctl`: it says so every few seconds.
 const ALIVE: Millis = 10_000;
@@ -41,47 +44,47 @@ pub async fn resume(
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
     let Resume { only, again } = options;
-    let run = newest(find(&again.id.id, fleet, settings).await?, fleet, printer).await?;
+    let run = find(&again.id.id, fleet, settings).await?;
+    if let Run::Job(job) = &run {
+        proposal::refuse_waiting(job, fleet.now())?;
+    }
+    let mut chain = fleet.chain(run).await?;
     let signer = keys::open(settings).await?;
-    let before = Before::of(&run, &signer);
-    agree(&run, &before, again.yes, fleet.now(), settings, printer)?;
+    let before = Before::of(chain.newest(), &signer);
+    // All that can be refused is refused before its driver is stopped.
+    let known: Vec<Host> = fleet.hosts(&before.hosts).await?.into_iter().filter(Host::is_known).collect();
+    given(&before, &known, &again.secrets)?;
+    agree(chain.newest(), &before, again.yes, Some(fleet.now()), settings, printer)?;
 
+    if let Run::Rollout(rollout) = chain.newest() {
+        let closed = fleet.close_rollout(rollout, &settings.operator).await?;
+        chain.renew(closed);
+    }
     let report = |job: &Job, event, fleet: &Fleet| events::note(&event, job, fleet.now(), printer);
-    let (rollout, standings) = match &run {
-        Run::Rollout(rollout) => {
-            let rollout = fleet.close_rollout(rollout, &settings.operator).await?;
-            // Somebody else may have resumed it just before.
-            if let Some(next) = rollout.next() {
-                let error = Advice::new("somebody else has just resumed it");
-                return Err(error.hint(format!("go on with that run: ctl job resume {next}")).into());
-            }
-            let standings = fleet.standings(&rollout, report).await?;
-            (Some(rollout), standings)
-        }
-        Run::Job(job) => {
-            proposal::refuse_waiting(job, fleet.now())?;
-            (None, fleet.standings_of_job(job, report).await?)
-        }
-    };
+    let standings = fleet.standings(&chain, report).await?;
     let remaining = remaining(&standings, &only);
     let has_left = name_open(&standings, printer);
-    if remaining.is_empty() {
-        let succeeded = standings.at(Standing::Succeeded).count();
+    let succeeded = standings.at(Standing::Succeeded).count();
+    let exit = if remaining.is_empty() {
         printer.note(&format!("nothing to go on with: succeeded on {}", summary::hosts(succeeded)));
-        return Ok(Exit::Success.with_left_out(has_left || succeeded < standings.hosts.len()));
-    }
-    let exit = run_on(remaining, before, rollout.as_ref(), again, &signer, fleet, settings, printer).await?;
-    Ok(exit.with_left_out(has_left))
+        Exit::Success
+    } else {
+        let origin = Origin::Resumes(chain.newest().id());
+        run_on(&remaining, before, origin, again, &signer, fleet, settings, printer).await?
+    };
+    // What was not to be gone on with now is left for another time.
+    Ok(exit.with_left_out(has_left || succeeded + remaining.len() < standings.hosts.len()))
 }
 
 /// Runs everything once more, on all hosts.
 pub async fn rerun(options: Again, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
     let run = find(&options.id.id, fleet, settings).await?;
+    let chain = fleet.chain(run).await?;
     let signer = keys::open(settings).await?;
-    let before = Before::of(&run, &signer);
-    agree(&run, &before, options.yes, 0, settings, printer)?;
+    let before = Before::of(chain.first(), &signer);
+    agree(chain.first(), &before, options.yes, None, settings, printer)?;
     let hosts = before.hosts.clone();
-    run_on(hosts, before, None, options, &signer, fleet, settings, printer).await
+    run_on(&hosts, before, Origin::New, options, &signer, fleet, settings, printer).await
 }
 
 /// What was asked for before.
@@ -155,37 +158,27 @@ impl Before {
 /// What the word that was typed means.
 async fn find(typed: &str, fleet: &mut Fleet, settings: &Settings) -> anyhow::Result<Run> {
     if typed == last::LAST {
-        let job = last::find(typed, fleet, settings).await?;
-        return Ok(fleet.run_of(job).await?);
+        last::refuse_unsent(fleet, settings).await?;
+        return Ok(fleet.last_run(&settings.operator).await?);
     }
     Ok(fleet.find_run(typed).await?)
 }
 
-/// The run that has gone on last with what this one left.
-async fn newest(mut run: Run, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<Run> {
-    while let Run::Rollout(rollout) = &run
-        && let Some(next) = rollout.next()
-    {
-        printer.note("it was resumed before: that run is gone on with");
-        run = Run::Rollout(Box::new(fleet.rollout(next).await?));
-    }
-    Ok(run)
-}
-
 /// Asks before something runs that another key has signed: what stands in Redis may be anybody's. Asks also before a run is
-/// taken from a living driver. `now`: where it is to be taken.
+/// taken from a living driver. `now`: where it is to be taken from one.
 fn agree(
     run: &Run,
     before: &Before,
     is_sure: bool,
-    now: Millis,
+    now: Option<Millis>,
     settings: &Settings,
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let mut doubts = Vec::new();
     if let Run::Rollout(rollout) = run
         && rollout.ended().is_none()
-        && rollout.seen_ms().is_some_and(|seen| now < seen.saturating_add(ALIVE) && now > 0)
+        && let (Some(now), Some(seen)) = (now, rollout.seen_ms())
+        && now < seen.saturating_add(ALIVE)
     {
         doubts.push("a ctl has driven it within the last seconds; if it lives, it begins no further wave".to_owned());
     }
@@ -229,11 +222,16 @@ fn described(run: &Run, before: &Before, settings: &Settings, printer: &Printer)
     }
     let names: Vec<_> = before.hosts.iter().collect();
     pairs.pair("on", format!("{}: {}", summary::hosts(names.len()), fold::names(&names)));
+    pairs.pair("timeout", moments::span(before.timeout));
+    if let Some(waves) = &before.waves {
+        pairs.pair("waves", foretell(names.len(), waves));
+        pairs.pair("unless", style::exact(waves.abort_if.as_deref().unwrap_or("-")));
+    }
     pairs
 }
 
 /// The hosts that are to be reached.
-fn remaining(standings: &Standings, only: &[Wanted]) -> Vec<HostName> {
+pub fn remaining(standings: &Standings, only: &[Wanted]) -> Vec<HostName> {
     let wants = |wanted| only.is_empty() || only.contains(&wanted);
     let is_meant = |standing: &Standing| match standing {
         Standing::Failed => wants(Wanted::Failed),
@@ -247,7 +245,8 @@ fn remaining(standings: &Standings, only: &[Wanted]) -> Vec<HostName> {
 /// Names the hosts that are left out, as a command may still run there. Returns whether there are any.
 fn name_open(standings: &Standings, printer: &Printer) -> bool {
     let mut reasons: BTreeMap<&str, Vec<&HostName>> = BTreeMap::new();
-    for left in &standings.open {
+    let open: Vec<_> = standings.open().collect();
+    for left in &open {
         reasons.entry(&left.reason).or_default().push(&left.host);
     }
     for (reason, hosts) in &reasons {
@@ -259,16 +258,16 @@ fn name_open(standings: &Standings, printer: &Printer) -> bool {
 /// Runs it on these hosts, in waves if it was.
 #[expect(clippy::too_many_arguments, reason = "all of it decides what is sent")]
 async fn run_on(
-    names: Vec<HostName>,
+    names: &[HostName],
     before: Before,
-    from: Option<&Rollout>,
+    origin: Origin,
     options: Again,
     signer: &Signer,
     fleet: &mut Fleet,
     settings: &Settings,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let (hosts, gone): (Vec<Host>, Vec<Host>) = fleet.hosts(&names).await?.into_iter().partition(Host::is_known);
+    let (hosts, gone): (Vec<Host>, Vec<Host>) = fleet.hosts(names).await?.into_iter().partition(Host::is_known);
     let gone: Vec<_> = gone.iter().map(|host| &host.name).collect();
     if !gone.is_empty() {
         printer.trouble(&format!("{}: left out: no longer a host of the fleet", fold::names(&gone)));
@@ -276,14 +275,16 @@ async fn run_on(
     let given = given(&before, &hosts, &options.secrets)?;
     let total = hosts.len();
     let waves = match &before.waves {
-        Some(prior) => Some(options.waves.over(total, prior)),
-        None => options.waves.is_rolling().then(|| options.waves.of(total)),
+        Some(prior) => options.waves.over(total, prior),
+        None if options.waves.asks()? => options.waves.of(total),
+        // All at once, as it was.
+        None => Waves { max_fail: total as u64, ..options.waves.of(total) },
     };
 
     let shown: Vec<_> = hosts.iter().map(|host| &host.name).collect();
     printer.note(&format!("{} on {}: {}", before.command(), summary::hosts(total), fold::names(&shown)));
-    if let Some(waves) = &waves {
-        printer.note(&foretell(total, waves));
+    if waves.canary > 0 || waves.batch < total as u64 {
+        printer.note(&foretell(total, &waves));
     }
     if may_change(&hosts, &before.action) {
         confirm(&before.action, [(&Selection::all(), &hosts[..])], options.yes)?;
@@ -302,20 +303,16 @@ async fn run_on(
     };
     printer.set_look(options.look);
     let live = Live::following(options.follow);
-    let exit = if let Some(waves) = waves {
-        let rolling = Rolling { request: &request, waves: &waves, from, live, signer };
-        roll(&rolling, fleet, settings, printer).await?.exit()
-    } else {
-        let job = fleet.dispatch(request, signer, &mut |event| events::note_dispatch(&event, printer)).await?;
-        let sent = Sent { detach: false, live, wait: false };
-        watch::sent(fleet, &job, &hosts, &sent, printer).await?
-    };
-    Ok(exit.with_left_out(!gone.is_empty()))
+    let rolling = Rolling { request: &request, waves: &waves, origin, live, signer };
+    let ran = roll(&rolling, fleet, settings, printer).await?;
+    Ok(ran.exit().with_left_out(!gone.is_empty()))
 }
 
 /// The secret arguments as they were typed once more.
 fn given(before: &Before, hosts: &[Host], typed: &[String]) -> anyhow::Result<Arguments> {
     let given = secrets_of(hosts, &before.action, typed)?;
+    let approvals = hosts.iter().filter_map(|host| host.action(&before.action)).map(|action| action.approvals).max();
+    proposal::refuse_alone(&before.action, approvals.unwrap_or(1))?;
     if let Some(stranger) = given.keys().find(|name| !before.secrets.contains(name)) {
         return Err(Advice::new(format!("'{stranger}' was no secret of it")).into());
     }
@@ -328,7 +325,7 @@ fn given(before: &Before, hosts: &[Host], typed: &[String]) -> anyhow::Result<Ar
     let error =
         Advice::new(format!("nothing was sent: it has secrets, which Redis does not have: {}", missing.join(", ")));
     // The key of content comes from whoever sends the content.
-    let hint = if missing.iter().any(|name| name.ends_with("_key")) {
+    let hint = if missing.iter().any(|name| CONTENT_KEYS.contains(name)) {
         format!("it needs content that only the first command could send: give that command again, on {hosts}")
     } else {
         format!("give them again: {}", missing.iter().map(|name| format!("{name}=…")).collect::<Vec<_>>().join(" "))

@@ -1,23 +1,28 @@
 //! Rolling runs: drives one from wave to wave, until all hosts are reached or it must stop.
 
-use std::{collections::BTreeMap, future::Future, pin::pin, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use protocol::{
+    limits,
     name::{HostName, Namespace},
     outcome::State,
     rollout::Waves,
 };
 use serde_json::json;
-use tokio::task::JoinHandle;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
 
 use super::watch::{self, Live, Watched};
 use crate::{
     cli::settings::Settings,
-    client::{Course, Error, Filter, Fleet, Host, Request, Rollout, Signer, by_reason},
+    client::{Course, Error, Field, Filter, Fleet, Host, HostResult, Origin, Request, Rollout, Signer, by_reason},
     output::{
-        Exit, Printer, events,
+        Exit, Format, Printer, events,
         explain::explain,
-        fold, moments,
+        fold, moments, style,
         summary::{counts, hosts},
     },
 };
@@ -25,20 +30,59 @@ use crate::{
 /// How often the driver of a run says that it lives.
 const BEAT: Duration = Duration::from_secs(3);
 
+/// How long it takes until a host has certainly read its figures anew.
+const SAMPLED: Duration = Duration::from_secs(20);
+
+/// A request that is to reach its hosts in waves.
+pub struct Rolling<'a> {
+    /// What runs, and where.
+    pub request: &'a Request,
+    /// How it goes from host to host.
+    pub waves: &'a Waves,
+    /// Where the run comes from.
+    pub origin: Origin,
+    /// What is printed meanwhile.
+    pub live: Live,
+    /// Signs the plan, and each wave.
+    pub signer: &'a Signer,
+}
+
 /// What a run has come to.
 pub struct Ran {
-    /// The state of each host that was reached; of one that was offline, [`State::Queued`].
-    pub states: Vec<State>,
-    /// Whether hosts were not reached.
-    pub stopped: bool,
+    /// How it went on the hosts that were sent something.
+    pub results: Vec<HostResult>,
+    /// Hosts that were offline, and sent nothing.
+    pub offline: Vec<HostName>,
+    /// How it ended.
+    pub end: End,
     /// Whether a command may still run.
     pub is_open: bool,
 }
 
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All hosts were reached.
+    Reached,
+    /// More have failed than may, or it was aborted by what hosts report.
+    Stopped,
+    /// It was interrupted, or cannot go on from here.
+    Broken,
+}
+
 impl Ran {
+    /// How many hosts have not succeeded, of those that were reached.
+    pub fn failures(&self) -> usize {
+        self.offline.len() + self.results.iter().filter(|result| result.state != State::Succeeded).count()
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
-        Exit::of(self.states.iter().copied()).with_left_out(self.stopped)
+        if self.results.is_empty() && self.offline.is_empty() && self.end == End::Broken {
+            return Exit::NotSent;
+        }
+        let exit = Exit::of(self.results.iter().map(|result| result.state));
+        exit.with_left_out(self.end != End::Reached || !self.offline.is_empty())
     }
 }
 
@@ -54,17 +98,21 @@ enum Stop {
     Error(Error),
 }
 
-/// What a run will do, and how bad it can get: `30 hosts in 7 waves: 1 first, then 5 at a time; at most 8 can fail …`.
+/// What a run will do, and how bad it can get: `30 hosts in 7 waves, 1 first, then 5 at a time; …: at most 8 can fail`.
 pub fn foretell(total: usize, waves: &Waves) -> String {
     // What the hosts are called does not matter here.
     let names = (0..total).filter_map(|number| format!("host{number}").parse().ok());
     let course = Course::new(names, waves);
     let (failed, in_flight) = course.worst_case();
-    let count = course.count();
-    let in_waves = if count == 1 { "1 wave".to_owned() } else { format!("{count} waves") };
-    let sizes = match (waves.canary, usize::try_from(waves.batch).unwrap_or(usize::MAX).min(total)) {
+    let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX).min(total);
+    let sizes = match (number(waves.canary), number(waves.batch)) {
         (0, batch) => format!("{batch} at a time"),
+        (canary, _) if canary == total => format!("{canary} at once"),
         (canary, batch) => format!("{canary} first, then {batch} at a time"),
+    };
+    let in_waves = match course.count() {
+        1 => "1 wave".to_owned(),
+        count => format!("{count} waves"),
     };
     let wait = match waves.wait_ms {
         0 => String::new(),
@@ -78,242 +126,274 @@ pub fn foretell(total: usize, waves: &Waves) -> String {
     format!("{} in {in_waves}, {sizes}{wait}; it {stops}: {worst}", hosts(total))
 }
 
-/// A request that is to reach its hosts in waves.
-pub struct Rolling<'a> {
-    /// What runs, and where.
-    pub request: &'a Request,
-    /// How it goes from host to host.
-    pub waves: &'a Waves,
-    /// The run whose remaining hosts these are.
-    pub from: Option<&'a Rollout>,
-    /// What is printed meanwhile.
-    pub live: Live,
-    /// Signs the plan, and each wave.
-    pub signer: &'a Signer,
+/// How long a run may take, if each host takes so long at most.
+pub fn longest(total: usize, waves: &Waves, each: Duration) -> Duration {
+    let names = (0..total).filter_map(|number| format!("host{number}").parse().ok());
+    let count = u32::try_from(Course::new(names, waves).count()).unwrap_or(u32::MAX);
+    (each + Duration::from_millis(waves.wait_ms)).saturating_mul(count).min(limits::TIMEOUT_MAX)
 }
 
 /// Runs a request on its hosts in waves, and prints the results of each.
 ///
 /// # Errors
-/// Nothing was sent.
+/// Nothing was sent, and no run was begun.
 pub async fn roll(
     rolling: &Rolling<'_>,
     fleet: &mut Fleet,
     settings: &Settings,
     printer: &Printer,
 ) -> anyhow::Result<Ran> {
-    let Rolling { request, waves, from, live, signer } = *rolling;
-    let mut rollout = fleet.begin_rollout(request, waves.clone(), signer).await?;
-    if let Some(from) = from {
-        fleet.succeed(from, &rollout).await?;
+    let Rolling { request, waves, origin, .. } = *rolling;
+    let abort_if: Option<Filter> = waves.abort_if.as_deref().map(str::parse).transpose()?;
+    let interrupt = signal(SignalKind::interrupt())?;
+    let mut rollout = fleet.begin_rollout(request, waves.clone(), origin, rolling.signer).await?;
+    let course = Course::new(rollout.targets().hosts().cloned(), waves);
+    if course.count() > 1 {
+        printer.note(&format!("should this end early: ctl job resume {}", rollout.id().short()));
     }
     let _heart = Heart::beat(settings, fleet.namespace().cloned(), rollout.clone());
-    let mut course = Course::new(rollout.targets().hosts().cloned(), waves);
-    let abort_if: Option<Filter> = waves.abort_if.as_deref().map(str::parse).transpose()?;
-    let mut drive =
-        Drive { request, live, signer, fleet, printer, states: Vec::new(), good: Vec::new(), is_open: false };
     printer.begin_document();
-
-    let total = course.count();
-    let stop = loop {
-        if course.begun() > 0 && !course.has_overrun() && course.unreached().len() > 0 {
-            let pause = tokio::time::sleep(Duration::from_millis(waves.wait_ms));
-            if is_interrupted(pause).await {
-                break Some(Stop::Interrupted);
-            }
-            if let Some(abort_if) = &abort_if {
-                match drive.aborts(abort_if).await {
-                    Ok(None) => {}
-                    Ok(Some(reason)) => break Some(Stop::Aborted(reason)),
-                    Err(error) => break Some(Stop::Error(error)),
-                }
-            }
-        }
-        let Some(wave) = course.begin() else { break course.has_overrun().then_some(Stop::Failures) };
-        if total > 1 {
-            let names: Vec<_> = wave.iter().collect();
-            printer.note(&format!("wave {} of {total}: {}", course.begun(), fold::names(&names)));
-        }
-        match drive.wave(&mut rollout, &wave).await? {
-            Wave::Ended { failed } => course.failed(failed),
-            Wave::Left(stop) => break Some(stop),
-            Wave::NotSent(stop) => {
-                course.put_back(wave);
-                break Some(stop);
-            }
-        }
+    let ran = Ran { results: Vec::new(), offline: Vec::new(), end: End::Reached, is_open: false };
+    let mut drive = Drive { rolling, fleet, printer, course, interrupt, settled: Instant::now(), ran };
+    let stop = drive.go_on(&mut rollout, abort_if.as_ref()).await;
+    drive.ran.end = match &stop {
+        None => End::Reached,
+        Some(Stop::Failures | Stop::Aborted(_)) => End::Stopped,
+        Some(Stop::Interrupted | Stop::Error(_)) => End::Broken,
     };
-
-    let Drive { states, fleet, is_open, .. } = drive;
-    conclude(&rollout, &course, stop, &states, fleet, printer).await?;
-    let stopped = course.unreached().len() > 0 || states.len() < rollout.targets().len();
-    Ok(Ran { states, stopped, is_open })
+    drive.conclude(&rollout, stop).await;
+    Ok(drive.ran)
 }
 
-/// What every wave needs.
+/// Drives a run.
 struct Drive<'a> {
-    request: &'a Request,
-    live: Live,
-    signer: &'a Signer,
+    rolling: &'a Rolling<'a>,
     fleet: &'a mut Fleet,
     printer: &'a Printer,
-    /// The states of the hosts that were reached.
-    states: Vec<State>,
-    /// Those of them that have succeeded.
-    good: Vec<HostName>,
-    /// A command may still run.
-    is_open: bool,
-}
-
-/// How a wave went.
-enum Wave {
-    /// Nothing more is awaited of it.
-    Ended {
-        /// How many hosts have not succeeded.
-        failed: usize,
-    },
-    /// The run stops while it may be under way.
-    Left(Stop),
-    /// The run stops, and its hosts were sent nothing.
-    NotSent(Stop),
+    course: Course,
+    interrupt: Signal,
+    /// Since when heartbeats can be relied on.
+    settled: Instant,
+    ran: Ran,
 }
 
 impl Drive<'_> {
+    /// Reaches all hosts, or returns why not.
+    async fn go_on(&mut self, rollout: &mut Rollout, abort_if: Option<&Filter>) -> Option<Stop> {
+        let total = self.course.count();
+        loop {
+            if self.course.has_overrun() || self.course.unreached().len() == 0 {
+                return (self.course.unreached().len() > 0).then_some(Stop::Failures);
+            }
+            if self.course.begun() > 0
+                && let Some(stop) = self.pause(abort_if).await
+            {
+                return Some(stop);
+            }
+            if let Some(stop) = self.settle().await {
+                return Some(stop);
+            }
+
+            let wave = self.course.begin().unwrap_or_default();
+            if total > 1 {
+                let names: Vec<_> = wave.iter().collect();
+                let number = self.course.begun();
+                self.printer.note(&format!("wave {number} of {total}: {}", fold::names(&names)));
+            }
+            if let Some(stop) = self.wave(rollout, wave).await {
+                return Some(stop);
+            }
+        }
+    }
+
+    /// Waits before the next wave, and looks at the hosts that were reached. Returns why there is no next one.
+    async fn pause(&mut self, abort_if: Option<&Filter>) -> Option<Stop> {
+        let mut pause = Duration::from_millis(self.rolling.waves.wait_ms);
+        if abort_if.is_some_and(|filter| filter.fields().into_iter().any(Field::is_live)) {
+            // Older figures are those from before the wave.
+            pause = pause.max(SAMPLED);
+        }
+        tokio::select! {
+            biased;
+            Some(()) = self.interrupt.recv() => return Some(Stop::Interrupted),
+            () = sleep(pause) => {}
+        }
+        let abort_if = abort_if?;
+        if let Some(stop) = self.settle().await {
+            return Some(stop);
+        }
+        match self.aborts(abort_if).await {
+            Ok(None) => None,
+            Ok(Some(reason)) => Some(Stop::Aborted(reason)),
+            Err(error) => Some(Stop::Error(error)),
+        }
+    }
+
+    /// Waits until Redis replies, and hosts can have told it that they live. Returns why that does not come.
+    async fn settle(&mut self) -> Option<Stop> {
+        let waits = async {
+            if self.fleet.ready().await? {
+                self.settled = Instant::now() + limits::OFFLINE_AFTER;
+            }
+            sleep_until(self.settled).await;
+            Ok::<(), Error>(())
+        };
+        tokio::select! {
+            biased;
+            Some(()) = self.interrupt.recv() => Some(Stop::Interrupted),
+            waited = waits => waited.err().map(Stop::Error),
+        }
+    }
+
     /// Sends a wave, and prints its results. Hosts that are offline are sent nothing: what would wait for them could run long
-    /// after the run has stopped.
-    ///
-    /// # Errors
-    /// Nothing was sent to any host yet.
-    async fn wave(&mut self, rollout: &mut Rollout, wave: &[HostName]) -> anyhow::Result<Wave> {
-        let is_first = rollout.waves().len() == 0;
-        let failed = |error: Error| if is_first { Err(error.into()) } else { Ok(Wave::NotSent(Stop::Error(error))) };
-        let found = match self.fleet.hosts(wave).await {
+    /// after the run has stopped. Returns why the run ends with it.
+    async fn wave(&mut self, rollout: &mut Rollout, wave: Vec<HostName>) -> Option<Stop> {
+        let printer = self.printer;
+        let found = match self.fleet.hosts(&wave).await {
             Ok(found) => found,
-            Err(error) => return failed(error),
+            Err(error) => return Some(self.not_sent(wave, error)),
         };
         let now = self.fleet.now();
         let (online, offline): (Vec<Host>, Vec<Host>) = found.into_iter().partition(|host| host.is_online(now));
-        if !offline.is_empty() {
-            let names: Vec<_> = offline.iter().map(|host| &host.name).collect();
-            self.printer.trouble(&format!("{}: offline, and sent nothing: counts as failed", fold::names(&names)));
-        }
+        let offline: Vec<HostName> = offline.into_iter().map(|host| host.name).collect();
+        let note_offline = || {
+            if !offline.is_empty() {
+                let names = fold::names(&offline.iter().collect::<Vec<_>>());
+                printer.trouble(&format!("{names}: offline, and sent nothing: counts as failed"));
+            }
+        };
         if online.is_empty() {
-            self.states.extend(offline.iter().map(|_| State::Queued));
-            return Ok(Wave::Ended { failed: offline.len() });
+            note_offline();
+            self.course.failed(offline.len());
+            self.ran.offline.extend(offline);
+            return None;
         }
 
-        let request = self.request.to(online.iter().map(|host| host.name.clone()));
-        let printer = self.printer;
+        let request = self.rolling.request.to(online.iter().map(|host| host.name.clone()));
         let report = |event| events::note_dispatch(&event, printer);
-        let job = match self.fleet.begin_wave(rollout, request, self.signer, report).await {
+        let job = match self.fleet.begin_wave(rollout, request, self.rolling.signer, report).await {
             Ok(job) => job,
-            Err(error) => return failed(error),
+            Err(error) => return Some(self.not_sent(wave, error)),
         };
-        self.states.extend(offline.iter().map(|_| State::Queued));
+        note_offline();
+        self.course.failed(offline.len());
+        self.ran.offline.extend(offline);
         let job = match self.fleet.send_wave(job, report).await {
             Ok(job) => job,
-            Err(error) => return Ok(Wave::Left(Stop::Error(error))),
+            Err(error) => {
+                let names: Vec<_> = online.iter().map(|host| &host.name).collect();
+                printer.trouble(&format!("{}: may have been sent the command", fold::names(&names)));
+                self.ran.results.extend(online.iter().map(|host| HostResult::new(host.name.clone())));
+                self.ran.is_open = true;
+                return Some(Stop::Error(error));
+            }
         };
         let mut follower = watch::follower(&job, &online, false, self.fleet.now(), printer);
-        let watched = watch::watch_wave(self.fleet, &job, &mut follower, printer, self.live).await?;
+        follower.leave_silent();
+        let watched = watch::watch_wave(self.fleet, &job, &mut follower, printer, self.rolling.live).await;
 
-        let results: Vec<_> = follower.results().collect();
-        self.is_open |= results.iter().any(|result| !result.has_ended() && result.state != State::Expired);
-        let is_good = |state: &State| *state == State::Succeeded;
-        let bad = results.iter().filter(|result| !is_good(&result.state)).count();
-        self.states.extend(results.iter().map(|result| result.state));
-        self.good.extend(results.iter().filter(|result| is_good(&result.state)).map(|result| result.host.clone()));
-        Ok(match watched {
-            Watched::ToTheEnd(_) => Wave::Ended { failed: offline.len() + bad },
-            Watched::Left(_) => Wave::Left(Stop::Interrupted),
-        })
+        self.settled = follower.heartbeats_from().into();
+        let results: Vec<HostResult> = follower.results().cloned().collect();
+        self.course.failed(results.iter().filter(|result| result.state != State::Succeeded).count());
+        self.ran.is_open |= results.iter().any(|result| !result.has_ended() && result.state != State::Expired);
+        self.ran.results.extend(results);
+        match watched {
+            Ok(Watched::ToTheEnd(_)) => None,
+            Ok(Watched::Left(_)) => Some(Stop::Interrupted),
+            Err(error) => {
+                printer.error(&explain(&error));
+                Some(Stop::Interrupted)
+            }
+        }
+    }
+
+    /// The run ends before this wave.
+    fn not_sent(&mut self, wave: Vec<HostName>, error: Error) -> Stop {
+        self.course.put_back(wave);
+        Stop::Error(error)
     }
 
     /// Why the run is to be stopped by what is known of the hosts on which it has succeeded.
     async fn aborts(&mut self, abort_if: &Filter) -> Result<Option<String>, Error> {
-        let (holds, unknown) = self.fleet.judge(&self.good, abort_if).await?;
+        let good = self.ran.results.iter().filter(|result| result.state == State::Succeeded);
+        let good: Vec<_> = good.map(|result| result.host.clone()).collect();
+        let (holds, unknown) = self.fleet.judge(&good, abort_if, &|_, _| None).await?;
+        let text = abort_if.text();
         if !holds.is_empty() {
             let names = fold::names(&holds.iter().collect::<Vec<_>>());
-            return Ok(Some(format!("{} holds for {names}", abort_if.text())));
+            return Ok(Some(format!("{text} holds for {names}")));
         }
         let reasons = by_reason(&unknown);
-        Ok(reasons.first_key_value().map(|(reason, names)| {
-            format!("whether {} holds for {} is not known: {reason}", abort_if.text(), fold::names(names))
-        }))
-    }
-}
-
-/// Says how a run has ended, and records it.
-async fn conclude(
-    rollout: &Rollout,
-    course: &Course,
-    stop: Option<Stop>,
-    states: &[State],
-    fleet: &mut Fleet,
-    printer: &Printer,
-) -> anyhow::Result<()> {
-    let reason = stop.as_ref().map(|stop| match stop {
-        Stop::Failures => match (course.failures(), rollout.plan().waves.max_fail) {
-            (failed, 0) => format!("{failed} failed"),
-            (failed, most) => format!("{failed} failed, more than the {most} that may"),
-        },
-        Stop::Aborted(reason) => reason.clone(),
-        Stop::Interrupted => "interrupted".to_owned(),
-        Stop::Error(Error::RolloutClosed(_)) => "somebody else has resumed it".to_owned(),
-        Stop::Error(error) => error.to_string(),
-    });
-    // Where it cannot be recorded, the claimed waves say enough.
-    let is_taken = matches!(stop, Some(Stop::Error(Error::RolloutClosed(_))));
-    if !is_taken && !matches!(stop, Some(Stop::Error(_))) {
-        let _ = fleet.end_rollout(rollout, reason.as_deref().unwrap_or("all hosts were reached")).await;
+        Ok(reasons
+            .first_key_value()
+            .map(|(reason, names)| format!("whether {text} holds for {} is not known: {reason}", fold::names(names))))
     }
 
-    let unreached: Vec<_> = course.unreached().collect();
-    let mut by_state = BTreeMap::new();
-    for state in states {
-        *by_state.entry(*state).or_default() += 1;
-    }
-    let total = rollout.targets().len();
-    printer.end_document(|waves| {
-        json!({
-            "rollout": rollout.id(),
-            "stopped": reason,
-            "waves": waves,
-            "not_reached": unreached,
-            "summary": { "hosts": total, "states": by_state },
-        })
-    })?;
-    if let Some(Stop::Error(error)) = stop
-        && !is_taken
-    {
-        printer.error(&explain(&error.into()));
-    }
-    if let Some(reason) = &reason {
-        let count = course.count();
-        printer.trouble(&format!("stopped after wave {} of {count}: {reason}", course.begun()));
-    }
-    if !unreached.is_empty() {
-        printer.trouble(&format!("not reached: {}", fold::names(&unreached)));
-    }
-    let reached = if states.is_empty() { "none reached".to_owned() } else { counts(&by_state) };
-    let left = if unreached.is_empty() { String::new() } else { format!(", {} not reached", unreached.len()) };
-    if course.begun() > 1 || reason.is_some() {
-        printer.note(&format!("{}: {reached}{left}", hosts(total)));
-    }
-    let is_whole = unreached.is_empty() && states.iter().all(|state| *state == State::Succeeded);
-    if !is_whole && !is_taken {
-        printer
-            .note(&format!("to go on with the hosts on which it has not succeeded: ctl job resume {}", rollout.name()));
-    }
-    Ok(())
-}
+    /// Says how the run has ended, and records it.
+    async fn conclude(&mut self, rollout: &Rollout, stop: Option<Stop>) {
+        let printer = self.printer;
+        let reason = stop.as_ref().map(|stop| match stop {
+            Stop::Failures => match (self.course.failures(), self.rolling.waves.max_fail) {
+                (failed, 0) => format!("{failed} failed"),
+                (failed, most) => format!("{failed} failed, more than the {most} that may"),
+            },
+            Stop::Aborted(reason) => style::plain(reason),
+            Stop::Interrupted => "interrupted".to_owned(),
+            Stop::Error(Error::RolloutClosed(_)) => "somebody else has taken it over".to_owned(),
+            Stop::Error(Error::UnknownJob(_)) => "Redis has lost the record of the run".to_owned(),
+            Stop::Error(error) => style::plain(&error.to_string()),
+        });
+        // Where it cannot be recorded, the claimed waves say enough.
+        let is_error = matches!(stop, Some(Stop::Error(_)));
+        if !is_error {
+            let _ = self.fleet.end_rollout(rollout, reason.as_deref().unwrap_or("all hosts were reached")).await;
+        }
 
-/// Waits, unless Ctrl-C comes.
-async fn is_interrupted(pause: impl Future<Output = ()>) -> bool {
-    let pause = pin!(pause);
-    tokio::select! {
-        () = pause => false,
-        Ok(()) = tokio::signal::ctrl_c() => true,
+        let (results, offline) = (&self.ran.results, &self.ran.offline);
+        let unreached: Vec<_> = self.course.unreached().collect();
+        let mut states = BTreeMap::new();
+        for result in results {
+            *states.entry(result.state).or_default() += 1;
+        }
+        let total = rollout.targets().len();
+        if let Some(Stop::Error(error)) = stop
+            && !matches!(error, Error::RolloutClosed(_) | Error::UnknownJob(_))
+        {
+            printer.error(&explain(&error.into()));
+        }
+        if let Some(reason) = &reason {
+            let (begun, count) = (self.course.begun(), self.course.count());
+            printer.trouble(&format!("stopped after wave {begun} of {count}: {reason}"));
+        }
+        if !unreached.is_empty() {
+            printer.trouble(&format!("not reached: {}", fold::names(&unreached)));
+        }
+        if self.course.count() > 1 || reason.is_some() {
+            let reached = (!states.is_empty()).then(|| counts(&states));
+            let offline = (!offline.is_empty()).then(|| format!("{} offline", offline.len()));
+            let left = (!unreached.is_empty()).then(|| format!("{} not reached", unreached.len()));
+            let parts: Vec<_> = reached.into_iter().chain(offline).chain(left).collect();
+            printer.note(&format!("{}: {}", hosts(total), parts.join(", ")));
+        }
+        let is_whole = unreached.is_empty() && self.ran.failures() == 0;
+        if !is_whole {
+            let short = rollout.id().short();
+            printer.note(&format!("to go on with the hosts on which it has not succeeded: ctl job resume {short}"));
+        }
+        let written = printer.end_document(|waves| {
+            let mut whole = json!({
+                "rollout": rollout.id(),
+                "stopped": reason,
+                "offline": offline,
+                "not_reached": unreached,
+                "summary": { "hosts": total, "states": states },
+            });
+            if printer.format() == Format::Json {
+                whole["waves"] = waves.into();
+            }
+            whole
+        });
+        printer.report_loss(written, || format!("the results of each wave: ctl job list; {}", rollout.id()));
     }
 }
 
@@ -327,7 +407,7 @@ impl Heart {
             let Ok(redis) = redis else { return };
             let mut fleet = None;
             loop {
-                tokio::time::sleep(BEAT).await;
+                sleep(BEAT).await;
                 if fleet.is_none() {
                     fleet = Fleet::connect(&redis, namespace.as_ref()).await.ok();
                 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cli::{grammar::Run, keys, settings::Settings},
-    client::{Fleet, Host, Request, Selection, as_dry_run, shorten, understand},
+    client::{Fleet, Host, Origin, Request, Selection, as_dry_run, shorten, understand},
     output::{Advice, Exit, Printer, events, explain::how_to_mend},
 };
 
@@ -58,7 +58,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
         return proposal::propose(request, understood.approvals, fleet, settings, printer).await;
     }
     proposal::refuse_alone(&request.action, understood.approvals)?;
-    let waves = options.waves.is_rolling().then(|| options.waves.of(hosts.len()));
+    let waves = options.waves.asks()?.then(|| options.waves.of(hosts.len()));
     if let Some(waves) = &waves {
         printer.note(&foretell(hosts.len(), waves));
     }
@@ -69,7 +69,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
     if let Some(waves) = &waves {
         printer.set_look(options.look);
         let live = Live::following(options.follow);
-        let rolling = Rolling { request: &request, waves, from: None, live, signer: &signer };
+        let rolling = Rolling { request: &request, waves, origin: Origin::New, live, signer: &signer };
         let ran = roll(&rolling, fleet, settings, printer).await?;
         return Ok(ran.exit().with_left_out(left_out || damaged));
     }

@@ -43,29 +43,35 @@ fn kill(wanted: usize) {
 
     // How long a run takes: within that time it is killed.
     let begun = Instant::now();
-    machines[0].run(Run::new(&hosts, 0, &mut random).words());
+    machines[0].run(Run::new(&hosts, &mut random).words());
     let longest = begun.elapsed();
     while kills < wanted {
         runs += 1;
-        let run = Run::new(&hosts, runs, &mut random);
+        let run = Run::new(&hosts, &mut random);
+        // By this it is resumed. Before it is printed, nothing is sent.
+        let mut id: Option<String> = None;
         for attempt in 0.. {
             assert!(attempt < 20, "run {runs} does not end");
             let machine = &machines[attempt % machines.len()];
-            let is_begun = run.is_begun(machine);
-            let words = if is_begun { Run::resume() } else { run.words() };
-            resumed += usize::from(is_begun);
-            if attempt < KILLS_OF_ONE && kills < wanted {
+            let words = id.as_ref().map_or_else(|| run.words(), |id| resume(id));
+            resumed += usize::from(id.is_some());
+            let stderr = if attempt < KILLS_OF_ONE && kills < wanted {
+                let (is_killed, stderr) = begin_and_kill(machine, &words, longest.mul_f64(random.f64()));
                 // Where it has ended before, there may be something to resume all the same.
-                kills += usize::from(begin_and_kill(machine, &words, longest.mul_f64(random.f64())));
-                continue;
-            }
-            // It fails on some hosts the first time, and goes on elsewhere.
-            let output = machine.run(&words);
-            if output.code == 0 {
-                run.expect_done(&output);
-                break;
-            }
-            assert_eq!(output.code, 2, "{output}");
+                kills += usize::from(is_killed);
+                stderr
+            } else {
+                // It fails on some hosts the first time, and goes on elsewhere.
+                let output = machine.run(&words);
+                if output.code == 0 {
+                    run.expect_done(&output);
+                    break;
+                }
+                assert_eq!(output.code, 2, "{output}");
+                output.stderr
+            };
+            id = id.or_else(|| printed_id(&stderr));
+            assert!(id.is_some() || hosts.ran().is_empty(), "it was begun, and nobody knows its id");
         }
     }
     println!(
@@ -73,25 +79,31 @@ fn kill(wanted: usize) {
     );
 }
 
-/// Returns whether it was killed before its end.
-fn begin_and_kill(machine: &Ctl, words: &[String], after: Duration) -> bool {
+/// Returns whether it was killed before its end, and what it has printed.
+fn begin_and_kill(machine: &Ctl, words: &[String], after: Duration) -> (bool, String) {
     let mut running = machine.spawn(words);
     // The moment itself is what is tried.
     thread::sleep(after);
-    running.kill9()
+    (running.kill9(), running.all_stderr())
+}
+
+fn printed_id(stderr: &str) -> Option<String> {
+    stderr.lines().find_map(|line| Some(line.strip_prefix("should this end early: ctl job resume ")?.to_owned()))
+}
+
+fn resume(id: &str) -> Vec<String> {
+    ["job", "resume", id, "--yes"].map(str::to_owned).into()
 }
 
 /// A run, with evidence of its own.
 struct Run<'a> {
     hosts: &'a Hosts,
-    /// What tells its jobs from those of other runs.
-    mark: String,
     /// Hosts on which it fails the first time.
     failing: Vec<String>,
 }
 
 impl<'a> Run<'a> {
-    fn new(hosts: &'a Hosts, number: usize, random: &mut Rng) -> Self {
+    fn new(hosts: &'a Hosts, random: &mut Rng) -> Self {
         fs::remove_dir_all(hosts.directory("ran"))
             .and_then(|()| fs::create_dir(hosts.directory("ran")))
             .expect("a directory");
@@ -99,7 +111,7 @@ impl<'a> Run<'a> {
         for host in &failing {
             hosts.fail(host);
         }
-        Self { hosts, mark: format!("mark-{number}-"), failing }
+        Self { hosts, failing }
     }
 
     fn words(&self) -> Vec<String> {
@@ -107,18 +119,9 @@ impl<'a> Run<'a> {
         let fails = fails.display();
         let ran = self.hosts.directory("ran");
         let once = format!("test ! -e {fails}/$REDFLEET_HOST || {{ rm {fails}/$REDFLEET_HOST; exit 1; }}");
-        let script = format!(": {}; echo ran >> {}/$REDFLEET_HOST; {once}", self.mark, ran.display());
+        let script = format!("echo ran >> {}/$REDFLEET_HOST; {once}", ran.display());
         let flags = "run --all --yes --canary 1 --batch 7 --max-fail 20 exec -- sh -c";
         flags.split(' ').map(str::to_owned).chain([script]).collect()
-    }
-
-    fn resume() -> Vec<String> {
-        ["job", "resume", "last", "--yes"].map(str::to_owned).into()
-    }
-
-    /// Whether a job of this run was sent.
-    fn is_begun(&self, machine: &Ctl) -> bool {
-        machine.run(["job", "list", "-n", "3", "-o", "json"]).expect(0).stdout.contains(&self.mark)
     }
 
     #[track_caller]

@@ -1,6 +1,10 @@
 //! Going on from another machine.
 
-use tests::{Ctl, Signatory};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tests::{Ctl, Gate, Signatory, eventually};
 
 use super::Hosts;
 
@@ -24,10 +28,9 @@ fn what_failed_or_was_not_reached_is_gone_on_with() {
     assert!(output.stderr.contains("on 4 hosts: web[2-5]"), "{output}");
     assert!(output.stderr.contains("4 hosts in 2 waves, 2 at a time"), "{output}");
 
-    // All that is left is left to the newest of the runs.
+    // Whichever of the runs is named, all hosts count.
     let output = hosts.elsewhere().run(["job", "resume", id]).expect(0);
-    assert!(output.stderr.contains("it was resumed before"), "{output}");
-    assert!(output.stderr.contains("nothing to go on with: succeeded on 4 hosts"), "{output}");
+    assert!(output.stderr.contains("nothing to go on with: succeeded on 5 hosts"), "{output}");
 }
 
 #[test]
@@ -36,8 +39,14 @@ fn only_some_of_them_are_gone_on_with() {
     hosts.fail("web1");
     hosts.run("--batch 1").expect(2);
     hosts.mend("web1");
-    hosts.elsewhere().run(["job", "resume", "last", "--only", "unreached", "--batch", "2"]).expect(0);
+    let resume = |flags: &[&str]| hosts.elsewhere().run(["job", "resume", "last"].iter().chain(flags));
+    // What is left for another time is not forgotten.
+    resume(&["--only", "unreached", "--batch", "2"]).expect(4);
     hosts.expect_once(1..=3);
+    let output = resume(&[]).expect(0);
+    assert!(output.stderr.contains("on 1 host: web1"), "{output}");
+    assert_eq!(hosts.ran()["web1"], 2);
+    resume(&[]).expect(0);
 }
 
 #[test]
@@ -49,8 +58,10 @@ fn a_job_that_was_sent_at_once_is_gone_on_with_too() {
     let output = hosts.elsewhere().run(["job", "resume", "last"]).expect(0);
     assert!(output.stderr.contains("on 1 host: web3"), "{output}");
     assert_eq!(hosts.ran()["web3"], 2);
-    let output = hosts.elsewhere().run(["job", "rerun", "last", "--batch", "1"]).expect(0);
-    assert!(output.stderr.contains("on 1 host: web3"), "the last job has one host: {output}");
+    let output = hosts.elsewhere().run(["job", "resume", "last"]).expect(0);
+    assert!(output.stderr.contains("nothing to go on with: succeeded on 3 hosts"), "{output}");
+    let output = hosts.elsewhere().run(["job", "rerun", "last", "--batch", "2"]).expect(0);
+    assert!(output.stderr.contains("on 3 hosts: web[1-3]"), "{output}");
     assert_eq!(hosts.ran()["web3"], 3);
 }
 
@@ -64,7 +75,7 @@ fn whoever_resumes_a_run_takes_it_from_its_driver() {
     hosts.elsewhere().run(["job", "resume", "last", "--yes", "--batch", "2"]).expect(0);
     hosts.expect_once(1..=3);
     let output = running.wait().expect(4);
-    assert!(output.stderr.contains("stopped after wave 1 of 3: somebody else has resumed it"), "{output}");
+    assert!(output.stderr.contains("stopped after wave 1 of 3: somebody else has taken it over"), "{output}");
     hosts.expect_once(1..=3);
 }
 
@@ -119,4 +130,85 @@ fn secrets_are_given_once_more() {
     for key in stored.lines() {
         assert!(!hosts.redis.cli(["HGETALL", key]).contains("hunter2"), "{key}");
     }
+}
+
+#[test]
+fn a_driver_that_was_frozen_sends_nothing_more() {
+    let hosts = Hosts::start(4);
+    let running = hosts.spawn("--batch 1 --batch-wait 200ms");
+    running.wait_stderr("web1: succeeded");
+    let driver = Pid::from_raw(running.pid().cast_signed());
+    kill(driver, Signal::SIGSTOP).expect("a signal");
+    // Wherever it was frozen: what it has claimed is sent by the other, under the same id.
+    hosts.elsewhere().run(["job", "resume", "last", "--yes"]).expect(0);
+    kill(driver, Signal::SIGCONT).expect("a signal");
+    running.wait().expect(4);
+    hosts.expect_once(1..=4);
+}
+
+#[test]
+fn of_two_who_resume_a_run_one_does() {
+    let hosts = Hosts::start(6);
+    hosts.fail("web1");
+    hosts.run("--batch 1").expect(2);
+    hosts.mend("web1");
+    let both = [hosts.elsewhere(), hosts.elsewhere()].map(|ctl| ctl.spawn(["job", "resume", "last", "--yes"]));
+    let codes = both.map(|running| running.wait()).map(|output| {
+        let refused = output.stderr.contains("has been begun already") || output.stderr.contains("taken it over");
+        assert!(output.code == 0 || refused, "{output}");
+        output.code
+    });
+    // The later one may take it from the other; together they have reached all.
+    let _ = codes;
+    hosts.elsewhere().run(["job", "resume", "last", "--yes"]).expect(0);
+    for (host, times) in hosts.ran() {
+        assert_eq!(times, if host == "web1" { 2 } else { 1 }, "{host}");
+    }
+    assert_eq!(hosts.ran().len(), 6);
+}
+
+#[test]
+fn a_run_that_redis_has_lost_stops() {
+    let hosts = Hosts::start(3);
+    let running = hosts.spawn("--batch 1 --batch-wait 1s");
+    running.wait_stderr("web1: succeeded");
+    hosts.redis.cli(["FLUSHALL"]);
+    let output = running.wait();
+    // Until the hosts have told that they live, they are unknown.
+    assert_ne!(output.code, 0, "{output}");
+    assert!(output.stderr.contains("not reached: web"), "{output}");
+    hosts.expect_once([1]);
+}
+
+#[test]
+fn a_host_that_dies_does_not_hold_the_others_up() {
+    let mut hosts = Hosts::start(2);
+    let mut gate = Gate::new(&hosts.redis, "gate");
+    let script = format!("test $REDFLEET_HOST = web2 || {}", gate.script());
+    let words = ["run", "--all", "--batch", "1", "--max-fail", "1", "exec", "--", "sh", "-c", &script];
+    let running = hosts.ctl.spawn(words);
+    gate.reached();
+    hosts.workers[0].kill9();
+    // Its command may run for an hour. Once it is offline, the next wave begins.
+    let output = running.wait().expect(4);
+    assert!(output.stderr.contains("wave 2 of 2: web2"), "{output}");
+    assert!(output.stderr.contains("1 succeeded, 1 running"), "{output}");
+    let output = hosts.elsewhere().run(["job", "resume", "last"]).expect(4);
+    assert!(output.stderr.contains("web1: left out: its command is running and may still run"), "{output}");
+}
+
+#[test]
+fn whoever_cancels_a_wave_stops_the_run() {
+    let hosts = Hosts::start(2);
+    let mut gate = Gate::new(&hosts.redis, "gate");
+    let words = ["run", "--all", "--batch", "1", "--max-fail", "2", "exec", "--", "sh", "-c", &gate.script()];
+    let running = hosts.ctl.spawn(words);
+    gate.reached();
+    let job = eventually("the first wave", || {
+        let jobs = hosts.ctl.run(["job", "list", "-o", "json"]).expect(0).json();
+        jobs[0]["job"].as_str().map(str::to_owned)
+    });
+    hosts.elsewhere().run(["job", "cancel", &job]).expect(0);
+    let output = running.wait().expect(2);
+    assert!(output.stderr.contains("not reached: web2"), "{output}");
 }

@@ -47,7 +47,7 @@ fn a_host_that_is_offline_is_sent_nothing_and_counts_as_failed() {
     assert!(output.stderr.contains("web2: offline, and sent nothing: counts as failed"), "{output}");
     assert!(output.stderr.contains("not reached: web3"), "{output}");
     let output = hosts.run("--batch 1 --max-fail 1").expect(4);
-    assert!(output.stderr.contains("3 hosts: 2 succeeded, 1 queued"), "{output}");
+    assert!(output.stderr.contains("3 hosts: 2 succeeded, 1 offline"), "{output}");
     hosts.workers[1] = hosts.workers[1].options().start();
     hosts.workers[1].wait_online();
     hosts.ctl.run(["run", "--host", "web2", "ping"]).expect(0);
@@ -62,11 +62,8 @@ fn a_run_is_aborted_by_what_hosts_report() {
     let output = hosts.ctl.run(["run", "--all", "--batch", "1", "--abort-if", "cores > 0", "ping"]).expect(4);
     assert!(output.stderr.contains("stopped after wave 1 of 3: cores > 0 holds for web1"), "{output}");
     // What is not known is no reason to go on.
-    let output = hosts.ctl.run(["run", "--all", "--batch", "1", "--abort-if", "custom.x.y > 0", "ping"]).expect(4);
-    assert!(
-        output.stderr.contains("whether custom.x.y > 0 holds for web1 is not known: it has no custom.x.y"),
-        "{output}"
-    );
+    let output = hosts.ctl.run(["run", "--all", "--batch", "1", "--abort-if", "fact.x > 0", "ping"]).expect(4);
+    assert!(output.stderr.contains("whether fact.x > 0 holds for web1 is not known: it has no fact.x"), "{output}");
     let output = hosts.ctl.run(["run", "--all", "--batch", "1", "--abort-if", "cores >> 0", "ping"]).expect(64);
     assert!(output.stderr.contains('^'), "{output}");
 }
@@ -75,7 +72,6 @@ fn a_run_is_aborted_by_what_hosts_report() {
 fn flags_that_do_not_fit_are_refused() {
     let ctl = Ctl::alone();
     for (flags, reason) in [
-        ("--max-fail 3", "--batch"),
         ("--batch 0", "neither a number of hosts"),
         ("--batch 2 --max-fail x", "such as 0 or 3"),
         ("--batch 2 --detach", "cannot be used with"),
@@ -86,6 +82,10 @@ fn flags_that_do_not_fit_are_refused() {
         let output = ctl.run(words).expect(64);
         assert!(output.stderr.contains(reason), "{flags}: {output}");
     }
+    let hosts = Hosts::start(1);
+    let output = hosts.run("--max-fail 3").expect(1);
+    assert!(output.stderr.contains("--max-fail is for hosts that are reached in waves"), "{output}");
+    assert!(hosts.ran().is_empty());
 }
 
 #[test]

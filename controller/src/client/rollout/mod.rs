@@ -2,16 +2,18 @@
 //!
 //! One `ctl` drives a run. It claims each wave in Redis before the wave's hosts are sent anything. Whoever resumes the run
 //! closes it first, so that its driver, should it still live, begins no further wave; then looks at all waves that were
-//! claimed, and goes on in a run of its own with the hosts that did not succeed.
+//! claimed, and goes on in a run of its own with the hosts that did not succeed. The id of that run follows from the prior
+//! one's: of several who resume a run at once, one begins it.
 
 mod budget;
+mod chain;
 mod course;
 mod standing;
 
 use protocol::{
     clock::millis,
     name::{HostName, JobId},
-    rollout::{Plan, RolloutRecord, Wave, Waves},
+    rollout::{Plan, RolloutRecord, Wave, Waves, next},
     targets::Targets,
     time::Millis,
     trust::sshsig::{self, Signature},
@@ -20,6 +22,7 @@ use redis::{Cmd, Pipeline, Value};
 
 pub use self::{
     budget::{Budget, BudgetError},
+    chain::{Chain, Run},
     course::Course,
     standing::{Left, Standing, Standings},
 };
@@ -37,15 +40,21 @@ pub struct Rollout {
     record: RolloutRecord,
 }
 
+/// Where a rolling run comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin {
+    /// From nowhere: its id is new.
+    New,
+    /// It goes on where this run, or this job, has ended.
+    Resumes(JobId),
+    /// It is a part of something greater, and this is its id.
+    Part(JobId),
+}
+
 impl Rollout {
     /// Its id.
     pub const fn id(&self) -> JobId {
         self.record.id()
-    }
-
-    /// What it is called: as its newest wave, which stands in lists; by its own id where it has none.
-    pub fn name(&self) -> String {
-        self.record.waves.values().next_back().map_or_else(|| self.id().to_string(), |wave| wave.job.short())
     }
 
     /// What runs, and where.
@@ -66,11 +75,6 @@ impl Rollout {
     /// How it has ended, where it has.
     pub fn ended(&self) -> Option<&str> {
         self.record.ended.as_deref()
-    }
-
-    /// The run that goes on with the hosts that this one left.
-    pub const fn next(&self) -> Option<JobId> {
-        self.record.next
     }
 
     /// When the `ctl` that drives it was last alive.
@@ -102,62 +106,44 @@ impl Job {
     }
 }
 
+impl Request {
+    /// The same for these hosts.
+    #[must_use]
+    pub fn to(&self, hosts: impl IntoIterator<Item = HostName>) -> Self {
+        Self { targets: Targets::new(hosts), ..self.clone() }
+    }
+}
+
 fn is_signed_by(signer: &Signer, namespace: &str, (bytes, signature): (&[u8], &[u8])) -> bool {
     let Ok(signature) = Signature::from_bytes(signature) else { return false };
     let is_theirs = signature.signer().plain().fingerprint() == signer.fingerprint().to_string();
     is_theirs && signature.verify(namespace, bytes).is_ok()
 }
 
-/// What can be run again.
-#[derive(Clone, Debug)]
-pub enum Run {
-    /// A rolling run.
-    Rollout(Box<Rollout>),
-    /// A job that was sent to all of its hosts at once.
-    Job(Box<Job>),
-}
-
 impl Fleet {
-    /// The run that is meant: by its id, or that of one of its waves, or the beginning of one.
-    ///
-    /// # Errors
-    /// There is none, there are several, or its record cannot be read.
-    pub async fn find_run(&mut self, typed: &str) -> Result<Run, Error> {
-        let id = self.find_id(typed).await?;
-        match self.rollout(id).await {
-            Err(Error::UnknownJob(_)) => {}
-            found => return Ok(Run::Rollout(Box::new(found?))),
-        }
-        let job = self.find_job(&id.to_string()).await?;
-        self.run_of(job).await
-    }
-
-    /// The run of which this job is a wave, or the job itself.
-    ///
-    /// # Errors
-    /// The run's record cannot be read.
-    pub async fn run_of(&mut self, job: Job) -> Result<Run, Error> {
-        let Some(id) = job.rollout() else { return Ok(Run::Job(Box::new(job))) };
-        match self.rollout(id).await {
-            // Nobody vouches for what the job says of it.
-            Ok(rollout) if rollout.waves().any(|wave| wave.job == job.id()) => Ok(Run::Rollout(Box::new(rollout))),
-            Ok(_) | Err(Error::UnknownJob(_)) => Ok(Run::Job(Box::new(job))),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Makes a rolling run of the request, signs its plan and records it. Nothing is sent.
     ///
     /// # Errors
-    /// The request is too large, or the key does not sign.
-    pub async fn begin_rollout(&mut self, request: &Request, waves: Waves, signer: &Signer) -> Result<Rollout, Error> {
+    /// The request is too large, the key does not sign, or [`Error::Begun`].
+    pub async fn begin_rollout(
+        &mut self,
+        request: &Request,
+        waves: Waves,
+        origin: Origin,
+        signer: &Signer,
+    ) -> Result<Rollout, Error> {
         if request.targets.is_empty() {
             return Err(Error::NoTargets);
         }
         let now = self.signing_moment().await?;
-        let salt = JobId::salt();
+        let (rollout, from) = match origin {
+            Origin::New => (JobId::derive(&request.operator, now, &JobId::salt()), None),
+            Origin::Resumes(prior) => (next(prior), Some(prior)),
+            Origin::Part(id) => (id, None),
+        };
         let plan = Plan {
-            rollout: JobId::derive(&request.operator, now, &salt),
+            rollout,
+            from,
             action: request.action.clone(),
             arguments: request.arguments.clone(),
             secrets: request.secrets.keys().cloned().collect(),
@@ -173,14 +159,26 @@ impl Fleet {
         };
         let mut record = RolloutRecord::unsigned(plan, request.targets.clone());
         record.signed.signature = signer.sign(sshsig::ROLLOUT, &record.signed.bytes).await?;
-        self.write_whole(record.write(self.keys(), now)).await?;
+        let begin = record.begin(self.keys(), now);
+        if self.ask_rollout(begin).await? == 0 {
+            // A lost reply may have been that of this very run.
+            let found = self.rollout(record.id()).await?;
+            let (ours, theirs) = (&record.signed, &found.record.signed);
+            if (&ours.bytes, &ours.signature) != (&theirs.bytes, &theirs.signature) {
+                return Err(Error::Begun(record.id()));
+            }
+        }
+        let mut index = redis::pipe();
+        index.add_command(record.write_index(self.keys()));
+        self.write_whole(index).await?;
         Ok(Rollout { record })
     }
 
     /// Makes a job of the run's next wave, signs it and claims it. It is to be sent with [`Self::send_wave`].
     ///
     /// # Errors
-    /// [`Error::RolloutClosed`]: somebody else goes on with the run. Nothing was sent.
+    /// [`Error::RolloutClosed`]: somebody else goes on with the run. [`Error::UnknownJob`]: Redis has lost it. Nothing was
+    /// sent.
     pub async fn begin_wave(
         &mut self,
         rollout: &mut Rollout,
@@ -199,17 +197,15 @@ impl Fleet {
         let number = rollout.record.waves.keys().next_back().map_or(1, |last| last + 1);
         let wave = Wave { job: job.id(), hosts: job.targets().hosts().cloned().collect() };
         let claim = rollout.record.claim(self.keys(), number, &wave, self.now());
-        rollout.record.waves.insert(number, wave);
         match self.ask_rollout(claim).await? {
-            0 => {
-                rollout.record.waves.remove(&number);
-                return Err(Error::RolloutClosed(rollout.id()));
+            1 => {
+                rollout.record.waves.insert(number, wave);
+                Ok(job)
             }
-            // Redis has lost it.
-            -1 => self.write_whole(rollout.record.write(self.keys(), self.now())).await?,
-            _ => {}
+            0 => Err(Error::RolloutClosed(rollout.id())),
+            // It would be written anew without knowing who has closed it.
+            _ => Err(Error::UnknownJob(rollout.id().to_string())),
         }
-        Ok(job)
     }
 
     /// Sends the job of a wave that was claimed, as [`Self::dispatch`] does.
@@ -222,6 +218,8 @@ impl Fleet {
 
     /// Says that the driver of the run lives.
     pub async fn beat(&mut self, rollout: &Rollout) -> Result<(), Error> {
+        // By Redis' clock, as all others compare with that.
+        self.query_with_time::<()>(&redis::pipe()).await?;
         let beat = rollout.record.beat(self.keys(), self.now());
         self.query::<(i64,)>(redis::pipe().add_command(beat)).await.map(drop)
     }
@@ -250,6 +248,18 @@ impl Fleet {
         Ok(Rollout { record })
     }
 
+    /// The run of that id, if there is one.
+    ///
+    /// # Errors
+    /// Its record cannot be read.
+    pub async fn rollout_if_any(&mut self, id: JobId) -> Result<Option<Rollout>, Error> {
+        match self.rollout(id).await {
+            Ok(rollout) => Ok(Some(rollout)),
+            Err(Error::UnknownJob(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Keeps whoever drives the run from beginning another wave, and reads the run as it is now.
     ///
     /// # Errors
@@ -260,19 +270,20 @@ impl Fleet {
         self.rollout(rollout.id()).await
     }
 
-    /// Makes `next` the run that goes on with the hosts that `rollout` left.
+    /// Waits until Redis replies, as long as that may pass. Returns whether it was away.
     ///
     /// # Errors
-    /// [`Error::Resumed`]: another run does.
-    pub async fn succeed(&mut self, rollout: &Rollout, next: &Rollout) -> Result<(), Error> {
-        let succeed = rollout.record.succeed(self.keys(), next.id());
-        let mut pipeline = redis::pipe();
-        pipeline.add_command(succeed);
-        let (successor,): (String,) = self.persist(&pipeline).await?;
-        if successor == next.id().to_string() {
-            return Ok(());
+    /// It is away for too long.
+    pub async fn ready(&mut self) -> Result<bool, Error> {
+        match self.query_with_time::<()>(&redis::pipe()).await {
+            Err(error) if error.is_transient() => {
+                let mut time = redis::pipe();
+                time.cmd("TIME");
+                self.persist::<Vec<Value>>(&time).await?;
+                self.query_with_time::<()>(&redis::pipe()).await.map(|()| true)
+            }
+            replied => replied.map(|()| false),
         }
-        Err(Error::Resumed { rollout: rollout.id(), by: successor })
     }
 
     /// Sends writes on one key as one transaction.
@@ -285,13 +296,5 @@ impl Fleet {
         pipeline.add_command(command);
         let (reply,): (i64,) = self.persist(&pipeline).await?;
         Ok(reply)
-    }
-}
-
-impl Request {
-    /// The same for these hosts.
-    #[must_use]
-    pub fn to(&self, hosts: impl IntoIterator<Item = HostName>) -> Self {
-        Self { targets: Targets::new(hosts), ..self.clone() }
     }
 }

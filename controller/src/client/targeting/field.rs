@@ -23,6 +23,8 @@ pub enum Field {
     Metric(MetricGroup, String),
     /// A figure of an action of its own.
     Custom(String, String),
+    /// What an earlier step of a playbook came to there: the step, and what of its result.
+    Result(String, String),
 }
 
 /// Why a name is none of a field.
@@ -53,13 +55,13 @@ const FACTS: [&str; 12] = [
 ];
 
 /// What a name with a dot can begin with, besides the groups of metrics.
-const PREFIXES: [&str; 3] = ["label", "fact", "custom"];
+const PREFIXES: [&str; 4] = ["label", "fact", "custom", "result"];
 
 impl Field {
     /// The hash of Redis that has it, and its name there.
     pub(in crate::client) fn place(&self, keys: &Keys, host: &HostName) -> Option<(String, &str)> {
         match self {
-            Self::Host | Self::State => None,
+            Self::Host | Self::State | Self::Result(..) => None,
             Self::Status(name) => Some((keys.status(host), name)),
             Self::Fact(name) => Some((keys.facts(host), name)),
             Self::Label(name) => Some((keys.labels(host), name)),
@@ -74,12 +76,12 @@ impl Field {
             Self::Metric(..) | Self::Custom(..) => true,
             Self::Status(name) => *name != "version",
             Self::Fact(name) => name == "cores" || name.ends_with("_bytes"),
-            Self::Host | Self::State | Self::Label(_) => false,
+            Self::Host | Self::State | Self::Label(_) | Self::Result(..) => false,
         }
     }
 
     /// Whether it changes all the time, so that it says nothing of a host that is not there.
-    pub(in crate::client) const fn is_live(&self) -> bool {
+    pub const fn is_live(&self) -> bool {
         matches!(self, Self::Metric(..) | Self::Custom(..) | Self::Status(_))
     }
 }
@@ -101,6 +103,10 @@ impl FromStr for Field {
             Some(("custom", figure)) => {
                 let parts = figure.split_once('.').filter(|(action, figure)| !action.is_empty() && !figure.is_empty());
                 parts.map(|(action, figure)| Self::Custom(action.to_owned(), figure.to_owned()))
+            }
+            Some(("result", result)) => {
+                let parts = result.split_once('.').filter(|(step, name)| !step.is_empty() && !name.is_empty());
+                parts.map(|(step, name)| Self::Result(step.to_owned(), name.to_owned()))
             }
             Some((group, figure)) => {
                 let group = MetricGroup::ALL.into_iter().find(|known| known.name() == group);
@@ -136,6 +142,7 @@ impl fmt::Display for Field {
             Self::Label(name) => write!(out, "label.{name}"),
             Self::Metric(group, name) => write!(out, "{}.{name}", group.name()),
             Self::Custom(action, name) => write!(out, "custom.{action}.{name}"),
+            Self::Result(step, name) => write!(out, "result.{step}.{name}"),
         }
     }
 }
@@ -146,7 +153,17 @@ mod tests {
 
     #[test]
     fn names_are_fields_and_what_was_meant_is_offered() {
-        for name in ["host", "state", "running", "os", "fact.x", "label.a.b/c", "cpu.usage", "custom.dump.age"] {
+        for name in [
+            "host",
+            "state",
+            "running",
+            "os",
+            "fact.x",
+            "label.a.b/c",
+            "cpu.usage",
+            "custom.dump.age",
+            "result.build.data.size",
+        ] {
             assert_eq!(name.parse::<Field>().unwrap().to_string(), name);
         }
         assert_eq!("fact.os".parse::<Field>(), "os".parse());

@@ -94,6 +94,14 @@ impl Filter {
         Ok(Self { text: shown.join(" and "), root: Node::All(tests) })
     }
 
+    /// An expression of a playbook, which may also ask for results of these earlier steps.
+    ///
+    /// # Errors
+    /// It is none, or asks for the result of another step.
+    pub fn after(text: &str, steps: &[&str]) -> Result<Self, FilterError> {
+        Self::read(text, steps)
+    }
+
     /// Both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -222,6 +230,12 @@ impl FromStr for Filter {
     type Err = FilterError;
 
     fn from_str(text: &str) -> Result<Self, FilterError> {
+        Self::read(text, &[])
+    }
+}
+
+impl Filter {
+    fn read(text: &str, steps: &[&str]) -> Result<Self, FilterError> {
         let failed = |at, problem: &str| FilterError { text: text.to_owned(), at, problem: problem.to_owned() };
         if text.len() > LONGEST {
             let problem = format!("an expression has at most {LONGEST} bytes, not {}", text.len());
@@ -230,7 +244,7 @@ impl FromStr for Filter {
             return Err(FilterError { text, at, problem });
         }
         let tokens = lexer::read(text).map_err(|(at, problem)| failed(at, problem))?;
-        let mut parser = Parser { text, tokens: &tokens, depth: 0 };
+        let mut parser = Parser { text, tokens: &tokens, depth: 0, steps };
         let root = parser.any()?;
         match parser.tokens.first() {
             None => Ok(Self { text: text.to_owned(), root }),
@@ -245,6 +259,8 @@ struct Parser<'a> {
     text: &'a str,
     tokens: &'a [Placed],
     depth: usize,
+    /// The steps whose results can be asked for.
+    steps: &'a [&'a str],
 }
 
 impl Parser<'_> {
@@ -319,6 +335,12 @@ impl Parser<'_> {
             Ok(field) => field,
             Err(error) => return self.fail(at, error.to_string()),
         };
+        if let Field::Result(step, _) = &field
+            && !self.steps.contains(&step.as_str())
+        {
+            let known = if self.steps.is_empty() { "none" } else { &self.steps.join(", ") };
+            return self.fail(at, format!("there is no earlier step '{step}' of a playbook here, but {known}"));
+        }
         let sign = match self.next() {
             Some((Token::Sign(sign), _)) => sign,
             other => return self.missing(other, format!("after {name}, one of = != < <= > >= ~ !~ is missing")),

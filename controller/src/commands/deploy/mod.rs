@@ -4,7 +4,7 @@ mod look;
 mod pack;
 mod release;
 mod rollback;
-mod source;
+pub(super) mod source;
 
 use crate::{
     cli::{

@@ -4,7 +4,7 @@ use super::{
     super::{
         delivery::{Delivery, request},
         proposal,
-        rolling::{Rolling, foretell},
+        rolling::{Rolling, foretell, longest},
         selected::{confirm, select},
         watch::Live,
     },
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cli::{deploys::Release, keys, settings::Settings, waves::Waves},
-    client::{Fleet, Selection, understand},
+    client::{Fleet, Origin, Selection, understand},
     output::{Exit, Printer},
 };
 
@@ -36,7 +36,7 @@ pub async fn run(
     words.extend(dry_run.then(|| "dry_run=true".to_owned()));
     let known = understand(&hosts, ACTION, &words, &[])?;
     proposal::refuse_alone(ACTION, known.approvals)?;
-    let waves = waves.is_rolling().then(|| waves.of(hosts.len()));
+    let waves = waves.asks()?.then(|| waves.of(hosts.len()));
     if let Some(waves) = &waves {
         printer.note(&foretell(hosts.len(), waves));
     }
@@ -47,11 +47,13 @@ pub async fn run(
     let signer = keys::open(settings).await?;
     let timeout = timeout.or(settings.timeout).unwrap_or(known.timeout);
     let content = offer.content().filter(|_| !dry_run);
-    let mut delivery = Delivery::begin(content, timeout, fleet, settings, printer).await?;
+    let longest = waves.as_ref().map_or(timeout, |waves| longest(hosts.len(), waves, timeout));
+    let mut delivery = Delivery::begin(content, longest, fleet, settings, printer).await?;
     let request = request(ACTION, known, timeout, &hosts, settings);
     let exit = match &waves {
         Some(waves) => {
-            let rolling = Rolling { request: &request, waves, from: None, live: Live::Progress, signer: &signer };
+            let rolling =
+                Rolling { request: &request, waves, origin: Origin::New, live: Live::Progress, signer: &signer };
             delivery.roll(&rolling, fleet, settings, printer).await?.exit()
         }
         None => Exit::of(delivery.send(request, &signer, Live::Progress, fleet, printer).await?),

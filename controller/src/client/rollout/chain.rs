@@ -1,0 +1,155 @@
+//! A run, and the runs that have gone on where it ended.
+
+use protocol::{
+    action::Arguments,
+    limits,
+    name::{HostName, JobId},
+    rollout::next,
+};
+
+use super::Rollout;
+use crate::client::{error::Error, fleet::Fleet, jobs::Job};
+
+/// What can be gone on with.
+#[derive(Clone, Debug)]
+pub enum Run {
+    /// A rolling run.
+    Rollout(Box<Rollout>),
+    /// A job that was sent to all of its hosts at once.
+    Job(Box<Job>),
+}
+
+impl Run {
+    /// Its id.
+    pub const fn id(&self) -> JobId {
+        match self {
+            Self::Rollout(rollout) => rollout.id(),
+            Self::Job(job) => job.id(),
+        }
+    }
+
+    /// Its hosts.
+    pub fn hosts(&self) -> Vec<HostName> {
+        match self {
+            Self::Rollout(rollout) => rollout.targets().hosts().cloned().collect(),
+            Self::Job(job) => job.targets().hosts().cloned().collect(),
+        }
+    }
+
+    fn command(&self) -> (&str, &Arguments) {
+        match self {
+            Self::Rollout(rollout) => (&rollout.plan().action, &rollout.plan().arguments),
+            Self::Job(job) => (&job.manifest().action, &job.manifest().arguments),
+        }
+    }
+}
+
+/// A run with those that have gone on with it, the oldest first.
+#[derive(Clone, Debug)]
+pub struct Chain(Vec<Run>);
+
+impl Chain {
+    /// The first one: its hosts are those of all.
+    pub fn first(&self) -> &Run {
+        &self.0[0]
+    }
+
+    /// The newest one.
+    pub fn newest(&self) -> &Run {
+        &self.0[self.0.len() - 1]
+    }
+
+    /// All of them.
+    pub fn runs(&self) -> &[Run] {
+        &self.0
+    }
+
+    /// Replaces the newest one, as it was read anew.
+    pub fn renew(&mut self, rollout: Rollout) {
+        if let Some(newest) = self.0.last_mut() {
+            *newest = Run::Rollout(Box::new(rollout));
+        }
+    }
+}
+
+impl Fleet {
+    /// The run that is meant: by its id, or that of one of its waves, or the beginning of one.
+    ///
+    /// # Errors
+    /// There is none, there are several, or its record cannot be read.
+    pub async fn find_run(&mut self, typed: &str) -> Result<Run, Error> {
+        let id = self.find_id(typed).await?;
+        if let Some(rollout) = self.rollout_if_any(id).await? {
+            return Ok(Run::Rollout(Box::new(rollout)));
+        }
+        let job = self.find_job(&id.to_string()).await?;
+        self.run_of(job).await
+    }
+
+    /// The run of which this job is a wave, or the job itself.
+    ///
+    /// # Errors
+    /// [`Error::LostRollout`], or the run's record cannot be read.
+    pub async fn run_of(&mut self, job: Job) -> Result<Run, Error> {
+        let Some(id) = job.rollout() else { return Ok(Run::Job(Box::new(job))) };
+        match self.rollout_if_any(id).await? {
+            // Nobody vouches for what the job says of it.
+            Some(rollout) if rollout.waves().any(|wave| wave.job == job.id()) => Ok(Run::Rollout(Box::new(rollout))),
+            Some(_) | None => Err(Error::LostRollout { job: job.id(), rollout: id }),
+        }
+    }
+
+    /// The newest run of this operator.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub async fn last_run(&mut self, operator: &str) -> Result<Run, Error> {
+        for id in self.job_ids(limits::JOBS).await? {
+            match self.rollout_if_any(id).await? {
+                Some(rollout) if rollout.plan().operator == operator => return Ok(Run::Rollout(Box::new(rollout))),
+                Some(_) => continue,
+                None => {}
+            }
+            match self.find_job(&id.to_string()).await {
+                Ok(job) if job.manifest().operator == operator => return self.run_of(job).await,
+                // Others may be anything.
+                Ok(_) | Err(Error::UnknownJob(_) | Error::DamagedJob(..) | Error::ForeignJob { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::NoJobs(operator.to_owned()))
+    }
+
+    /// The run with those before it, whose remaining hosts are its own, and those that have gone on with it.
+    ///
+    /// # Errors
+    /// One of them is lost, or was replaced by something else.
+    pub async fn chain(&mut self, run: Run) -> Result<Chain, Error> {
+        let mut runs = vec![run];
+        while let Run::Rollout(first) = &runs[0]
+            && let Some(prior) = first.plan().from
+        {
+            if first.id() != next(prior) {
+                return Err(Error::Replaced(first.id()));
+            }
+            let prior = match self.rollout_if_any(prior).await? {
+                Some(rollout) => Run::Rollout(Box::new(rollout)),
+                None => Run::Job(Box::new(self.find_job(&prior.to_string()).await?)),
+            };
+            runs.insert(0, prior);
+        }
+        while let Some(later) = self.rollout_if_any(next(runs[runs.len() - 1].id())).await? {
+            runs.push(Run::Rollout(Box::new(later)));
+        }
+
+        // Each is signed, and so is its place. That they belong together is not.
+        let hosts = runs[0].hosts();
+        let belongs = |run: &Run| {
+            run.command() == runs[0].command() && run.hosts().iter().all(|host| hosts.binary_search(host).is_ok())
+        };
+        match runs.iter().find(|run| !belongs(run)) {
+            Some(stranger) => Err(Error::Replaced(stranger.id())),
+            None => Ok(Chain(runs)),
+        }
+    }
+}

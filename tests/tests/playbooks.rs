@@ -1,0 +1,213 @@
+//! Playbooks: steps of a file, on real workers. What ran is known by evidence on the hosts.
+
+use std::{fs, path::PathBuf};
+
+use tests::{Ctl, Evidence, Gate, Output, Redis, Running, Worker};
+
+struct Stage {
+    redis: Redis,
+    _workers: Vec<Worker>,
+    ctl: Ctl,
+}
+
+impl Stage {
+    /// Hosts `web1`, `web2` and so on.
+    fn new(count: usize) -> Self {
+        let redis = Redis::start();
+        let start = |number: usize| Worker::on(&redis).host(&format!("web{number}")).allow_exec().start();
+        let workers: Vec<_> = (1..=count).map(start).collect();
+        workers.iter().for_each(Worker::wait_online);
+        let ctl = Ctl::on(&redis);
+        Self { redis, _workers: workers, ctl }
+    }
+
+    fn write(&self, text: &str) -> PathBuf {
+        self.ctl.write("book.toml", text)
+    }
+
+    fn run(&self, more: &[&str]) -> Output {
+        self.ctl.run(words(more))
+    }
+
+    fn spawn(&self, more: &[&str]) -> Running {
+        self.ctl.spawn(words(more))
+    }
+
+    fn evidence(&self, name: &str) -> Evidence {
+        Evidence::new(&self.redis, name)
+    }
+}
+
+fn words<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    ["playbook", "run", "book.toml"].iter().chain(more).copied().collect()
+}
+
+/// A step that runs a line of shell.
+fn step(name: &str, script: &str, more: &str) -> String {
+    let argv = format!("arguments = {{ argv = ['sh', '-c', \"\"\"{script}\"\"\"] }}");
+    format!("[[step]]\nname = '{name}'\naction = 'exec'\n{argv}\n{more}\n")
+}
+
+/// The id of a run, as it was printed.
+fn id(output: &Output) -> String {
+    let line = output.stderr.lines().find_map(|line| line.strip_prefix("run ")).expect("an id");
+    line.split(' ').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn steps_follow_one_another_with_values_and_results() {
+    let stage = Stage::new(3);
+    let (one, two) = (stage.evidence("one"), stage.evidence("two"));
+    stage.write(&format!(
+        "values = {{ word = 'file' }}\nhosts = {{ all = true }}\n{}{}{}{}",
+        step("look", "echo v-${word}; test $REDFLEET_HOST != web3 || exit 3", "max_fail = 1"),
+        step("some", &one.script(), "when = 'result.look.exit_code = 3'"),
+        step("use", &format!("echo ${{result.some.state}}; {}", two.script()), "batch = 2"),
+        "[[step]]\nname = 'sound'\ncheck = 'cores > 0 and result.use.stdout = succeeded'\nwithin = '10s'\n",
+    ));
+    let output = stage.run(&["--set", "word=given"]).expect(0);
+    assert!(output.stdout.contains("v-given"), "{output}");
+    assert_eq!((one.count(), two.count()), (1, 3), "{output}");
+    for line in ["step 2 of 4: some", "wave 2 of 2: web3", "holds for 3 hosts", "all 4 steps are done"] {
+        assert!(output.stderr.contains(line), "{line}: {output}");
+    }
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_of_each_host_and_does_nothing() {
+    let stage = Stage::new(3);
+    let evidence = stage.evidence("ran");
+    let only = "hosts = { host = 'web3' }";
+    let text = format!(
+        "hosts = {{ host = 'web[1-2]' }}\n{}{}",
+        step("a", &evidence.script(), "batch = 1"),
+        step("b", "true", only)
+    );
+    stage.write(&text);
+    let output = stage.run(&["--dry-run"]).expect(0);
+    assert!(output.stdout.contains("web[1,2]  a"), "{output}");
+    assert!(output.stdout.lines().any(|line| line.starts_with("web3") && line.ends_with(" b")), "{output}");
+    assert!(output.stderr.contains("a: 2 hosts in 2 waves"), "{output}");
+    let plan = stage.run(&["--dry-run", "-o", "json"]).expect(0).json();
+    assert_eq!((&plan["hosts"]["web3"][0], &plan["steps"][0]["hosts"][1]), (&"b".into(), &"web2".into()), "{plan}");
+    assert_eq!(evidence.count(), 0);
+    assert_eq!(stage.ctl.run(["job", "list", "-o", "json"]).expect(0).json().as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn a_playbook_stops_at_a_failure_and_goes_on_from_there_elsewhere() {
+    let stage = Stage::new(2);
+    let (before, after) = (stage.evidence("before"), stage.evidence("after"));
+    let good = stage.redis.directory().join("good");
+    let text = format!(
+        "hosts = {{ all = true }}\n{}{}{}",
+        step("before", &before.script(), ""),
+        step("shaky", &format!("test $REDFLEET_HOST = web1 || test -e '{}'", good.display()), ""),
+        step("after", &after.script(), "")
+    );
+    stage.write(&text);
+    let output = stage.run(&[]).expect(2);
+    assert!(output.stderr.contains("ended at step 2 of 3: shaky"), "{output}");
+    assert!(output.stderr.contains(&format!("ctl playbook run book.toml --resume {}", id(&output))), "{output}");
+    assert_eq!((before.count(), after.count()), (2, 0));
+
+    fs::write(good, "").expect("a file");
+    let elsewhere = Ctl::on(&stage.redis);
+    elsewhere.write("book.toml", &text);
+    let resumed = elsewhere.run(["playbook", "run", "book.toml", "--resume", &id(&output), "-o", "json"]).expect(0);
+    assert_eq!((before.count(), after.count()), (2, 2), "{resumed}");
+    let whole = resumed.json();
+    assert_eq!(whole["finished"], true, "{whole}");
+    // Of the step that failed, only the host on which it had failed was reached again.
+    assert_eq!(whole["steps"][0]["waves"][0]["hosts"].as_array().map(Vec::len), Some(1), "{whole}");
+    elsewhere.run(["playbook", "run", "book.toml", "--resume", &id(&output)]).expect(0);
+    assert_eq!((before.count(), after.count()), (2, 2), "what is done is done");
+}
+
+#[test]
+fn a_playbook_that_was_killed_repeats_nothing() {
+    let stage = Stage::new(3);
+    let (first, last) = (stage.evidence("first"), stage.evidence("last"));
+    let mut gate = Gate::new(&stage.redis, "gate");
+    let held = format!("{}; test $REDFLEET_HOST != web2 || {}", first.script(), gate.script());
+    stage.write(&format!(
+        "hosts = {{ all = true }}\n{}{}",
+        step("a", &held, "batch = 1"),
+        step("b", &last.script(), "")
+    ));
+    let mut running = stage.spawn(&[]);
+    let line = running.wait_stderr("run ");
+    let id = line.split(' ').nth(1).expect("an id").to_owned();
+    gate.reached();
+    running.kill9();
+    gate.open();
+    stage.run(&["--resume", &id]).expect(0);
+    assert_eq!((first.count(), last.count()), (3, 3));
+}
+
+#[test]
+fn what_was_done_is_undone_in_the_reverse_order() {
+    let stage = Stage::new(2);
+    let trail = stage.redis.directory().join("trail");
+    let write = |word: &str| format!("echo {word}-$REDFLEET_HOST >> '{}'", trail.display());
+    let undo = |word: &str| {
+        format!("rollback = {{ action = 'exec', arguments = {{ argv = ['sh', '-c', \"\"\"{}\"\"\"] }} }}", write(word))
+    };
+    let broken = format!("{}; test $REDFLEET_HOST = web1", write("b"));
+    stage.write(&format!(
+        "hosts = {{ all = true }}\n{}{}{}",
+        step("a", &write("a"), &undo("undo-a")),
+        step("b", &broken, &format!("on_failure = 'rollback'\n{}", undo("undo-b"))),
+        step("c", &write("c"), "")
+    ));
+    let output = stage.run(&[]).expect(2);
+    let trail = fs::read_to_string(trail).expect("a file");
+    let words: Vec<_> = trail.lines().map(|line| line.rsplit_once('-').expect("a host").0).collect();
+    assert_eq!(words, ["a", "a", "b", "b", "undo-b", "undo-b", "undo-a", "undo-a"], "{output}");
+    let again = stage.run(&["--resume", &id(&output)]).expect(1);
+    assert!(again.stderr.contains("was rolled back: it cannot be gone on with"), "{again}");
+}
+
+#[test]
+fn a_playbook_may_go_on_after_a_failure() {
+    let stage = Stage::new(1);
+    let evidence = stage.evidence("after");
+    stage.write(&format!(
+        "hosts = {{ all = true }}\n{}{}",
+        step("a", "false", "on_failure = 'continue'"),
+        step("b", &evidence.script(), "")
+    ));
+    let output = stage.run(&[]).expect(2);
+    assert_eq!(evidence.count(), 1, "{output}");
+    assert!(output.stderr.contains("failed: step a"), "{output}");
+}
+
+#[test]
+fn a_check_that_does_not_hold_stops_the_playbook() {
+    let stage = Stage::new(1);
+    let evidence = stage.evidence("after");
+    let check = "[[step]]\nname = 'gold'\ncheck = 'label.tier = gold'\n";
+    stage.write(&format!("hosts = {{ all = true }}\n{check}{}", step("b", &evidence.script(), "")));
+    let output = stage.run(&[]).expect(2);
+    assert!(output.stderr.contains("web1: label.tier = gold does not hold"), "{output}");
+    assert_eq!(evidence.count(), 0);
+}
+
+#[test]
+fn all_of_a_playbook_is_checked_before_anything_is_done() {
+    let stage = Stage::new(1);
+    let evidence = stage.evidence("ran");
+    let first = format!("hosts = {{ all = true }}\n{}", step("a", &evidence.script(), ""));
+    for (second, reason) in [
+        ("[[step]]\nname = 'b'\naction = 'pingg'\n", "does not offer the action 'pingg'"),
+        ("[[step]]\nname = 'b'\naction = 'ping'\narguments = { x = 1 }\n", "no parameter 'x'"),
+        ("[[step]]\nname = 'b'\naction = 'ping'\nbatsh = 1\n", "batsh"),
+        ("[[step]]\nname = 'b'\naction = 'ping'\nhosts = { host = 'db1' }\n", "no host is called db1"),
+        ("[[step]]\nname = 'b'\naction = 'ping'\nwhen = 'result.c.state = x'\n", "there is no earlier step 'c'"),
+    ] {
+        stage.write(&format!("{first}{second}"));
+        let output = stage.run(&[]).expect(1);
+        assert!(output.stderr.contains(reason), "{reason}: {output}");
+    }
+    assert_eq!(evidence.count(), 0);
+}
