@@ -311,7 +311,7 @@ impl Fleet {
     }
 
     /// The ids of the newest jobs.
-    async fn job_ids(&mut self, limit: usize) -> Result<Vec<JobId>, Error> {
+    pub(super) async fn job_ids(&mut self, limit: usize) -> Result<Vec<JobId>, Error> {
         // The index of the last id: one id too many is read, as no index stands for no id at all.
         let last = limit.min(limits::JOBS);
         let (ids,): (Vec<String>,) =
@@ -319,7 +319,7 @@ impl Fleet {
         Ok(ids.iter().filter_map(|id| id.parse().ok()).take(limit).collect())
     }
 
-    async fn read_jobs(&mut self, ids: &[JobId]) -> Result<Vec<RecentJob>, Error> {
+    pub(super) async fn read_jobs(&mut self, ids: &[JobId]) -> Result<Vec<RecentJob>, Error> {
         let ask = |keys: &Keys, &id: &JobId| {
             [
                 Cmd::hmget(keys.job(id), &JobHeadline::FIELDS),
@@ -418,7 +418,7 @@ impl Fleet {
 }
 
 /// Hosts by the state that they have published; the others are queued, or expired.
-fn states(job: &JobHeadline, published: &[Option<String>], now: Millis) -> BTreeMap<State, usize> {
+pub(super) fn states(job: &JobHeadline, published: &[Option<String>], now: Millis) -> BTreeMap<State, usize> {
     let mut states = BTreeMap::new();
     for state in published.iter().flatten().filter_map(|state| state.parse().ok()) {
         *states.entry(state).or_default() += 1;

@@ -103,8 +103,10 @@ mod inbox;
 mod jobs;
 mod known_hosts;
 mod outputs;
+mod overview;
 mod proposal;
 pub mod redis_info;
+mod running;
 mod sealing;
 mod select;
 mod signer;
@@ -131,7 +133,9 @@ pub use self::{
     hosts::{Catalogue, Host, HostDetails},
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
+    overview::{Figure, Figures, Overview, Vitals},
     proposal::{Proposal, ProposalError},
+    running::Running,
     select::{Selected, Selection},
     signer::{Signer, SignerError},
     spelling::closest,

@@ -168,7 +168,7 @@ fn headline(host: &Host, now: Millis) -> Value {
     let status = host.status.as_ref();
     json!({
         "host": host.name,
-        "state": state(host, now),
+        "state": host.state(now),
         "last_seen": moment(host.last_seen_ms()),
         "version": status.map(|status| &status.version),
         "running": status.map(|status| status.running),
@@ -187,39 +187,11 @@ fn headline(host: &Host, now: Millis) -> Value {
     })
 }
 
-/// `online`, `offline`, `stopped` where it ended in order, or `damaged` where a key cannot be read.
-fn state(host: &Host, now: Millis) -> &'static str {
-    match &host.status {
-        _ if host.damage.is_some() => "damaged",
-        Some(status) if status.is_online(now) => "online",
-        Some(status) if status.stopped => "stopped",
-        _ => "offline",
-    }
-}
-
 fn state_cell(host: &Host, now: Millis) -> Cell {
     let refuses = host.status.as_ref().is_some_and(|status| status.refuses.is_some());
-    match state(host, now) {
+    match host.state(now) {
         "online" if refuses => Cell::styled("online, refuses", style::WARNING),
         online @ "online" => Cell::styled(online, style::GOOD),
         other => Cell::styled(other, style::BAD),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use protocol::status::Status;
-
-    use super::*;
-
-    #[test]
-    fn a_host_is_online_stopped_or_offline() {
-        let host =
-            |status| Host { name: "web1".parse().unwrap(), seen_ms: Some(1000), status, actions: None, damage: None };
-        let status = Status { last_seen_ms: 1000, ..Status::default() };
-        assert_eq!(state(&host(Some(status.clone())), 2000), "online");
-        assert_eq!(state(&host(Some(status.clone())), 99_000), "offline");
-        assert_eq!(state(&host(Some(Status { stopped: true, ..status })), 2000), "stopped");
-        assert_eq!(state(&host(None), 2000), "offline");
     }
 }

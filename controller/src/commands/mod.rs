@@ -20,6 +20,7 @@ mod register;
 mod run;
 mod secrets;
 mod selected;
+mod top;
 mod trust;
 mod up;
 mod watch;
@@ -73,6 +74,10 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
         Command::Deploy(command) => {
             let mut fleet = connect(settings).await?;
             return Ok(Box::pin(deploy::run(*command, &mut fleet, settings, printer)).await?.into());
+        }
+        Command::Top(options) => {
+            let fleet = connect(settings).await?;
+            return Ok(Box::pin(top::run(*options, fleet, settings, printer)).await?.into());
         }
         Command::Host(command) => Box::pin(host::run(command, settings, printer)).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,

@@ -16,6 +16,7 @@ pub mod summary;
 pub mod table;
 pub mod tail;
 pub mod terminal;
+pub mod top;
 
 pub use self::{
     exit::Exit,
