@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cli::{grammar::Host as Command, settings::Settings, targeting::Targeting},
     client::{Fleet, Forgotten, Host, Selection, shorten},
-    output::{Cell, Format, Printer, Table, explain::how_to_mend, figures, moments, style, summary},
+    output::{Cell, Format, Printer, Table, explain::how_to_mend, figures, moments, natural::by_name, style, summary},
 };
 
 /// Runs a command on hosts.
@@ -61,7 +61,9 @@ async fn list(targeting: Targeting, fleet: &mut Fleet, printer: &Printer) -> any
         select(&targeting.selection(), fleet, printer).await?.0
     };
     let now = fleet.now();
-    hosts.sort_by(|one, other| one.is_online(now).cmp(&other.is_online(now)).then_with(|| one.name.cmp(&other.name)));
+    hosts.sort_by(|one, other| {
+        one.is_online(now).cmp(&other.is_online(now)).then_with(|| by_name(&one.name, &other.name))
+    });
     let usage = fleet.cpu_usage(&hosts).await?;
     if printer.format() != Format::Table {
         let mut objects: Vec<_> = hosts.iter().map(|host| headline(host, now)).collect();

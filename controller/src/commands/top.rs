@@ -146,6 +146,8 @@ impl Drop for Tty {
 /// Shows the screen until a key or a signal ends it.
 async fn show(watched: Watched, mut overview: Overview, colour: ColorChoice) -> anyhow::Result<Exit> {
     let (base, every, address) = (watched.selection.clone(), watched.every, watched.fleet.address().to_string());
+    // The login, which is hidden, says nothing.
+    let address = address.split('?').next().unwrap_or_default().to_owned();
     let choice = if colour == ColorChoice::Auto { AutoStream::choice(&io::stdout()) } else { colour };
     let colours = choice != ColorChoice::Never;
     let [mut terminate, mut interrupt, mut hang_up] =

@@ -2,7 +2,7 @@
 //! read the difference before you keep it.
 
 use insta::assert_snapshot;
-use tests::{Crowd, Ctl, OnTerminal, Redis};
+use tests::{Crowd, Ctl, OnTerminal, Redis, eventually};
 
 use super::{SIZES, Size, masked::masked, screen, wait_figures, wait_screen};
 
@@ -27,12 +27,22 @@ fn show(count: usize) {
     wait_figures(&ctl, count);
     for size in SIZES {
         let columns = size.0;
+        wait_running(&ctl);
         assert_snapshot!(format!("top-{columns}-{count}"), top(&ctl, size, count));
-        for (name, words) in [("list", &["host", "list"][..]), ("ping", &["run", "--all", "ping"])] {
-            assert_snapshot!(format!("{name}-{columns}-{count}"), printed(&ctl, size, words));
-        }
+        assert_snapshot!(format!("list-{columns}-{count}"), printed(&ctl, size, &["host", "list"]));
+        assert_snapshot!(format!("ping-{columns}-{count}"), printed(&ctl, size, &["run", "--all", "ping"]));
     }
     ctl.run(["job", "cancel", &job, "--yes"]).expect(0);
+}
+
+/// Waits until the last heartbeat of web1 says that it runs a command, and those of the others that they run none: not the
+/// ping that has just ended.
+fn wait_running(ctl: &Ctl) {
+    eventually("web1 alone to say that it runs a command", || {
+        let hosts = ctl.run(["host", "list", "-o", "json"]).expect(0).json();
+        let hosts = hosts.as_array().expect("a list");
+        hosts.iter().all(|host| host["running"] == u64::from(host["host"] == "web1")).then_some(())
+    });
 }
 
 /// `ctl top`, sorted by name: where the busiest host stands is not known.

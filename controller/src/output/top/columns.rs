@@ -15,7 +15,7 @@ use crate::{
 pub const GAP: usize = 2;
 
 /// The host's name gets this width before other columns get any, if it is so long.
-const NAME: usize = 16;
+const NAME: usize = 24;
 
 /// Cells of a meter.
 const METER: usize = 20;
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(headings(20, 5), "HOST STATE CPU %");
         assert_eq!(headings(40, 12), "HOST STATE CPU % MEM %");
         assert_eq!(headings(80, 5), "HOST STATE CPU % MEM % DISK % LOAD RUNS UP");
-        assert_eq!(headings(80, 40), "HOST STATE CPU % MEM % DISK % LOAD RUNS UP");
+        assert_eq!(headings(80, 40), "HOST STATE CPU % MEM % LOAD RUNS UP");
         let all = "HOST STATE CPU % MEM % DISK % LOAD 5 MIN 15 MIN RUNS UP WORKER UP VERSION";
         assert_eq!(headings(200, 30), all);
         assert!(fitting(200, 30).iter().any(|place| place.is_meter));

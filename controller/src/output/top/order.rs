@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use protocol::time::Millis;
 
-use crate::client::Vitals;
+use crate::{client::Vitals, output::natural::by_name};
 
 /// What the hosts are sorted by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,10 +59,11 @@ impl Sort {
         matches!(self, Self::Name | Self::State)
     }
 
-    /// The hosts in this order; equal ones by name, as they come. Hosts without a value are the last, even if `reversed`,
+    /// The hosts in this order; equal ones by name. Hosts without a value are the last, even if `reversed`,
     /// and of these the hosts that are not online.
     pub fn sorted(self, hosts: &[Vitals], reversed: bool, now: Millis) -> Vec<&Vitals> {
         let mut sorted: Vec<_> = hosts.iter().collect();
+        sorted.sort_by(|one, other| by_name(&one.host.name, &other.host.name));
         let is_online = |vitals: &Vitals| vitals.host.state(now) == "online";
         match self {
             Self::Name => {}

@@ -48,7 +48,7 @@ dead1  offline       ?       -        -       -       ?  gone 3 min"
         lines[14],
         format!("{short}  12 s  ann@desk\u{fffd}]0;x\u{fffd}  1 succeeded, 1 queued, 3 running  exec: sleep '…")
     );
-    assert_eq!(lines[15], "q quit  ? help  / filter  s sort  R reverse                    1-5 of 5 by CPU");
+    assert_eq!(lines[15], "q quit  ? help  / filter  s sort  R reverse                      1-5 of 5 by CPU");
 }
 
 #[test]
