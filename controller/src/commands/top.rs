@@ -61,7 +61,9 @@ pub async fn run(options: Top, mut fleet: Fleet, settings: &Settings, printer: &
 /// Prints everything once.
 fn print(overview: &Overview, printer: &Printer) -> anyhow::Result<Exit> {
     let Overview { now, hosts, unknown, doubts, jobs, .. } = overview;
-    doubts.iter().for_each(|doubt| printer.warn(doubt));
+    for doubt in doubts {
+        printer.warn(doubt);
+    }
     name_unknown(unknown, printer);
     let host = |vitals: &Vitals| host(vitals, overview);
     match printer.format() {

@@ -188,7 +188,9 @@ fn side_by_side(results: &[&HostResult], issued_at_ms: Millis, folds: bool) -> T
     if folds && columns.is_empty() {
         for alike in results.chunk_by(|one, other| standing(one) == standing(other)) {
             let rows = if alike.len() > ALIKE { vec![alike] } else { alike.chunks(1).collect() };
-            rows.into_iter().for_each(|hosts| table.row(state_of(hosts, issued_at_ms)));
+            for hosts in rows {
+                table.row(state_of(hosts, issued_at_ms));
+            }
         }
         return table;
     }

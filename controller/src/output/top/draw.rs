@@ -231,17 +231,18 @@ impl Pen {
         if room < JOBS + 2 {
             return Vec::new();
         }
-        let mut title = match jobs.len() {
+        let title = match jobs.len() {
             0 => "No job runs now".to_owned(),
             1 => "1 job runs now".to_owned(),
             count => format!("{count} jobs run now"),
         };
-        if *unread_jobs > 0 {
-            title += &format!(" ({unread_jobs} older ones are still looked at)");
-        }
+        let unread = match unread_jobs {
+            0 => String::new(),
+            count => format!(" ({count} older ones are still looked at)"),
+        };
         let is_cut = jobs.len() > most;
         let shown = if is_cut { most - 1 } else { jobs.len() };
-        let mut lines = vec![Line::default(), self.line(&title, style::HEADING)];
+        let mut lines = vec![Line::default(), self.line(&(title + &unread), style::HEADING)];
         lines.extend(self.job_lines(&jobs[..shown], overview.now));
         if is_cut {
             lines.push(self.line(&format!("and {} more: ctl job list --running", jobs.len() - shown), style::DIM));

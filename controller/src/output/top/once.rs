@@ -36,13 +36,9 @@ pub fn jobs(overview: &Overview) -> Table {
 pub(super) fn job_cells(job: &RecentJob, now: Millis) -> [String; 4] {
     let Some(headline) = &job.headline else { return ["", "", "damaged", ""].map(str::to_owned) };
     let age = moments::span(Duration::from_secs(now.saturating_sub(headline.issued_at_ms) / 1000));
-    let mut states = summary::counts(&job.states);
-    if job.cancel_ordered > 0 {
-        states += &format!(", {} to be cancelled", job.cancel_ordered);
-    }
-    if job.damage.is_some() {
-        states += ", damaged";
-    }
+    let cancelled = (job.cancel_ordered > 0).then(|| format!("{} to be cancelled", job.cancel_ordered));
+    let damaged = job.damage.is_some().then(|| "damaged".to_owned());
+    let states = [Some(summary::counts(&job.states)), cancelled, damaged].into_iter().flatten().collect::<Vec<_>>();
     let command = style::plain(&summary::command(&headline.action, &headline.arguments));
-    [age, headline.operator.clone(), states, command]
+    [age, headline.operator.clone(), states.join(", "), command]
 }

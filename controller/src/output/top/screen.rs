@@ -113,7 +113,7 @@ impl Screen {
             }
             KeyCode::Enter => {
                 if read(text).is_ok() {
-                    self.kept = self.typed.take().unwrap_or_default().trim().to_owned();
+                    self.kept = self.typed.take().unwrap_or_default();
                 }
                 return Reaction::Draw;
             }
@@ -144,11 +144,11 @@ mod tests {
         screen.press(KeyEvent::new(code, KeyModifiers::NONE))
     }
 
-    /// Types a text. Returns the filter that holds then, if that was changed by the last key.
-    fn type_text(screen: &mut Screen, text: &str) -> Option<Option<String>> {
+    /// Types a text. Returns the filter that holds then, if that was changed by the last key; none is empty.
+    fn type_text(screen: &mut Screen, text: &str) -> Option<String> {
         let last = text.chars().map(|char| press(screen, KeyCode::Char(char))).last();
         match last {
-            Some(Reaction::Filter(filter)) => Some(filter.map(|filter| filter.text().to_owned())),
+            Some(Reaction::Filter(filter)) => Some(filter.map(|filter| filter.text().to_owned()).unwrap_or_default()),
             _ => None,
         }
     }
@@ -200,7 +200,7 @@ mod tests {
         assert!(screen.typed().is_some(), "nothing is kept that cannot be read");
 
         screen.press(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
-        assert_eq!(type_text(&mut screen, "cpu.usage > 8"), Some(Some("cpu.usage > 8".into())));
+        assert_eq!(type_text(&mut screen, "cpu.usage > 8"), Some("cpu.usage > 8".into()));
         // What would be a command is a part of the text.
         assert_eq!(type_text(&mut screen, "q"), None);
         assert!(matches!(press(&mut screen, KeyCode::Backspace), Reaction::Filter(Some(_))));
