@@ -206,7 +206,7 @@ pub struct Remote {
     pub exact: Exact,
 }
 
-/// Watch the fleet on a live screen: hosts by CPU, memory, disk and load, and the jobs that run
+/// Watch the fleet live: hosts by CPU, memory, disk and load, and the jobs that run
 #[derive(Args, Debug)]
 pub struct Top {
     #[command(flatten)]

@@ -165,7 +165,7 @@ async fn show(watched: Watched, mut overview: Overview, colour: ColorChoice) -> 
     let mut tty = Tty::open()?;
     force_color_output(colours);
     let mut inputs = inputs();
-    let looking = tokio::spawn(look(watched, asked, tell));
+    let mut looking = tokio::spawn(look(watched, asked, tell));
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut screen, mut looked_at, mut trouble) = (Screen::default(), Instant::now(), None);
@@ -202,7 +202,10 @@ async fn show(watched: Watched, mut overview: Overview, colour: ColorChoice) -> 
                 Some(Err(error)) => {
                     trouble = Some(Trouble { is_away: matches!(error, Error::Redis { .. }), error: error.to_string() });
                 }
-                None => break,
+                None => {
+                    (&mut looking).await.context("nobody looks at the fleet any more")?;
+                    break;
+                }
             },
             _ = tick.tick() => {}
             _ = terminate.recv() => break,

@@ -278,7 +278,8 @@ impl Pen {
         if screen.shows_help() {
             let sorts = Sort::ALL.map(|(_, key, name)| format!("{key} {name}")).join("  ");
             return [
-                format!("sort by  {sorts}  s next  R reverse"),
+                format!("sort by  {sorts}"),
+                "order    s the next  R reverse".into(),
                 "scroll   ↑ ↓ PgUp PgDn Home End".into(),
                 "filter   / and an expression as for --where: cpu.usage > 80 and host ~ web*".into(),
                 "- is not published, ? is old or of a host that is not there".into(),

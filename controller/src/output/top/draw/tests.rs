@@ -122,7 +122,7 @@ fn a_fleet_without_hosts_says_how_to_begin() {
 fn the_meaning_of_keys_is_shown_and_hidden() {
     let (overview, mut screen) = (sample::overview(), Screen::default());
     type_text(&mut screen, "?");
-    assert!(drawn(80, 24, &mut screen, &view(&overview))[19].starts_with("sort by  c CPU  m memory"));
+    assert!(drawn(80, 24, &mut screen, &view(&overview))[18].ends_with("n name  o state"));
     type_text(&mut screen, "?");
     assert!(drawn(80, 24, &mut screen, &view(&overview))[23].starts_with("q quit"));
 }
