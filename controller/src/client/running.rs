@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use protocol::{clock::millis, job::JobHeadline, keys::Keys, limits, name::JobId};
+use protocol::{clock::millis, job::JobHeadline, keys::Keys, limits, name::JobId, outcome::State};
 use redis::Cmd;
 
 use super::{
@@ -81,8 +81,9 @@ impl Fleet {
         let read = |&id: &JobId, (headline, published): (Vec<Option<String>>, Vec<Option<String>>), _: Option<_>| {
             let headline = JobHeadline::from_values(&headline)?;
             let is_young = now < headline.start_by_ms.saturating_add(taken);
-            let is_open = states(&headline, &published, now).keys().any(|state| !state.is_terminal());
-            let is_silent = published.len() < headline.target_count && is_young;
+            let states = states(&headline, &published, now);
+            let is_open = states.keys().any(|state| !state.is_terminal());
+            let is_silent = is_young && states.contains_key(&State::Expired);
             (is_open || is_silent || headline.proposed.is_some()).then_some(id)
         };
         Ok(self.query_each(ids, ask, read).await?.into_iter().flatten().collect())
