@@ -16,7 +16,7 @@ use super::{
     settings::Global,
     sizes,
     targeting::{Targeting, Words, words},
-    transfers,
+    top, transfers,
 };
 use crate::output::{Exact, Look};
 
@@ -44,7 +44,7 @@ pub enum Command {
     #[command(subcommand, disable_help_subcommand = true, after_help = help::JOB)]
     Job(jobs::Job),
     #[command(after_help = help::TOP)]
-    Top(Box<Top>),
+    Top(Box<top::Top>),
     /// Look at hosts: who is there, and how they are
     #[command(subcommand, disable_help_subcommand = true)]
     Host(Host),
@@ -204,25 +204,6 @@ pub struct Remote {
     pub stdin: Option<PathBuf>,
     #[command(flatten)]
     pub exact: Exact,
-}
-
-/// Watch the fleet live: hosts by CPU, memory, disk and load, and the jobs that run
-#[derive(Args, Debug)]
-pub struct Top {
-    #[command(flatten)]
-    pub targeting: Targeting,
-    /// How often the fleet is looked at, from 500ms to 1h
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = pause)]
-    pub every: Duration,
-    /// Print it once and exit; no terminal is needed, and -o json gives data
-    #[arg(long, conflicts_with = "every")]
-    pub once: bool,
-}
-
-/// A pause between two looks: Redis must not be asked without end.
-fn pause(text: &str) -> Result<Duration, String> {
-    let pause = up_to(Duration::from_secs(3600))(text)?;
-    if pause < Duration::from_millis(500) { Err("at least 500ms".into()) } else { Ok(pause) }
 }
 
 /// `ctl host`.

@@ -16,4 +16,5 @@ pub mod settings;
 pub mod sizes;
 pub mod state_directory;
 pub mod targeting;
+pub mod top;
 pub mod transfers;

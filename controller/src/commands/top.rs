@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{job, selected::name_unknown};
 use crate::{
-    cli::{grammar::Top, settings::Settings},
+    cli::{settings::Settings, top::Top},
     client::{Error, Event, Filter, Fleet, Overview, Running, Selection, Vitals},
     output::{
         Advice, Exit, Format, Printer,
