@@ -17,6 +17,7 @@
 mod authority;
 mod binaries;
 pub mod chaos;
+mod crowd;
 mod ctl;
 mod fleet;
 pub mod hostile;
@@ -42,6 +43,7 @@ mod worker;
 
 pub use authority::{Authority, Issued};
 pub use binaries::{beside, binary, chaos_worker, optimised, optimised_static, released, unsigned};
+pub use crowd::Crowd;
 pub use ctl::{Ctl, Output, Running};
 pub use fleet::{fleet, fleet_with, fleet_with_ctl, outlive_a_redis_outage};
 pub use load::{Counts, Load, Versions, get};

@@ -8,10 +8,16 @@ use std::{
 
 use nix::{
     pty::{Winsize, openpty},
-    sys::termios::{LocalFlags, tcgetattr},
+    sys::{
+        signal::Signal,
+        termios::{LocalFlags, tcgetattr},
+    },
 };
 
 use crate::{Log, process};
+
+/// Columns and rows of a terminal, where nothing else is said.
+const SIZE: (u16, u16) = (80, 24);
 
 /// A program that runs on a terminal, which shows its standard output and standard error.
 pub struct OnTerminal {
@@ -23,16 +29,21 @@ pub struct OnTerminal {
 impl OnTerminal {
     /// Starts `command` on a terminal of 80 columns.
     pub fn start(command: &mut Command) -> Self {
-        Self::start_with(command, None)
+        Self::start_with(command, SIZE, None)
     }
 
     /// Starts `command` on such a terminal, which is its standard input too. `typed` was typed ahead.
     pub fn start_typing(command: &mut Command, typed: &str) -> Self {
-        Self::start_with(command, Some(typed))
+        Self::start_with(command, SIZE, Some(typed))
     }
 
-    fn start_with(command: &mut Command, typed: Option<&str>) -> Self {
-        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    /// Starts `command` on a terminal of so many columns and rows, which is its standard input too.
+    pub fn start_sized(command: &mut Command, size: (u16, u16)) -> Self {
+        Self::start_with(command, size, Some(""))
+    }
+
+    fn start_with(command: &mut Command, (columns, rows): (u16, u16), typed: Option<&str>) -> Self {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         let terminal = openpty(&size, None).expect("a terminal");
         let slave = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
         if typed.is_some() {
@@ -54,6 +65,21 @@ impl OnTerminal {
     pub fn answer(&mut self, question: &str, answer: &str) {
         self.shown.wait(question);
         self.master.write_all(answer.as_bytes()).expect("a terminal that takes input");
+    }
+
+    /// Types a text.
+    pub fn type_text(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).expect("a terminal that takes input");
+    }
+
+    /// All that the terminal was sent so far.
+    pub fn shown(&self) -> String {
+        self.shown.text()
+    }
+
+    /// Sends a signal to the program.
+    pub fn signal(&self, signal: Signal) {
+        process::send(&self.child, signal);
     }
 
     /// Waits until the program has asked `question`.

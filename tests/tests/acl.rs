@@ -181,7 +181,7 @@ fn a_reader_sees_all_but_the_inboxes_and_changes_nothing() {
     let job = controller.run(["run", "--host", "web1", "-q", "-o", "json", "exec", "--", "echo", "hello"]).expect(0);
     let id = job.json()["job"].as_str().expect("an id").to_owned();
     let reader = Ctl::alone().env("REDFLEET_REDIS", &redis.url_of(&Role::Reader, None));
-    for line in ["host list", "host show web1", "action list", "job list"] {
+    for line in ["host list", "host show web1", "action list", "job list", "top --once"] {
         reader.run(line.split(' ')).expect(0);
     }
     for verb in ["show", "wait", "logs"] {

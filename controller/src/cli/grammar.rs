@@ -16,7 +16,7 @@ use super::{
     settings::Global,
     sizes,
     targeting::{Targeting, Words, words},
-    transfers,
+    top, transfers,
     waves::Waves,
 };
 use crate::output::{Exact, Look};
@@ -44,6 +44,8 @@ pub enum Command {
     /// Look at jobs: what was dispatched, to which hosts, and how it went
     #[command(subcommand, disable_help_subcommand = true, after_help = help::JOB)]
     Job(jobs::Job),
+    #[command(after_help = help::TOP)]
+    Top(Box<top::Top>),
     /// Look at hosts: who is there, and how they are
     #[command(subcommand, disable_help_subcommand = true)]
     Host(Host),

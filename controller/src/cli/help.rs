@@ -75,6 +75,16 @@ Examples:
   ctl host list --host 'web[1-20]' --exclude web7 --where 'state != online'
   ctl host list -l role=db -l env=prod --limit 10%";
 
+/// After the options of `top`.
+pub const TOP: &str = "\
+Keys: c m d l r n o sort by CPU, memory, disk, load, running commands, name or state; s takes the next of these, R reverses. \
+Arrows, PgUp, PgDn, Home and End scroll. / types a filter in the language of --where, which holds as soon as it can be read. \
+? lists the keys, q quits. A figure that is not published is -, an old one is ?.
+Examples:
+  ctl top --where 'cpu.usage > 80'
+  ctl top -l role=web --every 10s
+  ctl top --once -o json | jq '.hosts[] | select(.state != \"online\") | .host'";
+
 /// After the options of `acl print`.
 pub const ACL_PRINT: &str = "\
 Examples:

@@ -17,5 +17,6 @@ pub mod settings;
 pub mod sizes;
 pub mod state_directory;
 pub mod targeting;
+pub mod top;
 pub mod transfers;
 pub mod waves;

@@ -54,24 +54,30 @@ impl Fleet {
     }
 
     /// Replaces the ends that Redis names by those that the hosts have signed. Whoever can write to Redis decides which
-    /// hosts these are: their keys are not recorded.
+    /// hosts these are: their keys are not recorded. What was verified for the same jobs before is not read again.
     pub(super) async fn verify_states(&mut self, jobs: &mut [RecentJob]) -> Result<(), Error> {
         let claims = self.claimed_ends(jobs).await?;
-        let ask = |keys: &Keys, claim: &Claim| [Cmd::hmget(keys.job_result(claim.job, &claim.host), &FIELDS)];
-        let read = |_: &Claim, (values,): (Vec<Option<Vec<u8>>>,), _| {
+        let mut ends = std::mem::take(&mut self.ends);
+        ends.retain(|id, _| jobs.iter().any(|job| job.id == *id));
+        let is_new = |claim: &&Claim| ends.get(&claim.job).is_none_or(|hosts| !hosts.contains_key(&claim.host));
+        let new: Vec<_> = claims.iter().filter(is_new).collect();
+        let ask = |keys: &Keys, claim: &&Claim| [Cmd::hmget(keys.job_result(claim.job, &claim.host), &FIELDS)];
+        let read = |_: &&Claim, (values,): (Vec<Option<Vec<u8>>>,), _| {
             let fields = FIELDS.iter().zip(values).filter_map(|(name, value)| Some(((*name).to_owned(), value?)));
             Report::take(fields.collect::<Fields>()).ok()
         };
-        let reports = self.query_each(&claims, ask, read).await?;
-        let signed = claims.iter().zip(reports).filter_map(|(claim, report)| {
+        let reports = self.query_each(&new, ask, read).await?;
+        let signed = new.into_iter().zip(reports).filter_map(|(claim, report)| {
             let Claim { job, host, names, .. } = claim;
             Some((claim, Testimony { host, job: *job, names: *names, report: report? }))
         });
         let (signed, testimonies): (Vec<_>, Vec<_>) = signed.unzip();
         let believed = self.believe(testimonies, Strangers::Overlook, |report, about| report.state(about));
-        let ends =
-            signed.into_iter().zip(believed).filter_map(|(claim, state)| Some(((claim.job, &claim.host), state.ok()?)));
-        let ends: HashMap<_, _> = ends.collect();
+        for (claim, state) in signed.into_iter().zip(believed) {
+            if let Ok(state) = state {
+                ends.entry(claim.job).or_default().insert(claim.host.clone(), state);
+            }
+        }
 
         let mut jobs: HashMap<JobId, &mut RecentJob> = jobs.iter_mut().map(|job| (job.id, job)).collect();
         for Claim { job, host, claimed, .. } in &claims {
@@ -79,8 +85,10 @@ impl Fleet {
             if let Some(count) = states.remove(claimed).filter(|count| *count > 1) {
                 states.insert(*claimed, count - 1);
             }
-            *states.entry(ends.get(&(*job, host)).copied().unwrap_or(State::Unverified)).or_default() += 1;
+            let end = ends.get(job).and_then(|hosts| hosts.get(host)).copied();
+            *states.entry(end.unwrap_or(State::Unverified)).or_default() += 1;
         }
+        self.ends = ends;
         Ok(())
     }
 

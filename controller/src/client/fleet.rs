@@ -10,7 +10,8 @@ use protocol::{
     connection::{Address, Backoff, Connection},
     keys::Keys,
     limits,
-    name::Namespace,
+    name::{HostName, JobId, Namespace},
+    outcome::State,
     signed::Fields,
     time::Millis,
 };
@@ -43,6 +44,8 @@ pub struct Fleet {
     blocks: bool,
     address: Address,
     pub(super) witness: Witness,
+    /// Ends of commands that their hosts have signed, for the jobs that were listed last: these never change.
+    pub(super) ends: HashMap<JobId, HashMap<HostName, State>>,
 }
 
 impl Fleet {
@@ -53,7 +56,8 @@ impl Fleet {
     pub async fn connect(address: &Address, namespace: Option<&Namespace>) -> Result<Self, Error> {
         let connection = address.connect_blocking(BLOCK).await.map_err(|error| Error::redis(error, address))?;
         let (namespace, keys, address) = (namespace.cloned(), Keys::new(namespace), address.clone());
-        Ok(Self { namespace, keys, clock: None, connection, blocks: false, address, witness: Witness::default() })
+        let (witness, ends) = (Witness::default(), HashMap::new());
+        Ok(Self { namespace, keys, clock: None, connection, blocks: false, address, witness, ends })
     }
 
     /// The same fleet, whose hosts are known by their keys. Without these no result is believed.

@@ -55,6 +55,16 @@ impl Host {
         self.status.as_ref().is_some_and(|status| status.is_online(now))
     }
 
+    /// `online`, `offline`, `stopped` where it ended in order, or `damaged` where a key cannot be read.
+    pub fn state(&self, now: Millis) -> &'static str {
+        match &self.status {
+            _ if self.damage.is_some() => "damaged",
+            Some(status) if status.is_online(now) => "online",
+            Some(status) if status.stopped => "stopped",
+            _ => "offline",
+        }
+    }
+
     /// Its last heartbeat.
     pub fn last_seen_ms(&self) -> Option<Millis> {
         self.status.as_ref().map(|status| status.last_seen_ms).max(self.seen_ms)
@@ -199,7 +209,7 @@ fn values(hash: OrderedHash, is_figure: impl Fn(&str) -> bool) -> Map<String, Va
 
 /// A score of a sorted set by time.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-const fn score_millis(score: f64) -> Millis {
+pub(super) const fn score_millis(score: f64) -> Millis {
     score as Millis
 }
 
@@ -214,6 +224,17 @@ mod tests {
     fn figures_become_numbers_and_words_stay() {
         let group = vec![(b"usage".to_vec(), b"7.5".to_vec()), (b"fullest_mount".to_vec(), b"/".to_vec())];
         assert_eq!(Value::Object(values(group, |_| true)), json!({ "usage": 7.5, "fullest_mount": "/" }));
+    }
+
+    #[test]
+    fn a_host_is_online_stopped_or_offline() {
+        let host =
+            |status| Host { name: "web1".parse().unwrap(), seen_ms: Some(1000), status, actions: None, damage: None };
+        let status = Status { last_seen_ms: 1000, ..Status::default() };
+        assert_eq!(host(Some(status.clone())).state(2000), "online");
+        assert_eq!(host(Some(status.clone())).state(99_000), "offline");
+        assert_eq!(host(Some(Status { stopped: true, ..status })).state(2000), "stopped");
+        assert_eq!(host(None).state(2000), "offline");
     }
 
     #[test]

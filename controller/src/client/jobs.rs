@@ -326,7 +326,7 @@ impl Fleet {
         Ok(ids.iter().filter_map(|id| id.parse().ok()).take(limit).collect())
     }
 
-    async fn read_jobs(&mut self, ids: &[JobId]) -> Result<Vec<RecentJob>, Error> {
+    pub(super) async fn read_jobs(&mut self, ids: &[JobId]) -> Result<Vec<RecentJob>, Error> {
         let ask = |keys: &Keys, &id: &JobId| {
             [
                 Cmd::hmget(keys.job(id), &JobHeadline::FIELDS),
@@ -425,7 +425,7 @@ impl Fleet {
 }
 
 /// Hosts by the state that they have published; the others are queued, or expired.
-fn states(job: &JobHeadline, published: &[Option<String>], now: Millis) -> BTreeMap<State, usize> {
+pub(super) fn states(job: &JobHeadline, published: &[Option<String>], now: Millis) -> BTreeMap<State, usize> {
     let mut states = BTreeMap::new();
     for state in published.iter().flatten().filter_map(|state| state.parse().ok()) {
         *states.entry(state).or_default() += 1;

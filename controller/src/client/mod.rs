@@ -103,9 +103,11 @@ mod inbox;
 mod jobs;
 mod known_hosts;
 mod outputs;
+mod overview;
 mod proposal;
 pub mod redis_info;
 mod rollout;
+mod running;
 mod sealing;
 mod select;
 mod signer;
@@ -132,8 +134,10 @@ pub use self::{
     hosts::{Catalogue, Host, HostDetails},
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
+    overview::{Figure, Figures, Overview, Vitals},
     proposal::{Proposal, ProposalError},
     rollout::{Budget, BudgetError, Chain, Course, Left, Origin, Rollout, Run, Standing, Standings},
+    running::Running,
     select::{Known, Selected, Selection},
     signer::{Signer, SignerError},
     spelling::closest,

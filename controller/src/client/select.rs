@@ -19,10 +19,10 @@ use super::{
 };
 
 /// How old a figure may be to count as known.
-const FRESH: Duration = Duration::from_secs(300);
+pub(super) const FRESH: Duration = Duration::from_secs(300);
 
 /// When the figures of a metric group were read.
-const SAMPLED: &str = "sampled_at";
+pub(super) const SAMPLED: &str = "sampled_at";
 
 /// Some hosts of the fleet.
 #[derive(Clone, Debug, Default)]
@@ -72,12 +72,40 @@ pub struct Selected {
     pub doubts: Vec<String>,
 }
 
+/// The names of the hosts that are meant.
+#[derive(Default)]
+pub(super) struct Meant {
+    /// Sorted, each once.
+    pub(super) names: Vec<HostName>,
+    /// See [`Selected::unknown`].
+    pub(super) unknown: Vec<Unknown>,
+    /// See [`Selected::doubts`].
+    pub(super) doubts: Vec<String>,
+    /// How many there are without the filter and the limit.
+    pub(super) considered: usize,
+}
+
 impl Fleet {
     /// The hosts that are meant.
     ///
     /// # Errors
     /// A name that no host has, a pattern that no host matches, or nothing that is left of them.
     pub async fn select(&mut self, selection: &Selection) -> Result<Selected, Error> {
+        let Meant { names, unknown, doubts, considered } = self.meant(selection).await?;
+        if names.is_empty() {
+            let filter = selection.filter.as_ref().map(|filter| filter.text().to_owned());
+            return Err(Error::NoneMeant { considered, filter, unknown });
+        }
+
+        let hosts = self.hosts(&names).await?;
+        match hosts.iter().find(|host| !host.is_known()) {
+            None => Ok(Selected { hosts, unknown, doubts }),
+            Some(stranger) => Err(self.stranger(&stranger.name).await?),
+        }
+    }
+
+    /// The names of the hosts that are meant, maybe none. Whether a host that was named has ever reported is not known yet.
+    pub(super) async fn meant(&mut self, selection: &Selection) -> Result<Meant, Error> {
         let mut names = self.named(selection).await?;
         names.sort();
         names.dedup();
@@ -92,20 +120,11 @@ impl Fleet {
         if let Some(limit) = selection.limit {
             names.truncate(limit.of(names.len()));
         }
-        if names.is_empty() {
-            let filter = selection.filter.as_ref().map(|filter| filter.text().to_owned());
-            return Err(Error::NoneMeant { considered, filter, unknown });
-        }
-
-        let hosts = self.hosts(&names).await?;
-        match hosts.iter().find(|host| !host.is_known()) {
-            None => Ok(Selected { hosts, unknown, doubts }),
-            Some(stranger) => Err(self.stranger(&stranger.name).await?),
-        }
+        Ok(Meant { names, unknown, doubts, considered })
     }
 
     /// That there is no such host.
-    async fn stranger(&mut self, name: &HostName) -> Result<Error, Error> {
+    pub(super) async fn stranger(&mut self, name: &HostName) -> Result<Error, Error> {
         Ok(Error::UnknownHost { name: name.clone(), known: self.known().await? })
     }
 

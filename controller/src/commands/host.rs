@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cli::{grammar::Host as Command, settings::Settings, targeting::Targeting},
     client::{Fleet, Forgotten, Host, Selection, shorten},
-    output::{Cell, Format, Printer, Table, explain::how_to_mend, figures, moments, style, summary},
+    output::{Cell, Format, Printer, Table, explain::how_to_mend, figures, moments, natural::by_name, style, summary},
 };
 
 /// Runs a command on hosts.
@@ -61,7 +61,9 @@ async fn list(targeting: Targeting, fleet: &mut Fleet, printer: &Printer) -> any
         select(&targeting.selection(), fleet, printer).await?.0
     };
     let now = fleet.now();
-    hosts.sort_by(|one, other| one.is_online(now).cmp(&other.is_online(now)).then_with(|| one.name.cmp(&other.name)));
+    hosts.sort_by(|one, other| {
+        one.is_online(now).cmp(&other.is_online(now)).then_with(|| by_name(&one.name, &other.name))
+    });
     let usage = fleet.cpu_usage(&hosts).await?;
     if printer.format() != Format::Table {
         let mut objects: Vec<_> = hosts.iter().map(|host| headline(host, now)).collect();
@@ -168,7 +170,7 @@ fn headline(host: &Host, now: Millis) -> Value {
     let status = host.status.as_ref();
     json!({
         "host": host.name,
-        "state": state(host, now),
+        "state": host.state(now),
         "last_seen": moment(host.last_seen_ms()),
         "version": status.map(|status| &status.version),
         "running": status.map(|status| status.running),
@@ -187,39 +189,11 @@ fn headline(host: &Host, now: Millis) -> Value {
     })
 }
 
-/// `online`, `offline`, `stopped` where it ended in order, or `damaged` where a key cannot be read.
-fn state(host: &Host, now: Millis) -> &'static str {
-    match &host.status {
-        _ if host.damage.is_some() => "damaged",
-        Some(status) if status.is_online(now) => "online",
-        Some(status) if status.stopped => "stopped",
-        _ => "offline",
-    }
-}
-
 fn state_cell(host: &Host, now: Millis) -> Cell {
     let refuses = host.status.as_ref().is_some_and(|status| status.refuses.is_some());
-    match state(host, now) {
+    match host.state(now) {
         "online" if refuses => Cell::styled("online, refuses", style::WARNING),
         online @ "online" => Cell::styled(online, style::GOOD),
         other => Cell::styled(other, style::BAD),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use protocol::status::Status;
-
-    use super::*;
-
-    #[test]
-    fn a_host_is_online_stopped_or_offline() {
-        let host =
-            |status| Host { name: "web1".parse().unwrap(), seen_ms: Some(1000), status, actions: None, damage: None };
-        let status = Status { last_seen_ms: 1000, ..Status::default() };
-        assert_eq!(state(&host(Some(status.clone())), 2000), "online");
-        assert_eq!(state(&host(Some(status.clone())), 99_000), "offline");
-        assert_eq!(state(&host(Some(Status { stopped: true, ..status })), 2000), "stopped");
-        assert_eq!(state(&host(None), 2000), "offline");
     }
 }

@@ -158,7 +158,8 @@ fn list(jobs: &[RecentJob], none: &str, now: Millis, printer: &Printer) -> anyho
     Ok(())
 }
 
-fn object(job: &RecentJob) -> Value {
+/// A job of a list as JSON.
+pub fn object(job: &RecentJob) -> Value {
     let headline = job.headline.as_ref();
     let mut object = json!({
         "job": job.id,

@@ -23,6 +23,7 @@ mod rolling;
 mod run;
 mod secrets;
 mod selected;
+mod top;
 mod trust;
 mod up;
 mod watch;
@@ -80,6 +81,10 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
         Command::Playbook(command) => {
             let mut fleet = connect(settings).await?;
             return Ok(Box::pin(playbook::run(command, &mut fleet, settings, printer)).await?.into());
+        }
+        Command::Top(options) => {
+            let fleet = connect(settings).await?;
+            return Ok(Box::pin(top::run(*options, fleet, settings, printer)).await?.into());
         }
         Command::Host(command) => Box::pin(host::run(command, settings, printer)).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,

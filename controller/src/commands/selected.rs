@@ -27,7 +27,7 @@ pub async fn select(selection: &Selection, fleet: &mut Fleet, printer: &Printer)
 }
 
 /// Names the hosts of which it is not known whether they are meant, together where the reason is the same.
-fn name_unknown(unknown: &[Unknown], printer: &Printer) {
+pub fn name_unknown(unknown: &[Unknown], printer: &Printer) {
     for (reason, hosts) in by_reason(unknown) {
         printer.trouble(&format!("{}: left out: {reason}", fold::names(&hosts)));
     }

@@ -8,7 +8,9 @@ pub mod figures;
 pub mod fold;
 pub mod json;
 pub mod moments;
+pub mod natural;
 pub mod printer;
+pub mod progress;
 mod releases;
 pub mod results;
 pub mod style;
@@ -16,6 +18,7 @@ pub mod summary;
 pub mod table;
 pub mod tail;
 pub mod terminal;
+pub mod top;
 
 pub use self::{
     exit::Exit,

@@ -50,6 +50,12 @@ fn local_in(zone: &TimeZone, moment: Millis, now: Millis) -> Option<String> {
     Some(moment.strftime(format).to_string())
 }
 
+/// The time on the operator's clock with seconds: `14:05:03`.
+pub fn clock(moment: Millis) -> String {
+    let zoned = zoned(&TimeZone::system(), moment);
+    zoned.map_or_else(|| show_moment(moment), |zoned| zoned.strftime("%H:%M:%S").to_string())
+}
+
 /// The exact moment on the operator's clock.
 pub fn exact(moment: Millis) -> String {
     let zoned = zoned(&TimeZone::system(), moment);

@@ -11,8 +11,9 @@ use serde_json::{Map, Value};
 
 use super::{
     figures,
-    fold::groups,
+    fold::{groups, label},
     json, moments,
+    natural::by_name,
     printer::{Format, Printer},
     releases, style,
     summary::{Summary, is_good, standing, troubles},
@@ -23,6 +24,9 @@ use crate::client::{HostResult, Job};
 
 /// Figures beside each host in a table of several at most.
 const COLUMNS: usize = 7;
+
+/// Hosts in the same state that have a row each at most.
+const ALIKE: usize = 20;
 
 /// Figures about the figures, which do not help to compare hosts.
 const ASIDE: [&str; 2] = ["sampled_at", "window_seconds"];
@@ -142,7 +146,7 @@ impl<'a> Results<'a> {
         // Output has been printed already; a table of states beside it would only repeat the summary.
         let tabled = outcomes().next().is_some() && !outcomes().any(has_output);
         if tabled {
-            self.printer.table(&side_by_side(results, self.job.manifest().issued_at_ms))?;
+            self.printer.table(&side_by_side(results, self.job.manifest().issued_at_ms, self.printer.folds()))?;
         }
         Ok(tabled)
     }
@@ -160,10 +164,11 @@ impl<'a> Results<'a> {
     }
 }
 
-/// A table of hosts with their figures: first the hosts that did not succeed, each sorted by name.
-fn side_by_side(results: &[&HostResult], issued_at_ms: Millis) -> Table {
+/// A table of hosts with their figures: first the hosts that did not succeed, each sorted by name. Where it `folds`, many
+/// hosts of which nothing but their state is known are one row.
+fn side_by_side(results: &[&HostResult], issued_at_ms: Millis, folds: bool) -> Table {
     let mut results = results.to_vec();
-    results.sort_by(|one, other| is_good(one).cmp(&is_good(other)).then_with(|| one.host.cmp(&other.host)));
+    results.sort_by(|one, other| is_good(one).cmp(&is_good(other)).then_with(|| by_name(&one.host, &other.host)));
     let is_shown = |(name, value): &(&String, &Value)| {
         figures::is_scalar(value) && !name.contains(':') && !ASIDE.contains(&name.as_str())
     };
@@ -180,6 +185,15 @@ fn side_by_side(results: &[&HostResult], issued_at_ms: Millis) -> Table {
     let headings = ["HOST"].into_iter().chain(with_time.then_some("AFTER")).chain(with_state.then_some("STATE"));
     let headings = headings.map(str::to_owned).chain(columns.iter().map(|name| figures::label(name).to_uppercase()));
     let mut table = Table::new(headings);
+    if folds && columns.is_empty() {
+        for alike in results.chunk_by(|one, other| standing(one) == standing(other)) {
+            let rows = if alike.len() > ALIKE { vec![alike] } else { alike.chunks(1).collect() };
+            for hosts in rows {
+                table.row(state_of(hosts, issued_at_ms));
+            }
+        }
+        return table;
+    }
     for result in results {
         let state = with_state.then(|| Cell::styled(&standing(result), style::of_state(result.state)));
         let figures = columns.iter().map(|column| figures::cell(column, figure(result, column)));
@@ -187,6 +201,16 @@ fn side_by_side(results: &[&HostResult], issued_at_ms: Millis) -> Table {
         table.row([Cell::from(result.host.as_str())].into_iter().chain(after).chain(state).chain(figures));
     }
     table
+}
+
+/// The row of hosts that are in the same state: the time is that of the slowest one.
+fn state_of(hosts: &[&HostResult], issued_at_ms: Millis) -> [Cell; 3] {
+    let names: Vec<_> = hosts.iter().map(|result| &result.host).collect();
+    let slowest = hosts.iter().max_by_key(|result| result.outcome.as_ref().map(|outcome| outcome.finished_at_ms));
+    let after = slowest.and_then(|result| time(result, issued_at_ms)).unwrap_or_default();
+    let after = if hosts.len() > 1 && !after.is_empty() { format!("up to {after}") } else { after };
+    let state = hosts.first().map(|result| Cell::styled(&standing(result), style::of_state(result.state)));
+    [label(&names).into(), after.into(), state.unwrap_or_else(|| Cell::from(""))]
 }
 
 /// The time from the dispatch to the end on a host.
@@ -224,14 +248,43 @@ mod tests {
             result("lost", State::TimedOut, None),
         ];
         let results: Vec<_> = results.iter().collect();
-        let table = side_by_side(&results, 0);
+        let table = side_by_side(&results, 0, true);
         let lines: Vec<_> =
             table.lines(None).iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
         assert_eq!(
             lines,
             ["HOST  STATE      USAGE", "lost  timed out", "web1  succeeded  1.0 %", "web2  succeeded  99.0 %",]
         );
-        let lines = side_by_side(&results[..2], 0).lines(None);
+        let lines = side_by_side(&results[..2], 0, true).lines(None);
         assert!(!lines.concat().contains("STATE"));
+    }
+
+    #[test]
+    fn many_hosts_of_which_nothing_but_their_state_is_known_are_one_row() {
+        let result = |number: u64| {
+            let state = if number == 7 { State::Failed } else { State::Succeeded };
+            let outcome = Outcome::bare(state, None, number);
+            HostResult { state, outcome: Some(outcome), ..HostResult::new(format!("web{number}").parse().unwrap()) }
+        };
+        let results: Vec<_> = (1..=30).map(result).collect();
+        let results: Vec<_> = results.iter().collect();
+        let lines = |count: usize, folds| {
+            let lines = side_by_side(&results[..count], 0, folds).lines(None).into_iter();
+            lines.map(|line| anstream::adapter::strip_str(&line).to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            lines(30, true),
+            [
+                "HOST           AFTER        STATE",
+                "web7           7 ms         failed",
+                "web[1-6,8-30]  up to 30 ms  succeeded"
+            ]
+        );
+        assert_eq!(lines(30, false).len(), 31);
+        let few = lines(20, true);
+        assert_eq!(
+            (few.len(), few[2].as_str(), few[20].as_str()),
+            (21, "web1   1 ms   succeeded", "web20  20 ms  succeeded")
+        );
     }
 }

@@ -76,6 +76,18 @@ impl fmt::Display for FilterError {
     }
 }
 
+impl FilterError {
+    /// What is wrong, in one line.
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+
+    /// Where it is, in bytes of the text; empty where something is missing.
+    pub const fn place(&self) -> &Range<usize> {
+        &self.at
+    }
+}
+
 impl Filter {
     /// That labels have values (`NAME=VALUE`), have others (`NAME!=VALUE`), or are set at all (`NAME`), separated by commas:
     /// all of it must hold.
