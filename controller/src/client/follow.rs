@@ -183,11 +183,6 @@ impl<'a> Follower<'a> {
         self.strangers = Strangers::Overlook;
     }
 
-    /// How many hosts are not awaited any more.
-    pub fn done(&self) -> usize {
-        self.hosts.len() - self.waiting
-    }
-
     /// How the job stands on every host, by name.
     pub fn results(&self) -> impl Iterator<Item = &HostResult> {
         self.hosts.values().map(|awaited| &awaited.result)
@@ -595,6 +590,6 @@ mod tests {
         }
         assert!(matches!(follower.take(), Some(Event::State { state: State::Running, .. })));
         assert!(follower.take().is_none());
-        assert_eq!((ended, follower.done()), (vec![host], 0));
+        assert_eq!((ended, follower.waiting), (vec![host], 1));
     }
 }

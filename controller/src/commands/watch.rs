@@ -1,6 +1,6 @@
 //! Waits for a job at a terminal: prints its results as they come. Ctrl-C detaches.
 
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 
 use protocol::time::Millis;
 use serde_json::json;
@@ -17,6 +17,9 @@ use crate::{
         tail::Tail,
     },
 };
+
+/// How often the times of what runs are shown anew.
+const TICK: Duration = Duration::from_secs(1);
 
 /// What is printed while a job is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,18 +154,26 @@ async fn watch_until(
     let again = || format!("see it again: ctl job wait {}", job.id().short());
     let mut interrupt = pin!(tokio::signal::ctrl_c());
     let mut closed = pin!(Printer::reader_gone());
+    let mut tick = tokio::time::interval(TICK);
     let mut detached = false;
-    loop {
-        let event = tokio::select! {
-            // Where the signal cannot be caught, it ends the process as it always did.
-            Ok(()) = &mut interrupt => {
-                printer.leave_line();
-                detached = true;
-                break;
+    'followed: loop {
+        let event = {
+            // It is kept from tick to tick: the next call would connect anew.
+            let mut next = pin!(follower.next(fleet));
+            loop {
+                tokio::select! {
+                    // Where the signal cannot be caught, it ends the process as it always did.
+                    Ok(()) = &mut interrupt => {
+                        printer.leave_line();
+                        detached = true;
+                        break 'followed;
+                    }
+                    // Nobody sees what is followed any more.
+                    () = &mut closed, if live => return Ok(Watched::Left(Exit::Closed)),
+                    event = &mut next => break event,
+                    _ = tick.tick() => printer.tick(),
+                }
             }
-            // Nobody sees what is followed any more.
-            () = &mut closed, if live => return Ok(Watched::Left(Exit::Closed)),
-            event = follower.next(fleet) => event,
         };
         match event {
             Ok(None) => break,
@@ -180,7 +191,7 @@ async fn watch_until(
         if live && printer.is_closed() {
             return Ok(Watched::Left(Exit::Closed));
         }
-        printer.progress(follower.done());
+        printer.progress(follower.results());
     }
 
     printer.stop_progress();

@@ -4,15 +4,14 @@ use std::{
     borrow::Cow,
     cell::{Cell, RefCell},
     fs::File,
-    io::{self, BufRead, BufReader, IsTerminal, Write},
+    io::{self, BufRead, BufReader, IsTerminal, Stderr, Write},
     os::fd::AsFd,
-    time::Duration,
+    time::Instant,
 };
 
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use protocol::event::Stream;
 use serde::Serialize;
 use serde_json::Value;
@@ -21,10 +20,12 @@ use tokio::{io::Interest, net::unix::pipe};
 
 use super::{
     explain::{Advice, explain},
+    progress::Progress,
     style,
     table::Table,
     terminal::{harmless, harmless_json},
 };
+use crate::client::HostResult;
 
 /// The format of results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -67,7 +68,7 @@ pub struct Printer {
     format: Format,
     quiet: bool,
     colour: ColorChoice,
-    progress: RefCell<Option<ProgressBar>>,
+    progress: RefCell<Option<Progress<Stderr>>>,
     /// A program's output left the cursor within a line.
     unfinished: Cell<bool>,
     /// The reader of stdout has gone (`ctl … | head`).
@@ -280,33 +281,31 @@ impl Printer {
         self.unfinished.set(io::stderr().is_terminal() && self.progress.borrow().is_none());
     }
 
-    /// Shows a progress bar where a person would miss one: on a terminal, when several hosts are awaited.
+    /// Shows how far a job has come where a person would miss that: on a terminal, when several hosts are awaited.
     pub fn start_progress(&self, hosts: usize) {
-        if self.quiet || hosts < 2 || !io::stderr().is_terminal() {
-            return;
-        }
-        let bar = ProgressBar::with_draw_target(Some(hosts as u64), ProgressDrawTarget::stderr());
-        // The template is constant; were it wrong, the default bar would do.
-        if let Ok(style) = ProgressStyle::with_template("{pos}/{len} hosts [{bar:30}] {elapsed}") {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        // The clock in the bar goes on while no result comes.
-        bar.enable_steady_tick(Duration::from_secs(1));
-        *self.progress.borrow_mut() = Some(bar);
-    }
-
-    /// Moves the progress bar to `done` hosts.
-    pub fn progress(&self, done: usize) {
-        if let Some(bar) = &*self.progress.borrow() {
-            bar.set_position(done as u64);
-            bar.tick();
+        if !self.quiet && hosts > 1 && io::stderr().is_terminal() {
+            *self.progress.borrow_mut() = Some(Progress::new(io::stderr()));
         }
     }
 
-    /// Takes the progress bar away.
+    /// Shows how the job stands now.
+    pub fn progress<'a>(&self, results: impl Iterator<Item = &'a HostResult>) {
+        if let Some(progress) = &mut *self.progress.borrow_mut() {
+            progress.show(results, stderr_width(), Instant::now());
+        }
+    }
+
+    /// Lets the times of the progress go on. To be called each second.
+    pub fn tick(&self) {
+        if let Some(progress) = &mut *self.progress.borrow_mut() {
+            progress.tick(stderr_width(), Instant::now());
+        }
+    }
+
+    /// Takes the progress away.
     pub fn stop_progress(&self) {
-        if let Some(bar) = self.progress.take() {
-            bar.finish_and_clear();
+        if let Some(mut progress) = self.progress.take() {
+            progress.erase();
         }
     }
 
@@ -333,11 +332,20 @@ impl Printer {
     }
 
     fn beside_progress<T>(&self, write: impl FnOnce() -> T) -> T {
-        match &*self.progress.borrow() {
-            Some(bar) => bar.suspend(write),
-            None => write(),
+        if let Some(progress) = &mut *self.progress.borrow_mut() {
+            progress.erase();
         }
+        let written = write();
+        if let Some(progress) = &mut *self.progress.borrow_mut() {
+            progress.draw();
+        }
+        written
     }
+}
+
+/// Columns of the terminal at standard error.
+fn stderr_width() -> usize {
+    terminal_size::terminal_size_of(io::stderr()).map_or(80, |(Width(columns), _)| columns.into())
 }
 
 /// A text that may quote what comes from hosts, for a terminal or not.

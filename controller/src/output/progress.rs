@@ -1,8 +1,6 @@
 //! How far a job has come, at the end of a terminal while its hosts are awaited: a bar with the hosts by state, and below it
 //! those that have run the longest.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the watching of a job is to show it"))]
-
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
@@ -31,8 +29,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Progress<W> {
     out: W,
     began: Instant,
-    /// Since when each host runs, as far as it was seen.
-    running: HashMap<HostName, Instant>,
+    /// How many hosts are in each state.
+    states: BTreeMap<State, usize>,
+    /// Since when each host runs, as far as it was seen, and what it waits for.
+    running: HashMap<HostName, (Instant, Option<String>)>,
     /// When it was drawn last, and what.
     drawn_at: Option<Instant>,
     lines: Vec<String>,
@@ -49,29 +49,38 @@ struct Slow<'a> {
 impl<W: Write> Progress<W> {
     /// Nothing is drawn yet. `out` leads to a terminal.
     pub fn new(out: W) -> Self {
-        Self { out, began: Instant::now(), running: HashMap::new(), drawn_at: None, lines: Vec::new(), is_shown: false }
+        let (states, running) = (BTreeMap::new(), HashMap::new());
+        Self { out, began: Instant::now(), states, running, drawn_at: None, lines: Vec::new(), is_shown: false }
     }
 
-    /// Shows how the job stands, on a terminal of so many columns. To be called whenever something has happened, and each
-    /// second: what comes too often is left out.
+    /// Shows how the job stands, on a terminal of so many columns. To be called whenever something has happened: what comes
+    /// too often is left out.
     pub fn show<'a>(&mut self, results: impl Iterator<Item = &'a HostResult>, columns: usize, now: Instant) {
         if self.drawn_at.is_some_and(|drawn| now.saturating_duration_since(drawn) < PAUSE) {
             return;
         }
-        let (mut states, mut slow) = (BTreeMap::new(), Vec::new());
+        self.states.clear();
         for result in results {
-            *states.entry(result.state).or_default() += 1;
-            let waits_for = result.waits_for.as_deref().filter(|_| !result.state.is_terminal());
+            *self.states.entry(result.state).or_default() += 1;
+            let waits_for = result.waits_for.clone().filter(|_| !result.state.is_terminal());
             if result.state == State::Running || waits_for.is_some() {
-                let since = *self.running.entry(result.host.clone()).or_insert(now);
-                slow.push(Slow { host: &result.host, time: now.saturating_duration_since(since), waits_for });
+                self.running.entry(result.host.clone()).or_insert((now, None)).1 = waits_for;
             } else {
                 self.running.remove(&result.host);
             }
         }
-        slow.retain(|slow| slow.time >= SLOW);
+        self.tick(columns, now);
+    }
+
+    /// Shows the times anew. To be called each second.
+    pub fn tick(&mut self, columns: usize, now: Instant) {
+        let slow = self.running.iter().map(|(host, (since, waits_for))| {
+            let time = now.saturating_duration_since(*since);
+            Slow { host, time, waits_for: waits_for.as_deref() }
+        });
+        let mut slow: Vec<_> = slow.filter(|slow| slow.time >= SLOW).collect();
         slow.sort_by(|one, other| other.time.cmp(&one.time).then_with(|| by_name(one.host, other.host)));
-        let lines = lines(&states, &slow, now.saturating_duration_since(self.began), columns);
+        let lines = lines(&self.states, &slow, now.saturating_duration_since(self.began), columns);
         self.erase();
         self.lines = lines;
         self.drawn_at = Some(now);

@@ -181,7 +181,7 @@ async fn follow(
                     if !files.end(&result) {
                         download.close(&result.host);
                     }
-                    printer.progress(follower.done());
+                    printer.progress(follower.results());
                 }
                 Some(event) => events::note(&event, job, fleet.now(), printer),
             },
