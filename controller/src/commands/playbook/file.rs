@@ -441,7 +441,7 @@ mod tests {
         assert!(by("check = ", "action = \"ping\"\ncheck = ").contains("either an 'action' or a 'check'"));
         assert!(by("on_failure = \"rollback\"", "on_failure = \"panic\"").contains("unknown variant `panic`"));
         assert!(by("{ all = true }", "{ }").contains("all = true"));
-        assert!(refused(&|_| String::new()).contains("it has no [[step]]"));
+        assert!(refused(&|_| "values = { version = 1 }".to_owned()).contains("it has no [[step]]"));
         let given = Playbook::parse(WHOLE, &["verson=3".to_owned()], Path::new(""));
         assert!(given.err().expect("an error").to_string().contains("did you mean version?"));
     }
