@@ -183,6 +183,11 @@ impl<'a> Follower<'a> {
         self.strangers = Strangers::Overlook;
     }
 
+    /// Whether all that was read has been delivered.
+    pub fn is_drained(&self) -> bool {
+        self.events.is_empty() && self.finished.is_empty()
+    }
+
     /// How the job stands on every host, by name.
     pub fn results(&self) -> impl Iterator<Item = &HostResult> {
         self.hosts.values().map(|awaited| &awaited.result)

@@ -283,7 +283,8 @@ async fn run_on(
 
     let shown: Vec<_> = hosts.iter().map(|host| &host.name).collect();
     printer.note(&format!("{} on {}: {}", before.command(), summary::hosts(total), fold::names(&shown)));
-    if waves.canary > 0 || waves.batch < total as u64 {
+    let first = if waves.canary > 0 { waves.canary } else { waves.batch };
+    if first < total as u64 {
         printer.note(&foretell(total, &waves));
     }
     if may_change(&hosts, &before.action) {

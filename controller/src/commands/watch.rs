@@ -148,6 +148,7 @@ async fn watch_until(
     } else {
         // A progress bar and live output would disturb each other.
         printer.start_progress(follower.results().count());
+        printer.progress(follower.results());
     }
 
     let mut output = Results::new(job, follower.results().count(), live, view, printer);
@@ -191,7 +192,10 @@ async fn watch_until(
         if live && printer.is_closed() {
             return Ok(Watched::Left(Exit::Closed));
         }
-        printer.progress(follower.results());
+        // Once for all that was read together: jobs may have very many hosts.
+        if follower.is_drained() {
+            printer.progress(follower.results());
+        }
     }
 
     printer.stop_progress();

@@ -54,11 +54,8 @@ impl<W: Write> Progress<W> {
     }
 
     /// Shows how the job stands, on a terminal of so many columns. To be called whenever something has happened: what comes
-    /// too often is left out.
+    /// too often is drawn with the next [`Self::tick`].
     pub fn show<'a>(&mut self, results: impl Iterator<Item = &'a HostResult>, columns: usize, now: Instant) {
-        if self.drawn_at.is_some_and(|drawn| now.saturating_duration_since(drawn) < PAUSE) {
-            return;
-        }
         self.states.clear();
         for result in results {
             *self.states.entry(result.state).or_default() += 1;
@@ -69,11 +66,16 @@ impl<W: Write> Progress<W> {
                 self.running.remove(&result.host);
             }
         }
-        self.tick(columns, now);
+        if self.drawn_at.is_none_or(|drawn| now.saturating_duration_since(drawn) >= PAUSE) {
+            self.tick(columns, now);
+        }
     }
 
     /// Shows the times anew. To be called each second.
     pub fn tick(&mut self, columns: usize, now: Instant) {
+        if self.states.is_empty() {
+            return;
+        }
         let slow = self.running.iter().map(|(host, (since, waits_for))| {
             let time = now.saturating_duration_since(*since);
             Slow { host, time, waits_for: waits_for.as_deref() }
@@ -201,6 +203,8 @@ mod tests {
         results[0].state = State::Succeeded;
         progress.show(results.iter(), 80, at(14));
         assert!(shown(&progress.out)[0].contains("1/3"));
+        progress.tick(80, at(15));
+        assert!(shown(&progress.out)[0].contains("2/3"));
 
         progress.erase();
         assert_eq!(shown(&progress.out), [""]);
