@@ -212,6 +212,12 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
             &["xadd", "expire", "xrange", "xpending", "xlen", "exists", "xinfo|stream"],
             "send commands and orders, and see which are taken",
         ),
+        grant(
+            Both,
+            [keys.groups()],
+            &["eval", "hexists", "hlen", "hset", "hdel"],
+            "save groups of hosts, in a bounded number",
+        ),
         grant(Write, [keys.servers()], &["zrem"], "forget a host"),
         grant(Write, [keys.pattern_of_host(&Any)], &["del"], "forget a host"),
         grant(Both, [keys.job(Any)], &["hset", "hdel", "pexpire"], "record a job, its approvals, and that it is sent"),
@@ -247,8 +253,8 @@ fn of_reader(keys: &Keys) -> Vec<Grant> {
 fn looks(keys: &Keys) -> [Grant; 3] {
     let own = [keys.facts(&Any), keys.labels(&Any), keys.status(&Any)];
     let metrics = MetricGroup::ALL.map(|group| keys.metrics(&Any, group));
-    let hosts = own.into_iter().chain(metrics).chain([keys.custom(&Any, Any)]);
-    let see_hosts = "see hosts, their facts and figures";
+    let hosts = own.into_iter().chain(metrics).chain([keys.custom(&Any, Any), keys.groups()]);
+    let see_hosts = "see hosts, their facts and figures, and groups of hosts";
     [
         Grant { access: Access::Read, keys: hosts.collect(), commands: &["hgetall", "hget", "hmget"], why: see_hosts },
         grant(

@@ -19,6 +19,8 @@ pub enum Retention {
     Expires(Duration),
     /// A sorted set of so many members at most.
     Members(usize),
+    /// A hash of so many fields at most.
+    Fields(usize),
     /// A stream of so many entries at most.
     Entries(usize),
     /// A stream of entries up to this age.
@@ -144,6 +146,11 @@ impl Keys {
         format!("{}servers", self.prefix)
     }
 
+    /// Hash, name → the hosts that the group stands for, as text. Capped at [`limits::GROUPS`].
+    pub fn groups(&self) -> String {
+        format!("{}groups", self.prefix)
+    }
+
     /// Hash: the job's record. Expires with the job's retention, counted from the last moment at which the job can end.
     pub fn job(&self, job: impl JobPart) -> String {
         format!("{}job:{{{job}}}", self.prefix)
@@ -218,6 +225,7 @@ impl Keys {
         match key {
             "servers" => return Some(Retention::Members(limits::HOSTS)),
             "jobs" => return Some(Retention::Members(limits::JOBS)),
+            "groups" => return Some(Retention::Fields(limits::GROUPS)),
             _ => {}
         }
         if let Some((_, part)) = key.strip_prefix("server:{").and_then(|rest| rest.split_once("}:")) {
@@ -281,6 +289,7 @@ mod tests {
             keys.artifact(&artifact, 7),
             keys.artifact_users(&artifact),
             keys.jobs(),
+            keys.groups(),
         ] {
             assert!(keys.retention(&key).is_some(), "{key}");
             assert!(Keys::new(None).retention(&key).is_none(), "{key}");

@@ -84,6 +84,7 @@ fn foreign_keys() -> Vec<String> {
     let namespaced = Keys::new(Some(&"prod".parse().expect("a namespace")));
     let mut foreign = keys.of_host(&other);
     foreign.extend([keys.job_result(job, &other), keys.job_output(job, &other), keys.job_cancels(job), keys.jobs()]);
+    foreign.push(keys.groups());
     foreign.extend([keys.job_file(job, &other, 0), namespaced.artifact(&content(), 0)]);
     foreign.extend(namespaced.of_host(&host("web1")));
     foreign.extend([namespaced.job_result(job, &host("web1")), namespaced.servers()]);

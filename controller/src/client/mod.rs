@@ -98,6 +98,7 @@ mod events;
 mod fleet;
 mod follow;
 mod forget;
+mod groups;
 mod hosts;
 mod inbox;
 mod jobs;
@@ -128,6 +129,7 @@ pub use self::{
     fleet::Fleet,
     follow::Follower,
     forget::Forgotten,
+    groups::Groups,
     hosts::{Catalogue, Host, HostDetails},
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
@@ -136,7 +138,8 @@ pub use self::{
     signer::{Signer, SignerError},
     spelling::closest,
     targeting::{
-        Field, Filter, FilterError, Limit, LimitError, Truth, Unknown, Word, WordError, by_reason, split_words,
+        Field, Filter, FilterError, Group, GroupError, Limit, LimitError, Truth, Unknown, Word, WordError, by_reason,
+        split_words,
     },
     uploads::Upload,
     witness::{ChangedKey, NewKey, Unsealable, Unverified},

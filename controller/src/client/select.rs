@@ -14,6 +14,7 @@ use redis::Cmd;
 use super::{
     error::{Error, WrongType},
     fleet::{Fleet, text},
+    groups,
     hosts::Host,
     targeting::{Field, Filter, Limit, Truth, Unknown, Word, WordError},
 };
@@ -75,13 +76,14 @@ impl Fleet {
     /// # Errors
     /// A name that no host has, a pattern that no host matches, or nothing that is left of them.
     pub async fn select(&mut self, selection: &Selection) -> Result<Selected, Error> {
+        let (filter, mut doubts) = self.spelled_out(selection).await?;
         let mut names = self.named(selection).await?;
         names.sort();
         names.dedup();
-        let mut doubts = self.exclude(selection, &mut names).await?;
+        doubts.extend(self.exclude(selection, &mut names).await?);
         let considered = names.len();
         let mut unknown = Vec::new();
-        if let Some(filter) = &selection.filter {
+        if let Some(filter) = &filter {
             let found = self.filtered(&names, filter, selection).await?;
             doubts.extend(found.doubts);
             (names, unknown) = (found.meant, found.unknown);
@@ -90,7 +92,7 @@ impl Fleet {
             names.truncate(limit.of(names.len()));
         }
         if names.is_empty() {
-            let filter = selection.filter.as_ref().map(|filter| filter.text().to_owned());
+            let filter = filter.as_ref().map(|filter| filter.text().to_owned());
             return Err(Error::NoneMeant { considered, filter, unknown });
         }
 
@@ -106,7 +108,32 @@ impl Fleet {
         Ok(Error::UnknownHost { name: name.clone(), known: self.known().await? })
     }
 
-    /// The hosts that the words mean.
+    /// What must hold for the hosts besides what their names tell: the filter, and the groups among the words. Returns
+    /// also what groups name that is nowhere.
+    async fn spelled_out(&mut self, selection: &Selection) -> Result<(Option<Filter>, Vec<String>), Error> {
+        let Selection { words, except, filter, .. } = selection;
+        let except: Vec<Word> = except.iter().filter(|word| word.group().is_some()).cloned().collect();
+        let is_by_group = words.iter().any(|word| word.group().is_some());
+        let mut names: Vec<_> = words.iter().chain(&except).filter_map(Word::group).collect();
+        names.extend(filter.iter().flat_map(Filter::groups));
+        if names.is_empty() {
+            return Ok((filter.clone(), Vec::new()));
+        }
+        let all = self.groups().await?;
+        let groups = all.within(names)?;
+        let excluding =
+            except.iter().chain(groups.iter().flat_map(|(_, group)| group.except())).filter_map(Word::group);
+        let doubts = groups::doubts(&groups, &all.within(excluding)?, &self.known().await?)?;
+
+        let words = is_by_group.then(|| Filter::of_words(words));
+        let except = (!except.is_empty()).then(|| Filter::of_words(&except).not());
+        let filter = words.into_iter().chain(except).chain(filter.clone()).reduce(Filter::and);
+        let groups = groups.into_iter().map(|(name, group)| (name, group.filter())).collect();
+        Ok((filter.map(|filter| filter.knowing(groups)), doubts))
+    }
+
+    /// The hosts that the words mean. Where there are groups among them, all: which of them are meant is a matter of
+    /// [`Self::spelled_out`].
     async fn named(&mut self, selection: &Selection) -> Result<Vec<HostName>, Error> {
         let words = &selection.words;
         if words.is_empty() {
@@ -122,7 +149,8 @@ impl Fleet {
             let before = names.len();
             match word.exact() {
                 Some(exact) => names.extend(exact.iter().cloned()),
-                None => names.extend(known.iter().filter(|name| word.matches(name)).cloned()),
+                None if word.group().is_some() => names.extend(known.iter().cloned()),
+                None => names.extend(known.iter().filter(|name| word.matches(name.as_str())).cloned()),
             }
             if names.len() == before {
                 return Err(Error::NoMatch { pattern: word.text().to_owned(), known });
@@ -135,7 +163,7 @@ impl Fleet {
     /// patterns that match none.
     async fn exclude(&mut self, selection: &Selection, names: &mut Vec<HostName>) -> Result<Vec<String>, Error> {
         let mut doubts = Vec::new();
-        for word in &selection.except {
+        for word in selection.except.iter().filter(|word| word.group().is_none()) {
             match word.exact() {
                 Some(exact) => {
                     let is_other = |name: &HostName| names.binary_search(name).is_err();
@@ -144,23 +172,35 @@ impl Fleet {
                         return Err(Error::UnknownHost { name: stranger.clone(), known });
                     }
                 }
-                None if !names.iter().any(|name| word.matches(name)) => {
+                None if !names.iter().any(|name| word.matches(name.as_str())) => {
                     doubts.push(format!("no host matches '{}', which is to be excluded", word.text()));
                 }
                 None => {}
             }
         }
-        names.retain(|name| !selection.except.iter().any(|word| word.matches(name)));
+        names.retain(|name| !selection.except.iter().any(|word| word.matches(name.as_str())));
         Ok(doubts)
     }
 
-    /// Judges the hosts. Only what the filter asks for is read.
+    /// Judges the hosts. Only what the filter asks for is read, and only of hosts of which the name does not decide.
     async fn filtered(
         &mut self,
         names: &[HostName],
         filter: &Filter,
         selection: &Selection,
     ) -> Result<Filtered, Error> {
+        let by_name = |name: &HostName| {
+            filter.judge(&|field| if *field == Field::Host { Ok(name.to_string()) } else { Err(String::new()) })
+        };
+        let (mut meant, mut open) = (Vec::new(), Vec::new());
+        for name in names {
+            match by_name(name) {
+                Truth::Yes => meant.push(name.clone()),
+                Truth::No => {}
+                Truth::Unknown(_) => open.push(name.clone()),
+            }
+        }
+        let names = &open[..];
         let statuses = self.statuses(names).await?;
         let stranger =
             names.iter().zip(&statuses).find(|(name, status)| matches!(status, Ok(None)) && selection.is_named(name));
@@ -180,7 +220,7 @@ impl Fleet {
         }
 
         let now = self.now();
-        let (mut meant, mut unknown) = (Vec::new(), Vec::new());
+        let mut unknown = Vec::new();
         for ((name, status), values) in names.iter().zip(&statuses).zip(values) {
             let truth = match status {
                 Ok(Some(status)) => filter.judge(&|field| value(field, name, status, values.get(field), now)),
@@ -193,6 +233,7 @@ impl Fleet {
                 Truth::Unknown(reason) => unknown.push(Unknown { host: name.clone(), reason }),
             }
         }
+        meant.sort();
         Ok(Filtered { meant, unknown, doubts })
     }
 
@@ -277,15 +318,18 @@ fn value(
     now: Millis,
 ) -> Result<String, String> {
     let is_online = status.is_online(now);
+    match field {
+        Field::Host => return Ok(host.to_string()),
+        Field::State if is_online => return Ok("online".into()),
+        Field::State => return Ok(if status.stopped { "stopped" } else { "offline" }.into()),
+        _ => {}
+    }
     let (value, sampled_at) = match found {
         Some(Found::Value(value, sampled_at)) => (value.clone(), *sampled_at),
         Some(Found::Damaged(damage)) => return Err(damage.to_string()),
         Some(Found::Unpublished) | None => return Err(format!("it has not published {field} yet")),
     };
     match field {
-        Field::Host => Ok(host.to_string()),
-        Field::State if is_online => Ok("online".into()),
-        Field::State => Ok(if status.stopped { "stopped" } else { "offline" }.into()),
         Field::Label(_) => Ok(value.unwrap_or_default()),
         _ if field.is_live() && !is_online => Err(format!("{field} is not known, as it is offline")),
         Field::Metric(..) => {

@@ -15,7 +15,7 @@ use super::{
     selected::select,
 };
 use crate::{
-    cli::{grammar::Host as Command, settings::Settings, targeting::Targeting},
+    cli::{hosts::Host as Command, settings::Settings, targeting::Targeting},
     client::{Fleet, Forgotten, Host, Selection, shorten},
     output::{Cell, Format, Printer, Table, explain::how_to_mend, figures, moments, style, summary},
 };
@@ -104,7 +104,7 @@ async fn list(targeting: Targeting, fleet: &mut Fleet, printer: &Printer) -> any
 }
 
 async fn show(fleet: &mut Fleet, name: &str, namespace: Option<&Namespace>, printer: &Printer) -> anyhow::Result<()> {
-    let hosts = fleet.select(&Selection::of([name])?).await?.hosts;
+    let (hosts, _) = select(&Selection::of([name])?, fleet, printer).await?;
     let [host] = &hosts[..] else { bail!("'{name}' matches {} hosts: name one", hosts.len()) };
     let details = fleet.host_details(host).await?;
     let now = fleet.now();

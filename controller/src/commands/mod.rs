@@ -10,6 +10,7 @@ mod doctor;
 mod enroll;
 mod exec;
 mod file;
+mod group;
 mod host;
 mod host_key;
 mod job;
@@ -75,6 +76,7 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
             return Ok(Box::pin(deploy::run(*command, &mut fleet, settings, printer)).await?.into());
         }
         Command::Host(command) => Box::pin(host::run(command, settings, printer)).await?,
+        Command::Group(command) => group::run(command, &mut connect(settings).await?, printer).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
         Command::Key(command) => return Ok(Box::pin(key::run(command, settings, printer)).await?.into()),
         Command::Acl(Acl::Print(options)) => acl::print(options, settings, printer)?,
