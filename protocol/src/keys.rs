@@ -114,6 +114,11 @@ impl Keys {
         self.server(host, "labels")
     }
 
+    /// Hash: labels that controllers have set. Expires like the facts, with which its worker renews it.
+    pub fn set_labels(&self, host: &impl HostPart) -> String {
+        self.server(host, "set-labels")
+    }
+
     /// Hash: liveness and counters. Expires like the facts.
     pub fn status(&self, host: &impl HostPart) -> String {
         self.server(host, "status")
@@ -132,8 +137,9 @@ impl Keys {
 
     /// All keys of a host, but those of its own actions.
     pub fn of_host(&self, host: &impl HostPart) -> Vec<String> {
-        let own = [self.commands(host), self.control(host), self.facts(host), self.labels(host), self.status(host)];
-        own.into_iter().chain(MetricGroup::ALL.map(|group| self.metrics(host, group))).collect()
+        let streams = [self.commands(host), self.control(host)];
+        let own = streams.into_iter().chain([self.facts(host), self.labels(host), self.status(host)]);
+        own.chain([self.set_labels(host)]).chain(MetricGroup::ALL.map(|group| self.metrics(host, group))).collect()
     }
 
     /// Pattern that matches every key of a host, those of later releases too.
@@ -232,7 +238,7 @@ impl Keys {
             return Some(match part {
                 "commands" => Retention::Age(limits::START_BY_MAX + limits::QUEUE_MAX),
                 "control" => Retention::Entries(limits::CONTROL_ENTRIES),
-                "facts" | "labels" | "status" => Retention::Expires(limits::HOST_RETENTION),
+                "facts" | "labels" | "set-labels" | "status" => Retention::Expires(limits::HOST_RETENTION),
                 _ => Retention::Expires(limits::METRICS_RETENTION),
             });
         }
@@ -274,6 +280,7 @@ mod tests {
             keys.control(&host),
             keys.facts(&host),
             keys.labels(&host),
+            keys.set_labels(&host),
             keys.status(&host),
             keys.metrics(&host, MetricGroup::Cpu),
             keys.custom(&host, "backup"),

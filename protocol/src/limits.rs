@@ -95,6 +95,10 @@ limits! {
     HOSTS: usize = 100_000;
     /// Groups of hosts.
     GROUPS: usize = 1_000;
+    /// Labels that controllers may set for a host.
+    SET_LABELS: usize = 64;
+    /// Bytes of the name of such a label, and of its value.
+    LABEL_BYTES: usize = 256;
     /// Bytes of what a group of hosts stands for.
     GROUP_BYTES: usize = 8 * 1024;
     /// Bytes of a command's live output that Redis keeps for readers who come late: the beginning and the newest, half

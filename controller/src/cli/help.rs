@@ -78,6 +78,13 @@ Examples:
   ctl host list -l role=db -l env=prod --limit 10%
   ctl host list --host web1,@db --exclude @old --where 'not @canary or state = online'";
 
+/// After the options of `host label`.
+pub const LABEL: &str = "\
+Examples:
+  ctl host label web1 tier=gold rack-
+  ctl host label 'web*' maintenance=today --exclude web7
+  ctl run -l maintenance=today exec -- apt-get -y upgrade";
+
 /// After the options of `group` and `group set`.
 pub const GROUP: &str = "\
 A group stands for the hosts that its words name (all if there are none), without those of --exclude, for which --label \

@@ -6,7 +6,11 @@ use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use protocol::{connection::Address, name::HostName};
 
-use super::{completers, help, targeting::Targeting};
+use super::{
+    completers, help,
+    targeting::{Narrowing, Targeting, Words, words},
+};
+use crate::client::LabelChange;
 
 /// `ctl host`.
 #[derive(Debug, Subcommand)]
@@ -39,6 +43,7 @@ pub enum Host {
         #[arg(short, long, requires = "pin")]
         yes: bool,
     },
+    Label(Box<Relabel>),
     Enroll(Box<Enroll>),
     /// Remove a host that is gone for good, with what is queued for it
     Forget {
@@ -46,6 +51,26 @@ pub enum Host {
         #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(completers::hosts))]
         names: Vec<HostName>,
     },
+}
+
+/// Set labels of hosts, or remove them
+///
+/// They are beside the labels of the host's own settings, which ctl cannot change and which count where both have one
+/// of the same name. They mean hosts (--label, --where), and nothing else: no policy of a host goes by them.
+#[derive(Args, Debug)]
+#[command(after_help = help::LABEL)]
+pub struct Relabel {
+    /// Hosts, patterns with `*` and `?`, ranges such as web[1-20], or @GROUPs, separated by commas
+    #[arg(value_name = "HOSTS", value_parser = words, add = ArgValueCompleter::new(completers::hosts))]
+    pub hosts: Words,
+    /// NAME=VALUE sets a label, and says what it replaces; NAME- removes it
+    #[arg(value_name = "NAME=VALUE|NAME-", required = true)]
+    pub changes: Vec<LabelChange>,
+    #[command(flatten)]
+    pub narrowing: Narrowing,
+    /// Do not ask before it changes several hosts that were not named
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// Write a script that makes a machine a host of the fleet

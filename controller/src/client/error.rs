@@ -109,6 +109,17 @@ pub enum Error {
     /// A word names no hosts.
     #[error(transparent)]
     Word(#[from] WordError),
+    /// Hosts have a label of that name of their own, so that another one would not count.
+    #[error("{} a label '{name}' of {} own, and that one counts: nothing was changed", subject(.hosts, "has", "have"), if .hosts.len() == 1 { "its" } else { "their" })]
+    OwnLabel {
+        /// The label.
+        name: String,
+        /// The hosts.
+        hosts: Vec<HostName>,
+    },
+    /// A host would have too many labels.
+    #[error("{0} would have more than {most} labels that ctl has set: nothing was changed", most = limits::SET_LABELS)]
+    ManyLabels(HostName),
     /// No group has this name.
     #[error("there is no group {name}")]
     UnknownGroup {

@@ -103,6 +103,7 @@ mod hosts;
 mod inbox;
 mod jobs;
 mod known_hosts;
+mod labels;
 mod outputs;
 mod proposal;
 pub mod redis_info;
@@ -130,9 +131,10 @@ pub use self::{
     follow::Follower,
     forget::Forgotten,
     groups::Groups,
-    hosts::{Catalogue, Host, HostDetails},
+    hosts::{Catalogue, Host, HostDetails, Labels},
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
+    labels::{LabelChange, LabelError, Relabelled},
     proposal::{Proposal, ProposalError},
     select::{Selected, Selection},
     signer::{Signer, SignerError},

@@ -257,14 +257,19 @@ impl Fleet {
         };
         match field {
             Field::Host | Field::State => Ok(vec![Found::Value(None, None); names.len()]),
-            Field::Label(_) => {
-                let ask =
-                    |keys: &Keys, name: &HostName| [place(keys, name, ""), Cmd::hget(keys.facts(name), PUBLISHED)];
-                // Labels and facts are published together: without facts, that a label is not there says nothing.
-                let read = |_: &HostName, (values, published): (Option<Texts>, Option<Vec<u8>>), damage: Option<_>| {
-                    let is_published = damage.is_some() || published.is_some();
-                    if is_published { Found::of(values, damage) } else { Found::Unpublished }
+            Field::Label(label) => {
+                let ask = |keys: &Keys, name: &HostName| {
+                    let set = Cmd::hget(keys.set_labels(name), label);
+                    [place(keys, name, ""), set, Cmd::hget(keys.facts(name), PUBLISHED)]
                 };
+                // Labels and facts are published together: without facts, that a label is not there says nothing.
+                let read =
+                    |_: &HostName, (own, set, published): LabelReplies, damage: Option<_>| match Found::of(own, damage)
+                    {
+                        Found::Value(..) if published.is_none() => Found::Unpublished,
+                        Found::Value(None, at) => Found::Value(set.map(|set| text(&set)), at),
+                        found => found,
+                    };
                 self.query_each(names, ask, read).await
             }
             _ => {
@@ -278,6 +283,9 @@ impl Fleet {
 
 /// The reply to `HMGET`.
 type Texts = Vec<Option<Vec<u8>>>;
+
+/// A label of the host's own, one that a controller has set, and whether the host has published its labels.
+type LabelReplies = (Option<Texts>, Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// A fact that every host publishes.
 const PUBLISHED: &str = "architecture";

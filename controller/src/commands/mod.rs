@@ -13,6 +13,7 @@ mod file;
 mod group;
 mod host;
 mod host_key;
+mod host_label;
 mod job;
 mod key;
 mod last;
@@ -75,7 +76,7 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
             let mut fleet = connect(settings).await?;
             return Ok(Box::pin(deploy::run(*command, &mut fleet, settings, printer)).await?.into());
         }
-        Command::Host(command) => Box::pin(host::run(command, settings, printer)).await?,
+        Command::Host(command) => return Ok(Box::pin(host::run(command, settings, printer)).await?.into()),
         Command::Group(command) => group::run(command, &mut connect(settings).await?, printer).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
         Command::Key(command) => return Ok(Box::pin(key::run(command, settings, printer)).await?.into()),

@@ -85,6 +85,10 @@ fn hints_of(error: &Error) -> Vec<String> {
         Error::UnknownHost { name, known } => {
             did_you_mean(name.as_str(), known.iter().map(HostName::as_str), format!("known: {}", shorten(known)))
         }
+        Error::OwnLabel { .. } => "change it in the settings of the worker: [labels]".into(),
+        Error::ManyLabels(host) => {
+            format!("which it has: ctl host show {host}; remove one: ctl host label {host} NAME-")
+        }
         Error::UnknownGroup { name, known } => {
             let otherwise = if known.is_empty() {
                 "there is none yet: ctl group set NAME …".into()

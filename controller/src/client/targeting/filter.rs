@@ -178,6 +178,11 @@ impl Filter {
     }
 }
 
+/// Whether a label can have this name.
+pub(in crate::client) fn is_label(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|char| char.is_alphanumeric() || "_-./".contains(char))
+}
+
 /// What a word of `--label` asks for.
 fn label(text: &str) -> Result<Test, &'static str> {
     let (name, sign, value) = match text.split_once('=') {
@@ -188,7 +193,7 @@ fn label(text: &str) -> Result<Test, &'static str> {
         None => (text, Sign::IsNot, ""),
     };
     let (name, value) = (name.trim(), value.trim());
-    if name.is_empty() || !name.chars().all(|char| char.is_alphanumeric() || "_-./".contains(char)) {
+    if !is_label(name) {
         return Err("write NAME=VALUE, NAME!=VALUE or NAME; all else is for --where 'label.NAME …'");
     }
     if value.contains(['*', '?', '~', '=']) {

@@ -11,6 +11,7 @@ mod limit;
 mod unknown;
 mod word;
 
+pub(super) use self::filter::is_label;
 pub use self::{
     field::Field,
     filter::{Filter, FilterError, Truth},
