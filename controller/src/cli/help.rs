@@ -78,6 +78,14 @@ Examples:
   ctl host list -l role=db -l env=prod --limit 10%
   ctl host list --host web1,@db --exclude @old --where 'not @canary or state = online'";
 
+/// After the options of `host watch`.
+pub const WATCH: &str = "\
+Without options all hosts are watched. Hosts that join later are watched, too, if they are meant; groups are taken for what \
+they are at the beginning. While Redis is away, it is tried again.
+Examples:
+  ctl host watch -l role=db
+  ctl host watch -o jsonl | jq 'select(.event == \"offline\").host'";
+
 /// After the options of `host label`.
 pub const LABEL: &str = "\
 Examples:

@@ -8,7 +8,7 @@ use protocol::{connection::Address, name::HostName};
 
 use super::{
     completers, help,
-    targeting::{Narrowing, Targeting, Words, words},
+    targeting::{Narrowing, Targeting, Whom, Words, words},
 };
 use crate::client::LabelChange;
 
@@ -43,6 +43,9 @@ pub enum Host {
         #[arg(short, long, requires = "pin")]
         yes: bool,
     },
+    /// Print which hosts join, stop, go offline, restart, return and are forgotten, as it happens, until Ctrl-C
+    #[command(after_help = help::WATCH)]
+    Watch(Box<Whom>),
     Label(Box<Relabel>),
     Enroll(Box<Enroll>),
     /// Remove a host that is gone for good, with what is queued for it

@@ -105,6 +105,7 @@ mod jobs;
 mod known_hosts;
 mod labels;
 mod outputs;
+mod presence;
 mod proposal;
 pub mod redis_info;
 mod sealing;
@@ -135,6 +136,7 @@ pub use self::{
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
     labels::{LabelChange, LabelError, Relabelled},
+    presence::{Change, Happening, Presence},
     proposal::{Proposal, ProposalError},
     select::{Selected, Selection},
     signer::{Signer, SignerError},

@@ -53,10 +53,23 @@ impl Selection {
         Ok(Self { words, ..Self::all() })
     }
 
+    /// The hosts that were named, themselves or by ranges.
+    pub(super) fn named(&self) -> impl Iterator<Item = &HostName> {
+        self.words.iter().filter_map(Word::exact).flatten()
+    }
+
     /// Whether this host was named, itself or by a range.
     pub fn is_named(&self, host: &HostName) -> bool {
-        self.words.iter().filter_map(Word::exact).any(|names| names.contains(host))
+        self.named().any(|name| name == host)
     }
+}
+
+/// A selection in which groups are taken for what they were at one time, without its limit.
+#[derive(Debug)]
+pub(super) struct Whom {
+    words: Vec<Word>,
+    except: Vec<Word>,
+    filter: Option<Filter>,
 }
 
 /// The hosts that are meant.
@@ -101,6 +114,29 @@ impl Fleet {
             None => Ok(Selected { hosts, unknown, doubts }),
             Some(stranger) => Err(self.stranger(&stranger.name).await?),
         }
+    }
+
+    /// Whom a selection means now and later. Returns also what its groups name that is nowhere.
+    pub(super) async fn whom(&mut self, selection: &Selection) -> Result<(Whom, Vec<String>), Error> {
+        let (filter, doubts) = self.spelled_out(selection).await?;
+        let by_group = selection.words.iter().any(|word| word.group().is_some());
+        let words = if by_group { Vec::new() } else { selection.words.clone() };
+        Ok((Whom { words, except: selection.except.clone(), filter }, doubts))
+    }
+
+    /// Those of these hosts that are meant, and those of which that is not known.
+    pub(super) async fn meant(
+        &mut self,
+        whom: &Whom,
+        names: &[HostName],
+    ) -> Result<(Vec<HostName>, Vec<HostName>), Error> {
+        let matches = |words: &[Word], name: &HostName| words.iter().any(|word| word.matches(name.as_str()));
+        let is_meant =
+            |name: &&HostName| (whom.words.is_empty() || matches(&whom.words, name)) && !matches(&whom.except, name);
+        let names: Vec<_> = names.iter().filter(is_meant).cloned().collect();
+        let Some(filter) = &whom.filter else { return Ok((names, Vec::new())) };
+        let Filtered { meant, unknown, .. } = self.filtered(&names, filter, &Selection::all()).await?;
+        Ok((meant, unknown.into_iter().map(|unknown| unknown.host).collect()))
     }
 
     /// That there is no such host.
@@ -237,9 +273,12 @@ impl Fleet {
         Ok(Filtered { meant, unknown, doubts })
     }
 
-    /// What tells whether these hosts are online.
-    async fn statuses(&mut self, names: &[HostName]) -> Result<Vec<Result<Option<Status>, WrongType>>, Error> {
-        const FIELDS: [&str; 3] = ["last_seen", "state", "clock_ahead_ms"];
+    /// What tells whether these hosts are online, and since when.
+    pub(super) async fn statuses(
+        &mut self,
+        names: &[HostName],
+    ) -> Result<Vec<Result<Option<Status>, WrongType>>, Error> {
+        const FIELDS: [&str; 4] = ["last_seen", "state", "started_at", "clock_ahead_ms"];
         let ask = |keys: &Keys, name: &HostName| [Cmd::hmget(keys.status(name), &FIELDS)];
         let read = |_: &HostName, (values,): (Option<Texts>,), damage: Option<WrongType>| {
             let values = FIELDS.iter().zip(values.unwrap_or_default());

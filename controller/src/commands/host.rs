@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{
     enroll,
     host_key::{self, Change, HostKeys},
-    host_label,
+    host_label, host_watch,
     selected::select,
 };
 use crate::{
@@ -29,6 +29,7 @@ pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> an
     match command {
         Command::List(targeting) => list(*targeting, &mut connect().await?, printer).await?,
         Command::Show { name } => show(&mut connect().await?, &name, namespace, printer).await?,
+        Command::Watch(whom) => return host_watch::run(*whom, &mut connect().await?, printer).await,
         Command::Label(options) => return host_label::run(*options, &mut connect().await?, printer).await,
         Command::Enroll(options) => enroll::run(*options, settings, printer).await?,
         Command::Key { name, pin, forget, yes } => {

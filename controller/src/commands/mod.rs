@@ -14,6 +14,7 @@ mod group;
 mod host;
 mod host_key;
 mod host_label;
+mod host_watch;
 mod job;
 mod key;
 mod last;
