@@ -13,7 +13,7 @@ use std::{
     sync::LazyLock,
 };
 
-use controller::client::{Filter, KnownHosts, Reply, Truth, Word};
+use controller::client::{Filter, Group, KnownHosts, Reply, Truth, Word};
 use protocol::{
     action::{ActionSpec, Argument},
     approval::{Approvals, Signatories},
@@ -301,6 +301,9 @@ pub fn known_hosts(input: &[u8]) {
 pub fn filter(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     _ = text.parse::<Word>();
+    if let Ok(group) = text.parse::<Group>() {
+        assert_eq!(group.to_string(), text, "what we save reads back");
+    }
     match text.parse::<Filter>() {
         Ok(filter) => {
             let unknown = filter.judge(&|_| Err(String::new()));

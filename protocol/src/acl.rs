@@ -151,7 +151,7 @@ fn of_worker(keys: &Keys, host: &HostName) -> Vec<Grant> {
             Both,
             [keys.pattern_of_host(host)],
             &["hset", "del", "expire", "exists"],
-            "publish its own facts, labels, status and figures",
+            "publish its own facts, labels, status and figures; keep what controllers set for as long",
         ),
         grant(Write, [keys.servers()], &["zadd", "zremrangebyrank"], "its heartbeat in the index of hosts"),
         grant(
@@ -212,6 +212,13 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
             &["xadd", "expire", "xrange", "xpending", "xlen", "exists", "xinfo|stream"],
             "send commands and orders, and see which are taken",
         ),
+        grant(Both, [keys.set_labels(&Any)], &["hset", "hdel", "expire"], "set labels of hosts, beside their own"),
+        grant(
+            Both,
+            [keys.groups()],
+            &["eval", "hexists", "hlen", "hset", "hdel"],
+            "save groups of hosts, in a bounded number",
+        ),
         grant(Write, [keys.servers()], &["zrem"], "forget a host"),
         grant(Write, [keys.pattern_of_host(&Any)], &["del"], "forget a host"),
         grant(Both, [keys.job(Any)], &["hset", "hdel", "pexpire"], "record a job, its approvals, and that it is sent"),
@@ -251,10 +258,10 @@ fn of_reader(keys: &Keys) -> Vec<Grant> {
 
 /// What both a controller and a reader look at.
 fn looks(keys: &Keys) -> [Grant; 3] {
-    let own = [keys.facts(&Any), keys.labels(&Any), keys.status(&Any)];
+    let own = [keys.facts(&Any), keys.labels(&Any), keys.set_labels(&Any), keys.status(&Any)];
     let metrics = MetricGroup::ALL.map(|group| keys.metrics(&Any, group));
-    let hosts = own.into_iter().chain(metrics).chain([keys.custom(&Any, Any)]);
-    let see_hosts = "see hosts, their facts and figures";
+    let hosts = own.into_iter().chain(metrics).chain([keys.custom(&Any, Any), keys.groups()]);
+    let see_hosts = "see hosts, their facts and figures, and groups of hosts";
     [
         Grant { access: Access::Read, keys: hosts.collect(), commands: &["hgetall", "hget", "hmget"], why: see_hosts },
         grant(

@@ -19,6 +19,8 @@ pub enum Retention {
     Expires(Duration),
     /// A sorted set of so many members at most.
     Members(usize),
+    /// A hash of so many fields at most.
+    Fields(usize),
     /// A stream of so many entries at most.
     Entries(usize),
     /// A stream of entries up to this age.
@@ -112,6 +114,11 @@ impl Keys {
         self.server(host, "labels")
     }
 
+    /// Hash: labels that controllers have set. Expires like the facts, with which its worker renews it.
+    pub fn set_labels(&self, host: &impl HostPart) -> String {
+        self.server(host, "set-labels")
+    }
+
     /// Hash: liveness and counters. Expires like the facts.
     pub fn status(&self, host: &impl HostPart) -> String {
         self.server(host, "status")
@@ -130,8 +137,9 @@ impl Keys {
 
     /// All keys of a host, but those of its own actions.
     pub fn of_host(&self, host: &impl HostPart) -> Vec<String> {
-        let own = [self.commands(host), self.control(host), self.facts(host), self.labels(host), self.status(host)];
-        own.into_iter().chain(MetricGroup::ALL.map(|group| self.metrics(host, group))).collect()
+        let streams = [self.commands(host), self.control(host)];
+        let own = streams.into_iter().chain([self.facts(host), self.labels(host), self.status(host)]);
+        own.chain([self.set_labels(host)]).chain(MetricGroup::ALL.map(|group| self.metrics(host, group))).collect()
     }
 
     /// Pattern that matches every key of a host, those of later releases too.
@@ -142,6 +150,11 @@ impl Keys {
     /// Sorted set: hosts by last heartbeat (milliseconds). Capped at [`limits::HOSTS`].
     pub fn servers(&self) -> String {
         format!("{}servers", self.prefix)
+    }
+
+    /// Hash, name → the hosts that the group stands for, as text. Capped at [`limits::GROUPS`].
+    pub fn groups(&self) -> String {
+        format!("{}groups", self.prefix)
     }
 
     /// Hash: the job's record. Expires with the job's retention, counted from the last moment at which the job can end.
@@ -223,13 +236,14 @@ impl Keys {
         match key {
             "servers" => return Some(Retention::Members(limits::HOSTS)),
             "jobs" => return Some(Retention::Members(limits::JOBS)),
+            "groups" => return Some(Retention::Fields(limits::GROUPS)),
             _ => {}
         }
         if let Some((_, part)) = key.strip_prefix("server:{").and_then(|rest| rest.split_once("}:")) {
             return Some(match part {
                 "commands" => Retention::Age(limits::START_BY_MAX + limits::QUEUE_MAX),
                 "control" => Retention::Entries(limits::CONTROL_ENTRIES),
-                "facts" | "labels" | "status" => Retention::Expires(limits::HOST_RETENTION),
+                "facts" | "labels" | "set-labels" | "status" => Retention::Expires(limits::HOST_RETENTION),
                 _ => Retention::Expires(limits::METRICS_RETENTION),
             });
         }
@@ -271,6 +285,7 @@ mod tests {
             keys.control(&host),
             keys.facts(&host),
             keys.labels(&host),
+            keys.set_labels(&host),
             keys.status(&host),
             keys.metrics(&host, MetricGroup::Cpu),
             keys.custom(&host, "backup"),
@@ -287,6 +302,7 @@ mod tests {
             keys.artifact(&artifact, 7),
             keys.artifact_users(&artifact),
             keys.jobs(),
+            keys.groups(),
         ] {
             assert!(keys.retention(&key).is_some(), "{key}");
             assert!(Keys::new(None).retention(&key).is_none(), "{key}");

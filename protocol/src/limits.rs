@@ -95,6 +95,14 @@ limits! {
     JOBS: usize = 10_000;
     /// Hosts in the index of hosts.
     HOSTS: usize = 100_000;
+    /// Groups of hosts.
+    GROUPS: usize = 1_000;
+    /// Labels that controllers may set for a host.
+    SET_LABELS: usize = 64;
+    /// Bytes of the name of such a label, and of its value.
+    LABEL_BYTES: usize = 256;
+    /// Bytes of what a group of hosts stands for.
+    GROUP_BYTES: usize = 8 * 1024;
     /// Bytes of a command's live output that Redis keeps for readers who come late: the beginning and the newest, half
     /// of it each.
     LIVE_BYTES: usize = 1024 * 1024;

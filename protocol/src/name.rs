@@ -83,6 +83,11 @@ name! {
 }
 
 name! {
+    /// A group of hosts, as operators call it.
+    GroupName
+}
+
+name! {
     /// A prefix that keeps several fleets in one Redis apart.
     Namespace
 }

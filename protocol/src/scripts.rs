@@ -59,6 +59,19 @@ redis.call('DEL', unpack(KEYS))
 return 1
 ";
 
+/// Sets a field of a hash, unless the hash would have too many.
+///
+/// ```text
+/// KEYS[1] → the hash
+/// ARGV[1] → field   ARGV[2] → value   ARGV[3] → how many fields it may have
+/// Returns 1, or 0 where nothing was written
+/// ```
+pub const SET_BOUNDED: &str = "\
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+";
+
 /// Publishes a host's state, and with a terminal state its result. Where its result is published already, both stay,
 /// whatever arrives late or twice. A terminal state without a result is not the host's own, and is replaced.
 ///

@@ -84,6 +84,7 @@ fn foreign_keys() -> Vec<String> {
     let namespaced = Keys::new(Some(&"prod".parse().expect("a namespace")));
     let mut foreign = keys.of_host(&other);
     foreign.extend([keys.job_result(job, &other), keys.job_output(job, &other), keys.job_cancels(job), keys.jobs()]);
+    foreign.push(keys.groups());
     foreign.extend([keys.job_file(job, &other, 0), namespaced.artifact(&content(), 0)]);
     foreign.extend(namespaced.of_host(&host("web1")));
     foreign.extend([namespaced.job_result(job, &host("web1")), namespaced.servers()]);
@@ -126,6 +127,8 @@ fn a_worker_can_neither_read_nor_replace_what_was_asked_and_never_the_whole_inde
             (keys.servers(), &["zadd", "zremrangebyrank"]),
             (keys.artifact(&content(), 0), &["getrange"]),
             (keys.job_file(job, &host("web1"), 0), &["exists", "set"]),
+            // What controllers set says nothing to a host: no policy can go by it.
+            (keys.set_labels(&host("web1")), &["del", "exists", "expire", "hset"]),
         ] {
             if ["auth", "exec", "hello", "multi", "quit", "reset", "time"].contains(&command.as_str()) {
                 continue;
@@ -199,6 +202,22 @@ fn a_reader_sees_all_but_the_inboxes_and_changes_nothing() {
         for (command, count) in commands(&mut raw, Some("read")) {
             let reply = reply(&mut raw, &user, &command, &on_key(&command, count, key));
             assert_ne!(reply, "OK", "{command} {key}");
+        }
+    }
+}
+
+#[test]
+fn a_controller_sets_labels_but_not_those_of_a_host_itself() {
+    let (_redis, mut raw, user) = server(&Role::Controller);
+    let keys = Keys::new(None);
+    for (command, count) in commands(&mut raw, Some("write")) {
+        for (key, permitted) in [
+            (keys.labels(&host("web1")), &["del"][..]),
+            (keys.set_labels(&host("web1")), &["del", "expire", "hdel", "hset"]),
+            (keys.groups(), &["hdel", "hset"]),
+        ] {
+            let reply = reply(&mut raw, &user, &command, &on_key(&command, count, &key));
+            assert_eq!(reply == "OK", permitted.contains(&command.as_str()), "{command} {key}: {reply}");
         }
     }
 }

@@ -18,7 +18,7 @@ fn typed(ctl: &Ctl, line: &str) -> String {
 }
 
 #[test]
-fn hosts_are_completed_after_an_equals_sign_and_after_a_comma() {
+fn hosts_and_groups_are_completed_after_an_equals_sign_and_after_a_comma() {
     let redis = Redis::start();
     let _workers = ["web1", "db1"].map(|host| {
         let worker = Worker::on(&redis).host(host).start();
@@ -26,12 +26,17 @@ fn hosts_are_completed_after_an_equals_sign_and_after_a_comma() {
         worker
     });
     let ctl = Ctl::on(&redis);
+    ctl.run(["group", "set", "frontend", "--host", "web1,db1"]).expect(0);
     for (line, done) in [
         ("ctl run --host=we\tping", "web1: succeeded in "),
         ("ctl run --host we\tping", "web1: succeeded in "),
         ("ctl run --host web1,d\tping", "2 hosts: 2 succeeded in "),
         ("ctl run --host=web1,d\tping", "2 hosts: 2 succeeded in "),
         ("ctl run --host=web1 collect-processes by=m\ttop=1", "web1: succeeded in "),
+        ("ctl run --host web1,@fr\tping", "2 hosts: 2 succeeded in "),
+        ("ctl run --host=@fr\tping", "2 hosts: 2 succeeded in "),
+        ("ctl run --group fr\tping", "2 hosts: 2 succeeded in "),
+        ("ctl group rm fr\t", "frontend: removed"),
         ("ctl ru\t--host=db1 pi\t", "db1: succeeded in "),
     ] {
         let shown = typed(&ctl, line);

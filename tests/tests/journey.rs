@@ -158,6 +158,10 @@ fn unbounded(redis: &Redis) -> BTreeMap<String, String> {
                 let members: usize = raw.query(&["ZCARD", key]);
                 (members > most).then(|| format!("has {members} members"))
             }
+            Some(Retention::Fields(most)) => {
+                let fields: usize = raw.query(&["HLEN", key]);
+                (fields > most).then(|| format!("has {fields} fields"))
+            }
             Some(Retention::Entries(most)) => {
                 let entries: usize = raw.query(&["XLEN", key]);
                 (entries > most).then(|| format!("has {entries} entries"))

@@ -16,6 +16,11 @@ fn everything(redis: &Redis, ctl: &Ctl, workers: &mut [Worker]) {
     ctl.run(["run", "--all", "--follow", "exec", "lock=a", "secret.TOKEN=hunter2", "--", "sh", "-c", script]).expect(2);
     ctl.run(["run", "--host", "web1", "exec", "--", "sh", "-c", "seq 100000"]).expect(0);
     ctl.run(["job", "logs", "last"]).expect(0);
+    ctl.run(["group", "set", "web", "--host", "web*"]).expect(0);
+    ctl.run(["run", "--group", "web", "ping"]).expect(0);
+    ctl.run(["group", "rm", "web"]).expect(0);
+    ctl.run(["host", "label", "web*", "tier=gold"]).expect(0);
+    ctl.run(["run", "-l", "tier=gold", "ping"]).expect(0);
     ctl.run(["run", "--all", "exec", "user=no-such-user", "--", "true"]).expect(2);
 
     let job = ctl.dispatch("web1", "echo begun; sleep 1000");

@@ -1,4 +1,4 @@
-//! Completions of values that Redis knows: hosts, actions, arguments and jobs.
+//! Completions of values that Redis knows: hosts, groups, actions, arguments and jobs.
 //!
 //! During typing, silence is better than an error or a wait: a completion that fails offers nothing.
 
@@ -18,21 +18,42 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// Recent jobs that are offered.
 const JOBS: usize = 20;
 
-/// Hosts that begin with what was typed.
+/// Hosts that begin with what was typed, or groups, where that is an `@`.
 pub fn hosts(typed: &OsStr) -> Vec<CompletionCandidate> {
-    let names = ask(async |fleet| {
-        let names = fleet.host_names().await?;
-        let now = fleet.now();
-        Ok(names
-            .into_iter()
-            .map(|(name, seen)| (name.to_string(), format!("seen {}", moments::ago(seen, now))))
-            .collect())
-    });
-    // Of several, the last one is being typed.
+    last_of(typed, |last| {
+        if last.starts_with('@') {
+            return groups_after("@");
+        }
+        ask(async |fleet| {
+            let names = fleet.host_names().await?;
+            let now = fleet.now();
+            Ok(names
+                .into_iter()
+                .map(|(name, seen)| (name.to_string(), format!("seen {}", moments::ago(seen, now))))
+                .collect())
+        })
+    })
+}
+
+/// Groups that begin with what was typed.
+pub fn groups(typed: &OsStr) -> Vec<CompletionCandidate> {
+    last_of(typed, |_| groups_after(""))
+}
+
+/// Groups with these characters before their names, and what they stand for.
+fn groups_after(sign: &str) -> Vec<(String, String)> {
+    ask(async |fleet| {
+        let groups = fleet.groups().await?;
+        Ok(groups.texts().map(|(name, text)| (format!("{sign}{name}"), text.to_owned())).collect())
+    })
+}
+
+/// What completes the last of several words that are separated by commas: it is the one that is being typed.
+fn last_of(typed: &OsStr, words: impl FnOnce(&str) -> Vec<(String, String)>) -> Vec<CompletionCandidate> {
     let text = typed.to_string_lossy();
     let last = split_words(&text).pop().unwrap_or_default();
     let before = text[..text.len() - last.len()].to_owned();
-    let fitting = candidates(OsStr::new(last), names).into_iter();
+    let fitting = candidates(OsStr::new(last), words(last)).into_iter();
     fitting.map(|candidate| candidate.add_prefix(&before)).collect()
 }
 

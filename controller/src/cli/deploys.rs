@@ -11,9 +11,10 @@ use super::{
     completers,
     durations::up_to,
     help,
-    targeting::{Narrowing, Words, words},
+    targeting::{Besides, Narrowing, Words, words},
     waves::Waves,
 };
+use crate::client::Selection;
 
 /// Characters of a name of an app or a version at most.
 const NAME: usize = 100;
@@ -32,6 +33,8 @@ pub struct Deploy {
     pub look: Option<Look>,
     #[command(flatten)]
     pub release: Option<Release>,
+    #[command(flatten)]
+    pub besides: Besides,
     #[command(flatten)]
     pub narrowing: Narrowing,
     #[command(flatten)]
@@ -60,10 +63,10 @@ pub struct Release {
     /// The release: an archive (tar.gz, tar.zst or tar), a directory, or a URL from which the hosts fetch an archive
     #[arg(long, value_name = "FILE|DIR|URL", value_parser = source, value_hint = clap::ValueHint::AnyPath)]
     pub from: Source,
-    /// Hosts, patterns with `*` and `?`, or ranges such as web[1-20]; several may be separated by commas
+    /// Hosts, patterns with `*` and `?`, ranges such as web[1-20], or @GROUPs; several may be separated by commas
     #[arg(
         value_name = "HOSTS",
-        required = true,
+        required_unless_present = "groups",
         value_parser = words,
         add = ArgValueCompleter::new(completers::hosts)
     )]
@@ -113,16 +116,25 @@ pub struct Whose {
     /// The app, as the settings of the hosts name it
     #[arg(value_name = "APP", value_parser = name)]
     pub app: String,
-    /// Hosts, patterns with `*` and `?`, or ranges such as web[1-20]; several may be separated by commas
+    /// Hosts, patterns with `*` and `?`, ranges such as web[1-20], or @GROUPs; several may be separated by commas
     #[arg(
         value_name = "HOSTS",
-        required = true,
+        required_unless_present = "groups",
         value_parser = words,
         add = ArgValueCompleter::new(completers::hosts)
     )]
     pub hosts: Vec<Words>,
     #[command(flatten)]
+    pub besides: Besides,
+    #[command(flatten)]
     pub narrowing: Narrowing,
+}
+
+impl Whose {
+    /// The hosts that are meant.
+    pub fn selection(self) -> Selection {
+        self.narrowing.of(&[self.hosts, self.besides.groups].concat())
+    }
 }
 
 /// Where a release comes from.

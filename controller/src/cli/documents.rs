@@ -26,26 +26,29 @@ pub fn completion(shell: &str) -> anyhow::Result<Vec<u8>> {
     Ok(script)
 }
 
-/// Bash splits words at `=` and `:`, which nothing expects to be words of their own. They are joined again before the
+/// Bash splits words at `=`, `:` and `@`, which nothing expects to be words of their own. They are joined again before the
 /// completion, and what was typed up to the last of them is taken off its results, as bash keeps it.
 const REJOIN: &str = r#"
 _ctl_rejoin() {
     local words=() word current=0 position glued=
     for position in "${!COMP_WORDS[@]}"; do
         word=${COMP_WORDS[position]}
-        if [[ ${#words[@]} -gt 1 && ( $glued || $word == [=:]* ) ]]; then
+        if [[ ${#words[@]} -gt 1 && ( $glued || $word == [=:@]* ) ]]; then
             words[${#words[@]} - 1]+=$word
         else
             words+=("$word")
         fi
         glued=
-        [[ $word == *[=:] ]] && glued=1
+        [[ $word == *[=:@] ]] && glued=1
         [[ $position -eq $COMP_CWORD ]] && current=$((${#words[@]} - 1))
     done
     local typed=${words[current]}
     local COMP_WORDS=("${words[@]}") COMP_CWORD=$current
     _clap_complete_ctl "$1" "$typed" "$3"
-    local kept=${typed%"${typed##*[=:]}"}
+    local rest=${typed##*[=:]}
+    local kept=${typed%"$rest"}
+    # An @ begins the word that bash completes; what is before it stays.
+    [[ $rest == *@* ]] && kept+=${rest%@*}
     COMPREPLY=("${COMPREPLY[@]#"$kept"}")
 }
 complete -o nospace -o bashdefault -o nosort -F _ctl_rejoin ctl 2> /dev/null ||

@@ -7,12 +7,12 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use protocol::{connection::Address, limits, name::HostName, trust};
+use protocol::{limits, name::HostName, trust};
 
 use super::{
     completers, deploys,
     durations::up_to,
-    help, jobs, playbooks,
+    groups, help, hosts, jobs, playbooks,
     settings::Global,
     sizes,
     targeting::{Targeting, Words, words},
@@ -48,7 +48,10 @@ pub enum Command {
     Top(Box<top::Top>),
     /// Look at hosts: who is there, and how they are
     #[command(subcommand, disable_help_subcommand = true)]
-    Host(Host),
+    Host(hosts::Host),
+    /// Save which hosts are meant again and again, under a name
+    #[command(subcommand, disable_help_subcommand = true, after_help = help::GROUP)]
+    Group(groups::Group),
     /// Look at actions: what can be run on the hosts
     #[command(subcommand, disable_help_subcommand = true)]
     Action(Action),
@@ -103,7 +106,7 @@ pub enum Command {
 /// except with --wait. Ctrl-C detaches: the job goes on, and `ctl job wait ID` gives its result later.
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
-#[command(group = ArgGroup::new("whom").args(["hosts", "all", "labels", "filter"]).required(true).multiple(true))]
+#[command(group = ArgGroup::new("whom").args(["hosts", "groups", "all", "labels", "filter"]).required(true).multiple(true))]
 pub struct Run {
     #[command(flatten)]
     pub targeting: Targeting,
@@ -210,71 +213,6 @@ pub struct Remote {
     pub stdin: Option<PathBuf>,
     #[command(flatten)]
     pub exact: Exact,
-}
-
-/// `ctl host`.
-#[derive(Debug, Subcommand)]
-pub enum Host {
-    /// List hosts, those that are offline first
-    #[command(alias = "ls", after_help = help::TARGETING)]
-    List(Box<Targeting>),
-    /// Show a host's state, facts, labels and current figures
-    Show {
-        /// Host
-        #[arg(value_name = "NAME", add = ArgValueCompleter::new(completers::hosts))]
-        name: String,
-    },
-    /// Show the key that a host's results must be signed with
-    ///
-    /// With --pin or --forget, change which one that is.
-    Key {
-        /// Host
-        #[arg(value_name = "NAME", add = ArgValueCompleter::new(completers::hosts))]
-        name: HostName,
-        /// Trust this key alone: 'ssh-ed25519 AAAA…', or SHA256:… of the one that the host publishes, or whichever that is
-        ///
-        /// On the host, `worker --config /etc/redfleet/worker.toml --check-config` shows it.
-        #[arg(long, value_name = "KEY", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-        pin: Option<String>,
-        /// Trust no key: the next one that signs a result is taken for the host's own
-        #[arg(long, conflicts_with = "pin")]
-        forget: bool,
-        /// Do not ask
-        #[arg(short, long, requires = "pin")]
-        yes: bool,
-    },
-    Enroll(Box<Enroll>),
-    /// Remove a host that is gone for good, with what is queued for it
-    Forget {
-        /// Host; may be repeated. It must be offline
-        #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(completers::hosts))]
-        names: Vec<HostName>,
-    },
-}
-
-/// Write a script that makes a machine a host of the fleet
-///
-/// It holds all that the machine needs besides the program `worker`: the password of its Redis user, the worker's
-/// settings with a policy to build on, whom it trusts (your copy of the fleet's trust file; one with your key is made
-/// if there is none), and a systemd unit. Run it there as root. It downloads nothing, and can be run again.
-#[derive(Args, Debug)]
-#[command(after_help = help::ENROLL)]
-pub struct Enroll {
-    /// The host's name in the fleet
-    #[arg(value_name = "NAME")]
-    pub name: HostName,
-    /// Where to write the script, readable for you alone; - is standard output
-    #[arg(long, value_name = "FILE", default_value = "-", value_hint = clap::ValueHint::FilePath)]
-    pub out: PathBuf,
-    /// Make the host's Redis user now: your own must be allowed to. Otherwise the command for redis-cli is printed
-    #[arg(long)]
-    pub apply_acl: bool,
-    /// Redis as the host reaches it, without a login [default: as ctl does]
-    #[arg(long, value_name = "URL")]
-    pub worker_redis: Option<Address>,
-    /// Do not ask, even if the host has a Redis user already, whose password is replaced
-    #[arg(short, long)]
-    pub yes: bool,
 }
 
 /// `ctl action`.
@@ -487,7 +425,7 @@ mod tests {
         assert_eq!(cli.global.output, Some(Format::Json));
         assert!(!cli.global.quiet);
         let Command::Run(run) = cli.command else { panic!() };
-        assert_eq!(texts(&run.targeting.hosts), ["web1", "web2"]);
+        assert_eq!(texts(&run.targeting.whom.hosts), ["web1", "web2"]);
         assert_eq!((run.action.as_str(), run.arguments), ("exec", vec!["cwd=/".to_owned()]));
         assert_eq!(run.words, ["ls", "-q"]);
     }

@@ -70,10 +70,39 @@ memory_bytes; label.NAME; figures such as cpu.usage, memory.usage and load.load1
 own. Comparisons: = != < <= > >=, and ~ !~ for patterns, in which case does not count; not, and, or (in this order), and \
 parentheses. Only figures are compared as numbers by = and !=. A label that is not set is empty. Where a figure is missing, \
 older than 5m (those of own actions: 1h), or its host is offline, nobody knows: the host is named and left out.
+Groups (ctl group --help): --group NAME is --host @NAME. Hosts that are named and those of groups are added up; --label, \
+--where, --exclude and --limit then narrow the whole. @NAME may stand in --exclude and in --where, too.
 Examples:
   ctl host list --where 'cpu.usage > 80 and label.env = prod and os ~ \"debian*\"'
   ctl host list --host 'web[1-20]' --exclude web7 --where 'state != online'
-  ctl host list -l role=db -l env=prod --limit 10%";
+  ctl host list -l role=db -l env=prod --limit 10%
+  ctl host list --host web1,@db --exclude @old --where 'not @canary or state = online'";
+
+/// After the options of `host watch`.
+pub const WATCH: &str = "\
+Without options all hosts are watched. Hosts that join later are watched, too, if they are meant; groups are taken for what \
+they are at the beginning. While Redis is away, it is tried again.
+Examples:
+  ctl host watch -l role=db
+  ctl host watch -o jsonl | jq 'select(.event == \"offline\").host'";
+
+/// After the options of `host label`.
+pub const LABEL: &str = "\
+Examples:
+  ctl host label web1 tier=gold rack-
+  ctl host label 'web*' maintenance=today --exclude web7
+  ctl run -l maintenance=today exec -- apt-get -y upgrade";
+
+/// After the options of `group` and `group set`.
+pub const GROUP: &str = "\
+A group stands for the hosts that its words name (all if there are none), without those of --exclude, for which --label \
+and --where hold. It is meant as --group NAME, or as @NAME wherever hosts are named, in --exclude and in --where, also of \
+other groups. Redis keeps the text, so whoever can write there can change it: at a terminal ctl asks before several hosts \
+are changed that were not named one by one.
+Examples:
+  ctl group set web --host 'web[1-20]' --exclude web7
+  ctl group set hot --group web --where 'cpu.usage > 80 and not @canary'
+  ctl run --group hot collect-processes";
 
 /// After the options of `top`.
 pub const TOP: &str = "\
@@ -184,7 +213,7 @@ Exits as `ctl run` does, and with 4 where hosts are left out.";
 pub const PLAYBOOK: &str = "\
 A playbook:
   values = { version = \"2.1\" }                # --set version=2.2
-  hosts = { label = \"role=web\" }              # host, all, label, where, exclude, limit
+  hosts = { label = \"role=web\" }              # host, group, all, label, where, exclude, limit
 
   [[step]]
   name = \"look\"

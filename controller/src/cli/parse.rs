@@ -86,7 +86,7 @@ fn positionals(words: &[String]) -> Option<(bool, Vec<usize>)> {
         if std::mem::take(&mut is_value) {
             continue;
         }
-        let flags = ["--host", "-H", "--label", "-l", "--where"];
+        let flags = ["--host", "-H", "--group", "--label", "-l", "--where"];
         has_hosts |= word == "--all" || flags.iter().any(|flag| word.starts_with(flag));
         if word.starts_with('-') {
             is_value = takes_word(word)?;

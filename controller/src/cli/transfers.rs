@@ -29,7 +29,7 @@ pub struct Put {
     /// The file here; - is standard input
     #[arg(value_name = "LOCAL", value_hint = clap::ValueHint::FilePath)]
     pub local: PathBuf,
-    /// Where: a host, a pattern or several with commas, and a path; a path that ends with / gets the file's own name
+    /// Where: a host, a pattern, @GROUP or several with commas, and a path; a path that ends with / gets the file's own name
     #[arg(value_name = "HOSTS:/PATH", required = true, value_parser = target)]
     pub targets: Vec<Target>,
     /// Its mode there [default: that of the file that is there, or 0644]
@@ -60,7 +60,7 @@ pub struct Put {
 #[derive(Args, Debug)]
 #[command(after_help = help::FILE_GET)]
 pub struct Get {
-    /// What: a host, a pattern or several with commas, and a path
+    /// What: a host, a pattern, @GROUP or several with commas, and a path
     #[arg(value_name = "HOSTS:/PATH", required = true, value_parser = target)]
     pub targets: Vec<Target>,
     /// Where to put the files; a directory for each host is made

@@ -7,7 +7,7 @@ use protocol::{
     diagnosis::{Mistake, diagnose},
     job::{JobHeadline, RecordError},
     limits,
-    name::{HostName, JobId, NameError, Namespace},
+    name::{GroupName, HostName, JobId, NameError, Namespace},
     rollout::RolloutError,
     secret::SecretError,
     time::{Millis, show_duration},
@@ -18,7 +18,7 @@ use super::{
     arguments::ArgumentsError,
     proposal::ProposalError,
     signer::SignerError,
-    targeting::{Unknown, WordError, by_reason},
+    targeting::{GroupError, Unknown, WordError, by_reason},
     witness::Unsealable,
 };
 
@@ -110,6 +110,48 @@ pub enum Error {
     /// A word names no hosts.
     #[error(transparent)]
     Word(#[from] WordError),
+    /// Hosts have a label of that name of their own, so that another one would not count.
+    #[error("{} a label '{name}' of {} own, and that one counts: nothing was changed", subject(.hosts, "has", "have"), if .hosts.len() == 1 { "its" } else { "their" })]
+    OwnLabel {
+        /// The label.
+        name: String,
+        /// The hosts.
+        hosts: Vec<HostName>,
+    },
+    /// A host would have too many labels.
+    #[error("{0} would have more than {most} labels that ctl has set: nothing was changed", most = limits::SET_LABELS)]
+    ManyLabels(HostName),
+    /// No group has this name.
+    #[error("there is no group {name}")]
+    UnknownGroup {
+        /// The name.
+        name: GroupName,
+        /// The names of all groups, sorted.
+        known: Vec<String>,
+    },
+    /// What a group stands for cannot be read.
+    #[error("the group {0} cannot be read: {1}")]
+    DamagedGroup(GroupName, #[source] GroupError),
+    /// Groups refer to each other in a circle.
+    #[error("the groups {} refer to each other in a circle", circle(.0))]
+    GroupCircle(Vec<GroupName>),
+    /// Groups refer to groups, and these to groups, without end.
+    #[error("the group {0} is nested deeper than {1} groups")]
+    DeepGroup(GroupName, usize),
+    /// A host that a group excludes, or that is excluded with a group, is not known.
+    #[error("the group {group} names {host} to exclude it, and no host is called that")]
+    GroupStranger {
+        /// The group.
+        group: GroupName,
+        /// The host.
+        host: HostName,
+    },
+    /// A group cannot be removed, as other groups refer to it.
+    #[error("the group {group} is a part of {users}", group = .0, users = shorten(.1))]
+    GroupInUse(GroupName, Vec<GroupName>),
+    /// There are too many groups.
+    #[error("there are {} groups already: no more are allowed", limits::GROUPS)]
+    ManyGroups,
     /// Nothing is left of the hosts that were named.
     #[error("{}", none_meant(*.considered, .filter.as_deref(), .unknown))]
     NoneMeant {
@@ -344,6 +386,11 @@ fn none_meant(considered: usize, filter: Option<&str>, unknown: &[Unknown]) -> S
 /// A fleet, by the namespace of its keys.
 fn fleet(namespace: Option<&Namespace>) -> String {
     namespace.map_or("the fleet without a namespace".to_owned(), |name| format!("the namespace '{name}'"))
+}
+
+/// `a → b → a`.
+fn circle(groups: &[GroupName]) -> String {
+    groups.iter().map(GroupName::as_str).collect::<Vec<_>>().join(" → ")
 }
 
 fn subject(hosts: &[HostName], one: &str, several: &str) -> String {

@@ -33,13 +33,22 @@ pub struct Host {
 /// The actions that a host offers. Hosts with equal catalogues share one.
 pub type Catalogue = Arc<Vec<ActionSpec>>;
 
+/// The labels of a host.
+#[derive(Clone, Debug, Default)]
+pub struct Labels {
+    /// Those of its own settings.
+    pub own: Map<String, Value>,
+    /// Those that controllers have set. One of the same name as an own one does not count.
+    pub set: Map<String, Value>,
+}
+
 /// What a host publishes about itself.
 #[derive(Clone, Debug, Default)]
 pub struct HostDetails {
     /// Inventory, without the catalogue of actions.
     pub facts: Map<String, Value>,
-    /// Labels from the worker's configuration.
-    pub labels: Map<String, Value>,
+    /// Its labels.
+    pub labels: Labels,
     /// Current figures by metric group, and by own action (`custom:NAME`). What is not kept current is absent.
     pub metrics: Map<String, Value>,
 }
@@ -132,12 +141,11 @@ impl Fleet {
     }
 
     /// The labels of these hosts, in their order.
-    pub async fn labels(&mut self, hosts: &[Host]) -> Result<Vec<Map<String, Value>>, Error> {
-        let ask = |keys: &Keys, host: &Host| [Cmd::hgetall(keys.labels(&host.name))];
-        let read = |_: &Host, labels: OrderedHash, _| values(labels, |_| false);
-        let mut labels = self.query_each(hosts, ask, read).await?;
-        labels.iter_mut().for_each(Map::sort_keys);
-        Ok(labels)
+    pub async fn labels(&mut self, hosts: &[Host]) -> Result<Vec<Labels>, Error> {
+        let ask = |keys: &Keys, host: &Host| {
+            [Cmd::hgetall(keys.labels(&host.name)), Cmd::hgetall(keys.set_labels(&host.name))]
+        };
+        self.query_each(hosts, ask, |_, (own, set), _| labels(own, set)).await
     }
 
     /// What a host publishes about itself.
@@ -145,7 +153,8 @@ impl Fleet {
         let (host, own) = (&host.name, host.actions_with_figures());
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
-        pipeline.hgetall(self.keys().facts(host)).hgetall(self.keys().labels(host));
+        pipeline.hgetall(self.keys().facts(host));
+        pipeline.hgetall(self.keys().labels(host)).hgetall(self.keys().set_labels(host));
         for group in MetricGroup::ALL {
             pipeline.hgetall(self.keys().metrics(host, group));
         }
@@ -158,7 +167,7 @@ impl Fleet {
         // A version, such as that of the system, is no figure.
         let is_figure = |name: &str| name == "cores" || name.ends_with("_bytes");
         let mut facts = values(hashes.next().unwrap_or_default(), is_figure);
-        let labels = values(hashes.next().unwrap_or_default(), |_| false);
+        let labels = labels(hashes.next().unwrap_or_default(), hashes.next().unwrap_or_default());
         facts.remove("actions");
         facts.remove("sealing_key");
         facts.sort_keys();
@@ -205,6 +214,16 @@ fn values(hash: OrderedHash, is_figure: impl Fn(&str) -> bool) -> Map<String, Va
             (name, value)
         })
         .collect()
+}
+
+/// Own labels of a host, and those that controllers have set.
+fn labels(own: OrderedHash, set: OrderedHash) -> Labels {
+    let sorted = |hash| {
+        let mut labels = values(hash, |_| false);
+        labels.sort_keys();
+        labels
+    };
+    Labels { own: sorted(own), set: sorted(set) }
 }
 
 /// A score of a sorted set by time.

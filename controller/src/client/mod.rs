@@ -98,12 +98,15 @@ mod events;
 mod fleet;
 mod follow;
 mod forget;
+mod groups;
 mod hosts;
 mod inbox;
 mod jobs;
 mod known_hosts;
+mod labels;
 mod outputs;
 mod overview;
+mod presence;
 mod proposal;
 pub mod redis_info;
 mod rollout;
@@ -131,10 +134,13 @@ pub use self::{
     fleet::Fleet,
     follow::Follower,
     forget::Forgotten,
-    hosts::{Catalogue, Host, HostDetails},
+    groups::Groups,
+    hosts::{Catalogue, Host, HostDetails, Labels},
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
+    labels::{LabelChange, LabelError, Relabelled},
     overview::{Figure, Figures, Overview, Vitals},
+    presence::{Change, Happening, Presence},
     proposal::{Proposal, ProposalError},
     rollout::{Budget, BudgetError, Chain, Course, Left, Origin, Rollout, Run, Standing, Standings},
     running::Running,
@@ -142,7 +148,8 @@ pub use self::{
     signer::{Signer, SignerError},
     spelling::closest,
     targeting::{
-        Field, Filter, FilterError, Limit, LimitError, Truth, Unknown, Word, WordError, by_reason, split_words,
+        Field, Filter, FilterError, Group, GroupError, Limit, LimitError, Truth, Unknown, Word, WordError, by_reason,
+        split_words,
     },
     uploads::Upload,
     witness::{ChangedKey, NewKey, Unsealable, Unverified},

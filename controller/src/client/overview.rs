@@ -117,7 +117,7 @@ impl Fleet {
     /// # Errors
     /// A name that no host has, or a pattern that no host matches.
     pub async fn overview(&mut self, selection: &Selection, running: &mut Running) -> Result<Overview, Error> {
-        let Meant { names, unknown, doubts, considered } = match self.meant(selection).await {
+        let Meant { names, unknown, doubts, considered, .. } = match self.meant(selection).await {
             // There will be some.
             Err(Error::NoHosts(_)) if selection.words.is_empty() => Meant::default(),
             meant => meant?,

@@ -14,6 +14,7 @@ use redis::Cmd;
 use super::{
     error::{Error, WrongType},
     fleet::{Fleet, text},
+    groups,
     hosts::Host,
     targeting::{Field, Filter, Limit, Truth, Unknown, Word, WordError},
 };
@@ -52,14 +53,27 @@ impl Selection {
         Ok(Self { words, ..Self::all() })
     }
 
+    /// The hosts that were named, themselves or by ranges.
+    pub(super) fn named(&self) -> impl Iterator<Item = &HostName> {
+        self.words.iter().filter_map(Word::exact).flatten()
+    }
+
     /// Whether this host was named, itself or by a range.
     pub fn is_named(&self, host: &HostName) -> bool {
-        self.words.iter().filter_map(Word::exact).any(|names| names.contains(host))
+        self.named().any(|name| name == host)
     }
 }
 
 /// What else is known of a field of a host, or why it is not; `None` where Redis is to be asked.
 pub type Known<'a> = dyn Fn(&HostName, &Field) -> Option<Result<String, String>> + Sync + 'a;
+
+/// A selection in which groups are taken for what they were at one time, without its limit.
+#[derive(Debug)]
+pub(super) struct Whom {
+    words: Vec<Word>,
+    except: Vec<Word>,
+    filter: Option<Filter>,
+}
 
 /// The hosts that are meant.
 #[derive(Debug)]
@@ -83,6 +97,8 @@ pub(super) struct Meant {
     pub(super) doubts: Vec<String>,
     /// How many there are without the filter and the limit.
     pub(super) considered: usize,
+    /// What had to hold for them.
+    pub(super) filter: Option<String>,
 }
 
 impl Fleet {
@@ -91,9 +107,8 @@ impl Fleet {
     /// # Errors
     /// A name that no host has, a pattern that no host matches, or nothing that is left of them.
     pub async fn select(&mut self, selection: &Selection) -> Result<Selected, Error> {
-        let Meant { names, unknown, doubts, considered } = self.meant(selection).await?;
+        let Meant { names, unknown, doubts, considered, filter } = self.meant(selection).await?;
         if names.is_empty() {
-            let filter = selection.filter.as_ref().map(|filter| filter.text().to_owned());
             return Err(Error::NoneMeant { considered, filter, unknown });
         }
 
@@ -106,13 +121,14 @@ impl Fleet {
 
     /// The names of the hosts that are meant, maybe none. Whether a host that was named has ever reported is not known yet.
     pub(super) async fn meant(&mut self, selection: &Selection) -> Result<Meant, Error> {
+        let (filter, mut doubts) = self.spelled_out(selection).await?;
         let mut names = self.named(selection).await?;
         names.sort();
         names.dedup();
-        let mut doubts = self.exclude(selection, &mut names).await?;
+        doubts.extend(self.exclude(selection, &mut names).await?);
         let considered = names.len();
         let mut unknown = Vec::new();
-        if let Some(filter) = &selection.filter {
+        if let Some(filter) = &filter {
             let found = self.filtered(&names, filter, selection, &|_, _| None).await?;
             doubts.extend(found.doubts);
             (names, unknown) = (found.meant, found.unknown);
@@ -120,7 +136,30 @@ impl Fleet {
         if let Some(limit) = selection.limit {
             names.truncate(limit.of(names.len()));
         }
-        Ok(Meant { names, unknown, doubts, considered })
+        Ok(Meant { names, unknown, doubts, considered, filter: filter.map(|filter| filter.text().to_owned()) })
+    }
+
+    /// Whom a selection means now and later. Returns also what its groups name that is nowhere.
+    pub(super) async fn whom(&mut self, selection: &Selection) -> Result<(Whom, Vec<String>), Error> {
+        let (filter, doubts) = self.spelled_out(selection).await?;
+        let by_group = selection.words.iter().any(|word| word.group().is_some());
+        let words = if by_group { Vec::new() } else { selection.words.clone() };
+        Ok((Whom { words, except: selection.except.clone(), filter }, doubts))
+    }
+
+    /// Those of these hosts that are meant, and those of which that is not known.
+    pub(super) async fn those_of(
+        &mut self,
+        whom: &Whom,
+        names: &[HostName],
+    ) -> Result<(Vec<HostName>, Vec<HostName>), Error> {
+        let matches = |words: &[Word], name: &HostName| words.iter().any(|word| word.matches(name.as_str()));
+        let is_meant =
+            |name: &&HostName| (whom.words.is_empty() || matches(&whom.words, name)) && !matches(&whom.except, name);
+        let names: Vec<_> = names.iter().filter(is_meant).cloned().collect();
+        let Some(filter) = &whom.filter else { return Ok((names, Vec::new())) };
+        let Filtered { meant, unknown, .. } = self.filtered(&names, filter, &Selection::all(), &|_, _| None).await?;
+        Ok((meant, unknown.into_iter().map(|unknown| unknown.host).collect()))
     }
 
     /// That there is no such host.
@@ -128,7 +167,32 @@ impl Fleet {
         Ok(Error::UnknownHost { name: name.clone(), known: self.known().await? })
     }
 
-    /// The hosts that the words mean.
+    /// What must hold for the hosts besides what their names tell: the filter, and the groups among the words. Returns
+    /// also what groups name that is nowhere.
+    async fn spelled_out(&mut self, selection: &Selection) -> Result<(Option<Filter>, Vec<String>), Error> {
+        let Selection { words, except, filter, .. } = selection;
+        let except: Vec<Word> = except.iter().filter(|word| word.group().is_some()).cloned().collect();
+        let is_by_group = words.iter().any(|word| word.group().is_some());
+        let mut names: Vec<_> = words.iter().chain(&except).filter_map(Word::group).collect();
+        names.extend(filter.iter().flat_map(Filter::groups));
+        if names.is_empty() {
+            return Ok((filter.clone(), Vec::new()));
+        }
+        let all = self.groups().await?;
+        let groups = all.within(names)?;
+        let excluding =
+            except.iter().chain(groups.iter().flat_map(|(_, group)| group.except())).filter_map(Word::group);
+        let doubts = groups::doubts(&groups, &all.within(excluding)?, &self.known().await?)?;
+
+        let words = is_by_group.then(|| Filter::of_words(words));
+        let except = (!except.is_empty()).then(|| Filter::of_words(&except).not());
+        let filter = words.into_iter().chain(except).chain(filter.clone()).reduce(Filter::and);
+        let groups = groups.into_iter().map(|(name, group)| (name, group.filter())).collect();
+        Ok((filter.map(|filter| filter.knowing(groups)), doubts))
+    }
+
+    /// The hosts that the words mean. Where there are groups among them, all: which of them are meant is a matter of
+    /// [`Self::spelled_out`].
     async fn named(&mut self, selection: &Selection) -> Result<Vec<HostName>, Error> {
         let words = &selection.words;
         if words.is_empty() {
@@ -144,7 +208,8 @@ impl Fleet {
             let before = names.len();
             match word.exact() {
                 Some(exact) => names.extend(exact.iter().cloned()),
-                None => names.extend(known.iter().filter(|name| word.matches(name)).cloned()),
+                None if word.group().is_some() => names.extend(known.iter().cloned()),
+                None => names.extend(known.iter().filter(|name| word.matches(name.as_str())).cloned()),
             }
             if names.len() == before {
                 return Err(Error::NoMatch { pattern: word.text().to_owned(), known });
@@ -157,7 +222,7 @@ impl Fleet {
     /// patterns that match none.
     async fn exclude(&mut self, selection: &Selection, names: &mut Vec<HostName>) -> Result<Vec<String>, Error> {
         let mut doubts = Vec::new();
-        for word in &selection.except {
+        for word in selection.except.iter().filter(|word| word.group().is_none()) {
             match word.exact() {
                 Some(exact) => {
                     let is_other = |name: &HostName| names.binary_search(name).is_err();
@@ -166,13 +231,13 @@ impl Fleet {
                         return Err(Error::UnknownHost { name: stranger.clone(), known });
                     }
                 }
-                None if !names.iter().any(|name| word.matches(name)) => {
+                None if !names.iter().any(|name| word.matches(name.as_str())) => {
                     doubts.push(format!("no host matches '{}', which is to be excluded", word.text()));
                 }
                 None => {}
             }
         }
-        names.retain(|name| !selection.except.iter().any(|word| word.matches(name)));
+        names.retain(|name| !selection.except.iter().any(|word| word.matches(name.as_str())));
         Ok(doubts)
     }
 
@@ -188,7 +253,7 @@ impl Fleet {
         Ok((meant, unknown))
     }
 
-    /// Judges the hosts. Only what the filter asks for is read.
+    /// Judges the hosts. Only what the filter asks for is read, and only of hosts of which the name does not decide.
     async fn filtered(
         &mut self,
         names: &[HostName],
@@ -196,6 +261,18 @@ impl Fleet {
         selection: &Selection,
         known: &Known<'_>,
     ) -> Result<Filtered, Error> {
+        let by_name = |name: &HostName| {
+            filter.judge(&|field| if *field == Field::Host { Ok(name.to_string()) } else { Err(String::new()) })
+        };
+        let (mut meant, mut open) = (Vec::new(), Vec::new());
+        for name in names {
+            match by_name(name) {
+                Truth::Yes => meant.push(name.clone()),
+                Truth::No => {}
+                Truth::Unknown(_) => open.push(name.clone()),
+            }
+        }
+        let names = &open[..];
         let statuses = self.statuses(names).await?;
         let stranger =
             names.iter().zip(&statuses).find(|(name, status)| matches!(status, Ok(None)) && selection.is_named(name));
@@ -215,7 +292,7 @@ impl Fleet {
         }
 
         let now = self.now();
-        let (mut meant, mut unknown) = (Vec::new(), Vec::new());
+        let mut unknown = Vec::new();
         for ((name, status), values) in names.iter().zip(&statuses).zip(values) {
             let truth = match status {
                 Ok(Some(status)) => filter.judge(&|field| {
@@ -230,12 +307,16 @@ impl Fleet {
                 Truth::Unknown(reason) => unknown.push(Unknown { host: name.clone(), reason }),
             }
         }
+        meant.sort();
         Ok(Filtered { meant, unknown, doubts })
     }
 
-    /// What tells whether these hosts are online.
-    async fn statuses(&mut self, names: &[HostName]) -> Result<Vec<Result<Option<Status>, WrongType>>, Error> {
-        const FIELDS: [&str; 3] = ["last_seen", "state", "clock_ahead_ms"];
+    /// What tells whether these hosts are online, and since when.
+    pub(super) async fn statuses(
+        &mut self,
+        names: &[HostName],
+    ) -> Result<Vec<Result<Option<Status>, WrongType>>, Error> {
+        const FIELDS: [&str; 4] = ["last_seen", "state", "started_at", "clock_ahead_ms"];
         let ask = |keys: &Keys, name: &HostName| [Cmd::hmget(keys.status(name), &FIELDS)];
         let read = |_: &HostName, (values,): (Option<Texts>,), damage: Option<WrongType>| {
             let values = FIELDS.iter().zip(values.unwrap_or_default());
@@ -253,14 +334,19 @@ impl Fleet {
         };
         match field {
             Field::Host | Field::State | Field::Result(..) => Ok(vec![Found::Value(None, None); names.len()]),
-            Field::Label(_) => {
-                let ask =
-                    |keys: &Keys, name: &HostName| [place(keys, name, ""), Cmd::hget(keys.facts(name), PUBLISHED)];
-                // Labels and facts are published together: without facts, that a label is not there says nothing.
-                let read = |_: &HostName, (values, published): (Option<Texts>, Option<Vec<u8>>), damage: Option<_>| {
-                    let is_published = damage.is_some() || published.is_some();
-                    if is_published { Found::of(values, damage) } else { Found::Unpublished }
+            Field::Label(label) => {
+                let ask = |keys: &Keys, name: &HostName| {
+                    let set = Cmd::hget(keys.set_labels(name), label);
+                    [place(keys, name, ""), set, Cmd::hget(keys.facts(name), PUBLISHED)]
                 };
+                // Labels and facts are published together: without facts, that a label is not there says nothing.
+                let read =
+                    |_: &HostName, (own, set, published): LabelReplies, damage: Option<_>| match Found::of(own, damage)
+                    {
+                        Found::Value(..) if published.is_none() => Found::Unpublished,
+                        Found::Value(None, at) => Found::Value(set.map(|set| text(&set)), at),
+                        found => found,
+                    };
                 self.query_each(names, ask, read).await
             }
             _ => {
@@ -274,6 +360,9 @@ impl Fleet {
 
 /// The reply to `HMGET`.
 type Texts = Vec<Option<Vec<u8>>>;
+
+/// A label of the host's own, one that a controller has set, and whether the host has published its labels.
+type LabelReplies = (Option<Texts>, Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// A fact that every host publishes.
 const PUBLISHED: &str = "architecture";
@@ -314,15 +403,18 @@ fn value(
     now: Millis,
 ) -> Result<String, String> {
     let is_online = status.is_online(now);
+    match field {
+        Field::Host => return Ok(host.to_string()),
+        Field::State if is_online => return Ok("online".into()),
+        Field::State => return Ok(if status.stopped { "stopped" } else { "offline" }.into()),
+        _ => {}
+    }
     let (value, sampled_at) = match found {
         Some(Found::Value(value, sampled_at)) => (value.clone(), *sampled_at),
         Some(Found::Damaged(damage)) => return Err(damage.to_string()),
         Some(Found::Unpublished) | None => return Err(format!("it has not published {field} yet")),
     };
     match field {
-        Field::Host => Ok(host.to_string()),
-        Field::State if is_online => Ok("online".into()),
-        Field::State => Ok(if status.stopped { "stopped" } else { "offline" }.into()),
         Field::Label(_) => Ok(value.unwrap_or_default()),
         _ if field.is_live() && !is_online => Err(format!("{field} is not known, as it is offline")),
         Field::Metric(..) => {

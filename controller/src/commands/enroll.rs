@@ -26,7 +26,7 @@ use super::{
 use crate::{
     cli::{
         fleet_trust::{FleetTrust, replace},
-        grammar::Enroll,
+        hosts::Enroll,
         keys,
         settings::Settings,
     },

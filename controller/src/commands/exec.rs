@@ -26,7 +26,9 @@ use tokio::{
 
 use super::{
     content::{self, Content},
-    last, proposal, secrets, watch,
+    last, proposal, secrets,
+    selected::select,
+    watch,
 };
 use crate::{
     cli::{grammar::Remote, keys, settings::Settings},
@@ -72,7 +74,7 @@ pub async fn run(
     printer: &Printer,
 ) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let hosts = fleet.select(&Selection::of([options.host.as_str()])?).await?.hosts;
+    let (hosts, _) = select(&Selection::of([options.host.as_str()])?, fleet, printer).await?;
     let host = one(&hosts, &options.host)?;
     check_online(host, fleet.now())?;
     let Program { mut words, script } = program;

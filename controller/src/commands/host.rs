@@ -7,38 +7,44 @@ use protocol::{
     name::{HostName, JobId, Namespace},
     time::{Millis, show_moment},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     enroll,
     host_key::{self, Change, HostKeys},
+    host_label, host_watch,
     selected::select,
 };
 use crate::{
-    cli::{grammar::Host as Command, settings::Settings, targeting::Targeting},
-    client::{Fleet, Forgotten, Host, Selection, shorten},
-    output::{Cell, Format, Printer, Table, explain::how_to_mend, figures, moments, natural::by_name, style, summary},
+    cli::{hosts::Host as Command, settings::Settings, targeting::Targeting},
+    client::{Fleet, Forgotten, Host, Labels, Selection, shorten},
+    output::{
+        Cell, Exit, Format, Printer, Table, explain::how_to_mend, figures, moments, natural::by_name, style, summary,
+    },
 };
 
 /// Runs a command on hosts.
-pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
+pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
     // Nothing is asked of Redis to enroll a host, unless its user is to be made there.
     let connect = || super::connect(settings);
     let namespace = settings.namespace.as_ref();
     match command {
-        Command::List(targeting) => list(*targeting, &mut connect().await?, printer).await,
-        Command::Show { name } => show(&mut connect().await?, &name, namespace, printer).await,
-        Command::Enroll(options) => enroll::run(*options, settings, printer).await,
+        Command::List(targeting) => list(*targeting, &mut connect().await?, printer).await?,
+        Command::Show { name } => show(&mut connect().await?, &name, namespace, printer).await?,
+        Command::Watch(whom) => return host_watch::run(*whom, &mut connect().await?, printer).await,
+        Command::Label(options) => return host_label::run(*options, &mut connect().await?, printer).await,
+        Command::Enroll(options) => enroll::run(*options, settings, printer).await?,
         Command::Key { name, pin, forget, yes } => {
             let change = match pin {
                 Some(typed) => Change::Pin { typed, sure: yes },
                 None if forget => Change::Forget,
                 None => Change::None,
             };
-            host_key::run(&name, &change, namespace, &mut connect().await?, printer).await
+            host_key::run(&name, &change, namespace, &mut connect().await?, printer).await?;
         }
-        Command::Forget { names } => forget(&mut connect().await?, names, printer).await,
+        Command::Forget { names } => forget(&mut connect().await?, names, printer).await?,
     }
+    Ok(Exit::Success)
 }
 
 /// Removes hosts that are gone for good, and names what is thrown away with them.
@@ -69,7 +75,8 @@ async fn list(targeting: Targeting, fleet: &mut Fleet, printer: &Printer) -> any
         let mut objects: Vec<_> = hosts.iter().map(|host| headline(host, now)).collect();
         for ((object, usage), labels) in objects.iter_mut().zip(usage).zip(fleet.labels(&hosts).await?) {
             object["cpu_usage"] = json!(usage);
-            object["labels"] = json!(labels);
+            object["labels"] = json!(labels.own);
+            object["set_labels"] = json!(labels.set);
         }
         return printer.objects(&objects);
     }
@@ -106,7 +113,7 @@ async fn list(targeting: Targeting, fleet: &mut Fleet, printer: &Printer) -> any
 }
 
 async fn show(fleet: &mut Fleet, name: &str, namespace: Option<&Namespace>, printer: &Printer) -> anyhow::Result<()> {
-    let hosts = fleet.select(&Selection::of([name])?).await?.hosts;
+    let (hosts, _) = select(&Selection::of([name])?, fleet, printer).await?;
     let [host] = &hosts[..] else { bail!("'{name}' matches {} hosts: name one", hosts.len()) };
     let details = fleet.host_details(host).await?;
     let now = fleet.now();
@@ -115,14 +122,16 @@ async fn show(fleet: &mut Fleet, name: &str, namespace: Option<&Namespace>, prin
         let mut object = headline(host, now);
         object["host_key"] = keys.object();
         object["facts"] = json!(details.facts);
-        object["labels"] = json!(details.labels);
+        object["labels"] = json!(details.labels.own);
+        object["set_labels"] = json!(details.labels.set);
         object["metrics"] = json!(details.metrics);
         return printer.object(&object);
     }
     let mut overview = overview(host, now);
     overview.pair("host key", keys.cell());
     printer.table(&overview)?;
-    let groups = [("labels", &details.labels), ("facts", &details.facts)];
+    let labels = shown_labels(&details.labels);
+    let groups = [("labels", &labels), ("facts", &details.facts)];
     let metrics = details.metrics.iter().filter_map(|(name, group)| Some((name.as_str(), group.as_object()?)));
     for (name, group) in groups.into_iter().chain(metrics).filter(|(_, group)| !group.is_empty()) {
         printer.line("")?;
@@ -130,6 +139,21 @@ async fn show(fleet: &mut Fleet, name: &str, namespace: Option<&Namespace>, prin
         figures::lines(group, Printer::width()).iter().try_for_each(|line| printer.line(line))?;
     }
     Ok(())
+}
+
+/// All labels, those that controllers have set as such.
+fn shown_labels(Labels { own, set }: &Labels) -> Map<String, Value> {
+    let text = |value: &Value| figures::value("", value);
+    let mut shown = own.clone();
+    for (name, value) in set {
+        let line = match own.get(name) {
+            None => format!("{} (set by ctl)", text(value)),
+            Some(own) => format!("{} (its own; ctl has set {}, which does not count)", text(own), text(value)),
+        };
+        shown.insert(name.clone(), line.into());
+    }
+    shown.sort_keys();
+    shown
 }
 
 fn overview(host: &Host, now: Millis) -> Table {

@@ -10,8 +10,11 @@ mod doctor;
 mod enroll;
 mod exec;
 mod file;
+mod group;
 mod host;
 mod host_key;
+mod host_label;
+mod host_watch;
 mod job;
 mod key;
 mod last;
@@ -86,7 +89,8 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
             let fleet = connect(settings).await?;
             return Ok(Box::pin(top::run(*options, fleet, settings, printer)).await?.into());
         }
-        Command::Host(command) => Box::pin(host::run(command, settings, printer)).await?,
+        Command::Host(command) => return Ok(Box::pin(host::run(command, settings, printer)).await?.into()),
+        Command::Group(command) => group::run(command, &mut connect(settings).await?, printer).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
         Command::Key(command) => return Ok(Box::pin(key::run(command, settings, printer)).await?.into()),
         Command::Acl(Acl::Print(options)) => acl::print(options, settings, printer)?,

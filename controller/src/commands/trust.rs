@@ -14,7 +14,10 @@ use protocol::{
 };
 use serde_json::{Value, json};
 
-use super::watch::{self, Live};
+use super::{
+    selected::select,
+    watch::{self, Live},
+};
 use crate::{
     cli::{
         fleet_trust::{FleetTrust, public_key, revoked_keys},
@@ -35,7 +38,7 @@ pub async fn list(whom: SomeHosts, settings: &Settings, printer: &Printer) -> an
     let Some(own) = FleetTrust::read(settings)? else { return Err(no_copy()) };
     let hosts = match selection(whom) {
         None => Vec::new(),
-        Some(selection) => super::connect(settings).await?.select(&selection).await?.hosts,
+        Some(selection) => select(&selection, &mut super::connect(settings).await?, printer).await?.0,
     };
     let revoked = revoked_keys(own.revoked.as_deref().unwrap_or_default());
     if printer.format() != Format::Table {
@@ -233,7 +236,7 @@ async fn bring(
         return Ok(Exit::Success);
     };
     let mut fleet = super::connect(settings).await?;
-    let hosts = fleet.select(&selection).await?.hosts;
+    let (hosts, left_out) = select(&selection, &mut fleet, printer).await?;
     if !force {
         refuse_unknown(&hosts, own, new)?;
     }
@@ -267,7 +270,7 @@ async fn bring(
         }
         Taken::Nowhere => printer.note(&format!("no host took it: {path} stays as it is")),
     }
-    Ok(exit)
+    Ok(exit.with_left_out(left_out))
 }
 
 /// How it went.

@@ -85,6 +85,32 @@ fn hints_of(error: &Error) -> Vec<String> {
         Error::UnknownHost { name, known } => {
             did_you_mean(name.as_str(), known.iter().map(HostName::as_str), format!("known: {}", shorten(known)))
         }
+        Error::OwnLabel { .. } => "change it in the settings of the worker: [labels]".into(),
+        Error::ManyLabels(host) => {
+            format!("which it has: ctl host show {host}; remove one: ctl host label {host} NAME-")
+        }
+        Error::UnknownGroup { name, known } => {
+            let otherwise = if known.is_empty() {
+                "there is none yet: ctl group set NAME …".into()
+            } else {
+                format!("known: {}", shorten(known))
+            };
+            did_you_mean(name.as_str(), known.iter().map(String::as_str), otherwise)
+        }
+        Error::DamagedGroup(name, _) => format!("say anew what it stands for: ctl group set {name} …"),
+        Error::GroupCircle(path) => {
+            let name = path.first().map_or("NAME", |name| name.as_str());
+            format!("say anew what one of them stands for: ctl group set {name} …")
+        }
+        Error::DeepGroup(..) => "name what it stands for itself: ctl group list".into(),
+        Error::GroupStranger { group, .. } => {
+            format!("if it is gone for good, take it out: ctl group show {group}; ctl group set {group} …")
+        }
+        Error::GroupInUse(_, others) => {
+            let name = others.first().map_or("NAME", |name| name.as_str());
+            format!("change these first: ctl group set {name} …")
+        }
+        Error::ManyGroups => "remove some: ctl group list; ctl group rm NAME".into(),
         Error::HostOnline(_) => "stop its worker first; nothing was removed".into(),
         Error::NoneMeant { filter: Some(_), .. } => "what is known of a host: ctl host show NAME".into(),
         Error::NoMatch { known, .. } => format!("known: {}", shorten(known)),

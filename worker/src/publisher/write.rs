@@ -87,8 +87,9 @@ impl Write {
                 for (key, fields) in [(keys.facts(host), facts), (keys.labels(host), labels)] {
                     replace(&mut pipe, &key, fields, limits::HOST_RETENTION);
                 }
-                for stream in [keys.commands(host), keys.control(host)] {
-                    expire(&mut pipe, &stream, limits::HOST_RETENTION);
+                // What others write for this host lives as long as it does.
+                for key in [keys.commands(host), keys.control(host), keys.set_labels(host)] {
+                    expire(&mut pipe, &key, limits::HOST_RETENTION);
                 }
                 let mut trim = cmd("ZREMRANGEBYRANK");
                 trim.arg(keys.servers()).arg(0).arg(-limits::HOSTS.cast_signed() - 1);

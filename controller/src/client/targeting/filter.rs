@@ -2,13 +2,15 @@
 //!
 //! They are judged in three values (Kleene's logic): what depends on something that is not known is not known.
 
-use std::{fmt, ops::Range, str::FromStr};
+use std::{collections::HashMap, fmt, ops::Range, str::FromStr};
 
+use protocol::name::GroupName;
 use wildmatch::WildMatch;
 
 use super::{
     field::Field,
     lexer::{self, Placed, Sign, Token},
+    word::Word,
 };
 
 /// How deep expressions may be nested.
@@ -22,6 +24,8 @@ const LONGEST: usize = 4096;
 pub struct Filter {
     text: String,
     root: Node,
+    /// What the groups in it stand for, each behind those that it refers to itself.
+    groups: Vec<(GroupName, Node)>,
 }
 
 #[derive(Clone, Debug)]
@@ -30,7 +34,14 @@ enum Node {
     Any(Vec<Node>),
     Not(Box<Node>),
     Test(Test),
+    /// The host is one of these.
+    Named(Word),
+    /// The host is in this group.
+    Group(GroupName),
 }
+
+/// Of a host, which of the groups it is in.
+type Memberships<'a> = HashMap<&'a GroupName, Truth>;
 
 /// A comparison of a field with a value.
 #[derive(Clone, Debug)]
@@ -99,11 +110,24 @@ impl Filter {
         for one in text.split(',') {
             let at = begin..begin + one.len();
             let failed = |problem: &str| FilterError { text: text.to_owned(), at, problem: problem.to_owned() };
-            tests.push(Node::Test(label(one).map_err(failed)?));
-            shown.push(format!("label.{}", one.trim()));
+            let asked = label(one).map_err(failed)?;
+            shown.push(format!("{} {} {}", asked.field, asked.sign.text(), lexer::quoted_if_needed(&asked.text)));
+            tests.push(Node::Test(asked));
             begin += one.len() + 1;
         }
-        Ok(Self { text: shown.join(" and "), root: Node::All(tests) })
+        Ok(Self::new(shown.join(" and "), Node::All(tests)))
+    }
+
+    /// That the host is one of these.
+    pub(in crate::client) fn of_words(words: &[Word]) -> Self {
+        let node =
+            |word: &Word| word.group().map_or_else(|| Node::Named(word.clone()), |name| Node::Group(name.clone()));
+        let text: Vec<_> = words.iter().map(Word::text).collect();
+        Self::new(text.join(","), Node::Any(words.iter().map(node).collect()))
+    }
+
+    const fn new(text: String, root: Node) -> Self {
+        Self { text, root, groups: Vec::new() }
     }
 
     /// An expression of a playbook, which may also ask for results of these earlier steps.
@@ -117,25 +141,66 @@ impl Filter {
     /// Both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        Self { text: format!("({}) and ({})", self.text, other.text), root: Node::All(vec![self.root, other.root]) }
+        Self::new(format!("({}) and ({})", self.text, other.text), Node::All(vec![self.root, other.root]))
     }
 
-    /// As it was written.
+    /// The opposite.
+    #[must_use]
+    pub(in crate::client) fn not(self) -> Self {
+        Self::new(format!("not ({})", self.text), Node::Not(Box::new(self.root)))
+    }
+
+    /// The same, where these are what groups stand for, each behind those that it refers to itself.
+    #[must_use]
+    pub(in crate::client) fn knowing(self, groups: Vec<(GroupName, Self)>) -> Self {
+        Self { groups: groups.into_iter().map(|(name, group)| (name, group.root)).collect(), ..self }
+    }
+
+    /// As it can be written: an expression, unless it names hosts.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The groups that it refers to.
+    pub fn groups(&self) -> Vec<&GroupName> {
+        let mut groups = Vec::new();
+        self.root.visit(&mut |node| {
+            if let Node::Group(name) = node {
+                groups.push(name);
+            }
+        });
+        groups
     }
 
     /// What must be known to judge it, each once.
     pub fn fields(&self) -> Vec<&Field> {
         let mut fields = Vec::new();
-        self.root.collect(&mut fields);
+        for root in self.groups.iter().map(|(_, group)| group).chain([&self.root]) {
+            root.visit(&mut |node| {
+                if let Node::Test(test) = node
+                    && !fields.contains(&&test.field)
+                {
+                    fields.push(&test.field);
+                }
+            });
+        }
         fields
     }
 
     /// Judges it. `known`: the value of a field, or why it is not known.
     pub fn judge(&self, known: &impl Fn(&Field) -> Result<String, String>) -> Truth {
-        self.root.judge(known)
+        let mut groups = HashMap::new();
+        for (name, group) in &self.groups {
+            let truth = group.judge(known, &groups);
+            groups.insert(name, truth);
+        }
+        self.root.judge(known, &groups)
     }
+}
+
+/// Whether a label can have this name.
+pub(in crate::client) fn is_label(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|char| char.is_alphanumeric() || "_-./".contains(char))
 }
 
 /// What a word of `--label` asks for.
@@ -148,7 +213,7 @@ fn label(text: &str) -> Result<Test, &'static str> {
         None => (text, Sign::IsNot, ""),
     };
     let (name, value) = (name.trim(), value.trim());
-    if name.is_empty() || !name.chars().all(|char| char.is_alphanumeric() || "_-./".contains(char)) {
+    if !is_label(name) {
         return Err("write NAME=VALUE, NAME!=VALUE or NAME; all else is for --where 'label.NAME …'");
     }
     if value.contains(['*', '?', '~', '=']) {
@@ -159,23 +224,23 @@ fn label(text: &str) -> Result<Test, &'static str> {
 }
 
 impl Node {
-    fn collect<'a>(&'a self, fields: &mut Vec<&'a Field>) {
+    fn visit<'a>(&'a self, seen: &mut impl FnMut(&'a Self)) {
+        seen(self);
         match self {
-            Self::All(nodes) | Self::Any(nodes) => nodes.iter().for_each(|node| node.collect(fields)),
-            Self::Not(node) => node.collect(fields),
-            Self::Test(test) => {
-                if !fields.contains(&&test.field) {
-                    fields.push(&test.field);
-                }
-            }
+            Self::All(nodes) | Self::Any(nodes) => nodes.iter().for_each(|node| node.visit(seen)),
+            Self::Not(node) => node.visit(seen),
+            Self::Test(_) | Self::Named(_) | Self::Group(_) => {}
         }
     }
 
-    fn judge(&self, known: &impl Fn(&Field) -> Result<String, String>) -> Truth {
+    fn judge(&self, known: &impl Fn(&Field) -> Result<String, String>, groups: &Memberships<'_>) -> Truth {
+        let judged = |nodes: &[Self], decides, otherwise| {
+            first(nodes.iter().map(|node| node.judge(known, groups)), decides, otherwise)
+        };
         match self {
-            Self::All(nodes) => first(nodes, known, &Truth::No, Truth::Yes),
-            Self::Any(nodes) => first(nodes, known, &Truth::Yes, Truth::No),
-            Self::Not(node) => match node.judge(known) {
+            Self::All(nodes) => judged(nodes, &Truth::No, Truth::Yes),
+            Self::Any(nodes) => judged(nodes, &Truth::Yes, Truth::No),
+            Self::Not(node) => match node.judge(known, groups) {
                 Truth::Yes => Truth::No,
                 Truth::No => Truth::Yes,
                 unknown @ Truth::Unknown(_) => unknown,
@@ -184,20 +249,23 @@ impl Node {
                 Ok(value) => test.judge(&value),
                 Err(reason) => Truth::Unknown(reason),
             },
+            Self::Named(word) => match known(&Field::Host) {
+                Ok(name) if word.matches(&name) => Truth::Yes,
+                Ok(_) => Truth::No,
+                Err(reason) => Truth::Unknown(reason),
+            },
+            Self::Group(name) => {
+                let unknown = || Truth::Unknown(format!("nobody has looked up what @{name} is"));
+                groups.get(name).cloned().unwrap_or_else(unknown)
+            }
         }
     }
 }
 
 /// What decides, if any of them does; else the first that is not known; else what they all are.
-fn first(
-    nodes: &[Node],
-    known: &impl Fn(&Field) -> Result<String, String>,
-    decides: &Truth,
-    otherwise: Truth,
-) -> Truth {
+fn first(truths: impl Iterator<Item = Truth>, decides: &Truth, otherwise: Truth) -> Truth {
     let mut result = otherwise;
-    for node in nodes {
-        let truth = node.judge(known);
+    for truth in truths {
         if truth == *decides {
             return truth;
         }
@@ -259,7 +327,7 @@ impl Filter {
         let mut parser = Parser { text, tokens: &tokens, depth: 0, steps };
         let root = parser.any()?;
         match parser.tokens.first() {
-            None => Ok(Self { text: text.to_owned(), root }),
+            None => Ok(Self::new(text.to_owned(), root)),
             Some((Token::Close, at)) => Err(failed(at.clone(), "there is no '(' to this")),
             Some((_, at)) => Err(failed(at.clone(), "'and' or 'or' is missing before this")),
         }
@@ -333,7 +401,11 @@ impl Parser<'_> {
                     }
                     inner
                 }
-                Some((Token::Word(name), at)) => self.test(&name, at)?,
+                Some((Token::Word(word), at)) => match word.strip_prefix('@').map(str::parse) {
+                    Some(Ok(group)) => Node::Group(group),
+                    Some(Err(error)) => return self.fail(at, error.to_string()),
+                    None => self.test(&word, at)?,
+                },
                 Some((_, at)) => return self.fail(at, "a name such as cpu.usage, os or label.env is missing here"),
                 None => return self.missing(None, "a comparison such as cpu.usage > 80 is missing here"),
             }

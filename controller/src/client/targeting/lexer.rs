@@ -1,6 +1,6 @@
 //! The words of an expression, with their places.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use winnow::{
     LocatingSlice, ModalResult, Parser,
@@ -117,6 +117,14 @@ fn token(input: &mut Input<'_>) -> ModalResult<Token> {
 /// What needs no quotes.
 fn is_plain(char: char) -> bool {
     char.is_alphanumeric() || "_-.:/*?%+@".contains(char)
+}
+
+/// A text as an expression has it: in quotes where it would mean something else without.
+pub(super) fn quoted_if_needed(text: &str) -> Cow<'_, str> {
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.into();
+    }
+    format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\"")).into()
 }
 
 fn sign(input: &mut Input<'_>) -> ModalResult<Sign> {

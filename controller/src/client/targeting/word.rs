@@ -1,8 +1,8 @@
-//! Words that name hosts: a name, a pattern with `*` and `?`, and ranges such as `web[1-20]`.
+//! Words that name hosts: a name, a pattern with `*` and `?`, ranges such as `web[1-20]`, and `@NAME` for a group.
 
 use std::str::FromStr;
 
-use protocol::name::{HostName, NameError};
+use protocol::name::{GroupName, HostName, NameError};
 use wildmatch::WildMatch;
 
 /// Names that a word can stand for at most.
@@ -21,6 +21,8 @@ enum Meaning {
     Names(Vec<HostName>),
     /// All that match one of these.
     Patterns(Vec<WildMatch>),
+    /// What this group stands for.
+    Group(GroupName),
 }
 
 /// Why a word names no hosts.
@@ -38,6 +40,11 @@ pub enum WordError {
 }
 
 impl Word {
+    /// The hosts of a group: `@NAME`.
+    pub fn of_group(name: GroupName) -> Self {
+        Self { text: format!("@{name}"), meaning: Meaning::Group(name) }
+    }
+
     /// The word as it was written.
     pub fn text(&self) -> &str {
         &self.text
@@ -47,15 +54,21 @@ impl Word {
     pub(in crate::client) fn exact(&self) -> Option<&[HostName]> {
         match &self.meaning {
             Meaning::Names(names) => Some(names),
-            Meaning::Patterns(_) => None,
+            Meaning::Patterns(_) | Meaning::Group(_) => None,
         }
     }
 
-    /// Whether this host is meant.
-    pub fn matches(&self, host: &HostName) -> bool {
+    /// The group that it stands for.
+    pub(in crate::client) const fn group(&self) -> Option<&GroupName> {
+        if let Meaning::Group(name) = &self.meaning { Some(name) } else { None }
+    }
+
+    /// Whether it means a host of this name. Of a group that is not known here.
+    pub fn matches(&self, host: &str) -> bool {
         match &self.meaning {
-            Meaning::Names(names) => names.contains(host),
-            Meaning::Patterns(patterns) => patterns.iter().any(|pattern| pattern.matches(host.as_str())),
+            Meaning::Names(names) => names.iter().any(|name| name.as_str() == host),
+            Meaning::Patterns(patterns) => patterns.iter().any(|pattern| pattern.matches(host)),
+            Meaning::Group(_) => false,
         }
     }
 }
@@ -64,6 +77,9 @@ impl FromStr for Word {
     type Err = WordError;
 
     fn from_str(text: &str) -> Result<Self, WordError> {
+        if let Some(name) = text.strip_prefix('@') {
+            return Ok(Self::of_group(name.parse()?));
+        }
         let spelled = expand(text)?;
         let meaning = if text.contains(['*', '?']) {
             Meaning::Patterns(spelled.iter().map(|pattern| WildMatch::new(pattern)).collect())
@@ -157,8 +173,10 @@ mod tests {
         assert_eq!(names("web[1,3,7-8]"), ["web1", "web3", "web7", "web8"]);
         assert_eq!(names("r[1-2]n[1-2]"), ["r1n1", "r1n2", "r2n1", "r2n2"]);
         let both: Word = "web[1-2]*".parse().unwrap();
-        let host = |name: &str| name.parse::<HostName>().unwrap();
-        assert!(both.exact().is_none() && both.matches(&host("web2-eu")) && !both.matches(&host("web3")));
+        assert!(both.exact().is_none() && both.matches("web2-eu") && !both.matches("web3"));
+        let group: Word = "@web".parse().unwrap();
+        assert_eq!(group.group().unwrap().as_str(), "web");
+        assert!(group.exact().is_none() && !group.matches("web"));
     }
 
     #[test]
@@ -166,6 +184,8 @@ mod tests {
         for (text, problem) in [
             ("", "is not a valid name"),
             ("web 1", "is not a valid name"),
+            ("@", "is not a valid name"),
+            ("@a@b", "is not a valid name"),
             ("web[", "a ']' is missing"),
             ("web]", "a '[' is missing"),
             ("web[]", "there must be numbers"),

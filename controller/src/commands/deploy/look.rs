@@ -23,8 +23,9 @@ pub async fn run(
     settings: &Settings,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let (hosts, left_out) = select(&whose.narrowing.of(&whose.hosts), fleet, printer).await?;
-    let known = understand(&hosts, ACTION, &[format!("app={}", whose.app)], &[])?;
+    let app = format!("app={}", whose.app);
+    let (hosts, left_out) = select(&whose.selection(), fleet, printer).await?;
+    let known = understand(&hosts, ACTION, &[app], &[])?;
     proposal::refuse_alone(ACTION, known.approvals)?;
     let signer = keys::open(settings).await?;
     let timeout = settings.timeout.unwrap_or(known.timeout);

@@ -22,7 +22,7 @@ pub async fn run(command: Deploy, fleet: &mut Fleet, settings: &Settings, printe
         (Some(Look::History(whose)), _) => look::run(whose, View::History, fleet, settings, printer).await,
         (Some(Look::Rollback(options)), _) => rollback::run(options, fleet, settings, printer).await,
         (None, Some(release)) => {
-            let selection = command.narrowing.of(&release.hosts);
+            let selection = command.narrowing.of(&[&release.hosts[..], &command.besides.groups].concat());
             release::run(release, &selection, &command.waves, fleet, settings, printer).await
         }
         // The grammar asks for one of them.

@@ -7,11 +7,7 @@ use super::super::{
     watch::Live,
 };
 use crate::{
-    cli::{
-        deploys::{Rollback, Whose},
-        keys,
-        settings::Settings,
-    },
+    cli::{deploys::Rollback, keys, settings::Settings},
     client::{Fleet, understand},
     output::{Exit, Printer},
 };
@@ -21,8 +17,8 @@ const ACTION: &str = "deploy-rollback";
 
 /// Has hosts go back to an earlier release.
 pub async fn run(options: Rollback, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let Rollback { whose: Whose { app, hosts, narrowing }, to, dry_run, timeout, yes } = options;
-    let selection = narrowing.of(&hosts);
+    let Rollback { whose, to, dry_run, timeout, yes } = options;
+    let (app, selection) = (whose.app.clone(), whose.selection());
     let (hosts, left_out) = select(&selection, fleet, printer).await?;
     let mut words = vec![format!("app={app}")];
     words.extend(to.map(|version| format!("version={version}")));

@@ -136,6 +136,7 @@ fn question(pipeline: &mut Pipeline, key: &str, retention: Retention) {
     match retention {
         Retention::Expires(_) => pipeline.cmd("PTTL").arg(key),
         Retention::Members(_) => pipeline.cmd("ZCARD").arg(key),
+        Retention::Fields(_) => pipeline.cmd("HLEN").arg(key),
         Retention::Entries(_) => pipeline.cmd("XLEN").arg(key),
         Retention::Age(_) => pipeline.cmd("XINFO").arg("STREAM").arg(key),
     };
@@ -149,7 +150,7 @@ fn judge(retention: Retention, number: i64) -> Option<Trouble> {
         Retention::Expires(_) if number == -2 => return None,
         Retention::Expires(_) if number < 0 => return Some(NO_TTL),
         Retention::Expires(longest) => (millis(longest), LONG_TTL),
-        Retention::Members(most) => (most as u64, OVER_CAP),
+        Retention::Members(most) | Retention::Fields(most) => (most as u64, OVER_CAP),
         Retention::Entries(most) => ((most + NODE) as u64, OVER_CAP),
         Retention::Age(_) => (NODE as u64, OVER_CAP),
     };

@@ -67,6 +67,9 @@ fn needed_by_ctl(keys: &Keys) -> Vec<Cmd> {
         command("ZADD", &[&keys.jobs(), "0", "x"]),
         command("ZREMRANGEBYRANK", &[&keys.jobs(), "0", "0"]),
         command("ZREVRANGE", &[&keys.servers(), "0", "0"]),
+        command("HSET", &[&keys.set_labels(&host), "x", "x"]),
+        command("HGETALL", &[&keys.groups()]),
+        command("EVAL", &["return 0", "1", &keys.groups()]),
         command("SET", &[&keys.artifact(&Any, 0), "x", "PX", "1"]),
         command("GETRANGE", &[&keys.job_file(job, &host, 0), "0", "0"]),
     ]

@@ -44,8 +44,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Gets a file from hosts.
 pub async fn run(options: Get, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let mut selected = select(&options.targets, None, fleet).await?;
-    let mut left_out = false;
+    let (mut selected, mut left_out) = select(&options.targets, None, fleet, printer).await?;
     for place in &mut selected {
         left_out |= leave_out_offline(&mut place.hosts, fleet.now(), printer);
     }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
 
+use super::selected;
 use crate::{
     cli::{
         settings::Settings,
@@ -31,8 +32,14 @@ struct Place {
     hosts: Vec<Host>,
 }
 
-/// The hosts of each path: a job has one path. `name`: of the file, for paths that end with a slash.
-async fn select(targets: &[Target], name: Option<&Path>, fleet: &mut Fleet) -> anyhow::Result<Vec<Place>> {
+/// The hosts of each path: a job has one path. `name`: of the file, for paths that end with a slash. Returns also whether
+/// there are hosts of which it is not known whether they are meant.
+async fn select(
+    targets: &[Target],
+    name: Option<&Path>,
+    fleet: &mut Fleet,
+    printer: &Printer,
+) -> anyhow::Result<(Vec<Place>, bool)> {
     let mut paths: BTreeMap<String, Vec<Word>> = BTreeMap::new();
     for Target { hosts, path } in targets {
         let mut path = path.clone();
@@ -42,11 +49,12 @@ async fn select(targets: &[Target], name: Option<&Path>, fleet: &mut Fleet) -> a
         }
         paths.entry(path).or_default().extend(hosts.iter().cloned());
     }
-    let mut selected = Vec::new();
+    let (mut selected, mut left_out) = (Vec::new(), false);
     for (path, words) in paths {
         let selection = Selection { words, ..Selection::all() };
-        let hosts = fleet.select(&selection).await?.hosts;
+        let (hosts, unknown) = selected::select(&selection, fleet, printer).await?;
+        left_out |= unknown;
         selected.push(Place { path, selection, hosts });
     }
-    Ok(selected)
+    Ok((selected, left_out))
 }

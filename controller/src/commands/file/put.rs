@@ -24,7 +24,8 @@ const ACTION: &str = "file-put";
 /// Puts a file on hosts. Everything that can be checked is checked before anything is sent.
 pub async fn run(options: Put, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
     let is_named = options.local != Path::new("-");
-    let selected = select(&options.targets, is_named.then_some(&*options.local), fleet).await?;
+    let name = is_named.then_some(&*options.local);
+    let (selected, left_out) = select(&options.targets, name, fleet, printer).await?;
     let mut content = Content::open(&options.local)?;
     let mut understood = Vec::new();
     for Place { path, hosts, .. } in &selected {
@@ -51,7 +52,7 @@ pub async fn run(options: Put, fleet: &mut Fleet, settings: &Settings, printer: 
         states.extend(delivery.send(request, &signer, Live::Results, fleet, printer).await?);
     }
     delivery.end(fleet, printer).await;
-    Ok(Exit::of(states))
+    Ok(Exit::of(states).with_left_out(left_out))
 }
 
 fn arguments(options: &Put, path: &str, content: &Content) -> Vec<String> {

@@ -111,6 +111,8 @@ struct HostsText {
     #[serde(default)]
     host: OneOrMore,
     #[serde(default)]
+    group: OneOrMore,
+    #[serde(default)]
     all: bool,
     label: Option<String>,
     #[serde(rename = "where")]
@@ -301,26 +303,32 @@ impl StepText {
     }
 }
 
+impl OneOrMore {
+    fn texts(&self) -> Vec<String> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One(text) => vec![text.clone()],
+            Self::More(texts) => texts.clone(),
+        }
+    }
+}
+
 impl HostsText {
     fn selection(&self) -> anyhow::Result<Selection> {
-        let read = |name: &str, given: &OneOrMore| {
-            let texts = match given {
-                OneOrMore::None => Vec::new(),
-                OneOrMore::One(text) => vec![text],
-                OneOrMore::More(texts) => texts.iter().collect(),
-            };
-            let read = texts.into_iter().map(|text| words(text)).collect::<Result<Vec<_>, _>>();
+        let read = |name: &str, texts: Vec<String>| {
+            let read = texts.iter().map(|text| words(text)).collect::<Result<Vec<_>, _>>();
             read.map(|words| joined(&words)).map_err(anyhow::Error::msg).with_context(|| format!("hosts: {name}"))
         };
-        let host = read("host", &self.host)?;
+        let mut host = read("host", self.host.texts())?;
+        host.extend(read("group", self.group.texts().iter().map(|name| format!("@{name}")).collect())?);
         let labels = self.label.as_deref().map(Filter::labels).transpose().context("hosts: label")?;
         let filter = self.filter.as_deref().map(str::parse::<Filter>).transpose().context("hosts: where")?;
         let is_narrowed = labels.is_some() || filter.is_some();
-        ensure!(!self.all || host.is_empty(), "hosts: either 'all' or 'host'");
+        ensure!(!self.all || host.is_empty(), "hosts: either 'all', or 'host' and 'group'");
         ensure!(self.all || is_narrowed || !host.is_empty(), "hosts: none are named; all of them: all = true");
         Ok(Selection {
             words: host,
-            except: read("exclude", &self.exclude)?,
+            except: read("exclude", self.exclude.texts())?,
             filter: labels.into_iter().chain(filter).reduce(Filter::and),
             limit: number::<Limit>("limit", self.limit.clone())?,
         })
