@@ -26,7 +26,7 @@ use crate::{
         keys,
         settings::Settings,
     },
-    client::{Fleet, Host, Job, Origin, Request, Run, Selection, Signer, Standing, Standings, secrets_of},
+    client::{Fleet, Host, Job, Origin, Request, Rollout, Run, Selection, Signer, Standing, Standings, secrets_of},
     output::{Advice, Exit, Printer, Table, events, fold, moments, style, summary},
 };
 
@@ -176,9 +176,7 @@ fn agree(
 ) -> anyhow::Result<()> {
     let mut doubts = Vec::new();
     if let Run::Rollout(rollout) = run
-        && rollout.ended().is_none()
-        && let (Some(now), Some(seen)) = (now, rollout.seen_ms())
-        && now < seen.saturating_add(ALIVE)
+        && now.is_some_and(|now| is_driven(rollout, now))
     {
         doubts.push("a ctl has driven it within the last seconds; if it lives, it begins no further wave".to_owned());
     }
@@ -202,6 +200,11 @@ fn agree(
             Err(nobody.hint("if you have seen what it does: --yes").into())
         }
     }
+}
+
+/// Whether a living `ctl` drives the run, as far as is known at `now`.
+pub fn is_driven(rollout: &Rollout, now: Millis) -> bool {
+    rollout.ended().is_none() && rollout.seen_ms().is_some_and(|seen| now < seen.saturating_add(ALIVE))
 }
 
 /// All that is signed, as far as it decides what happens.
@@ -304,7 +307,7 @@ async fn run_on(
     };
     printer.set_look(options.look);
     let live = Live::following(options.follow);
-    let rolling = Rolling { request: &request, waves: &waves, origin, live, signer };
+    let rolling = Rolling { request: &request, waves: &waves, origin, live, is_part: false, signer };
     let ran = roll(&rolling, fleet, settings, printer).await?;
     Ok(ran.exit().with_left_out(!gone.is_empty()))
 }

@@ -43,6 +43,8 @@ pub struct Rolling<'a> {
     pub origin: Origin,
     /// What is printed meanwhile.
     pub live: Live,
+    /// Whether it is a part of something greater, which says how to go on.
+    pub is_part: bool,
     /// Signs the plan, and each wave.
     pub signer: &'a Signer,
 }
@@ -148,7 +150,7 @@ pub async fn roll(
     let interrupt = signal(SignalKind::interrupt())?;
     let mut rollout = fleet.begin_rollout(request, waves.clone(), origin, rolling.signer).await?;
     let course = Course::new(rollout.targets().hosts().cloned(), waves);
-    if course.count() > 1 {
+    if course.count() > 1 && !rolling.is_part {
         printer.note(&format!("should this end early: ctl job resume {}", rollout.id().short()));
     }
     let _heart = Heart::beat(settings, fleet.namespace().cloned(), rollout.clone());
@@ -346,7 +348,11 @@ impl Drive<'_> {
         // Where it cannot be recorded, the claimed waves say enough.
         let is_error = matches!(stop, Some(Stop::Error(_)));
         if !is_error {
-            let _ = self.fleet.end_rollout(rollout, reason.as_deref().unwrap_or("all hosts were reached")).await;
+            let how = reason.as_deref().unwrap_or("all hosts were reached");
+            if let Ok(false) = self.fleet.end_rollout(rollout, how).await {
+                printer.trouble("somebody else has taken the run over");
+                self.ran.end = End::Broken;
+            }
         }
 
         let (results, offline) = (&self.ran.results, &self.ran.offline);
@@ -376,7 +382,7 @@ impl Drive<'_> {
             printer.note(&format!("{}: {}", hosts(total), parts.join(", ")));
         }
         let is_whole = unreached.is_empty() && self.ran.failures() == 0;
-        if !is_whole {
+        if !is_whole && !self.rolling.is_part {
             let short = rollout.id().short();
             printer.note(&format!("to go on with the hosts on which it has not succeeded: ctl job resume {short}"));
         }

@@ -69,7 +69,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
     if let Some(waves) = &waves {
         printer.set_look(options.look);
         let live = Live::following(options.follow);
-        let rolling = Rolling { request: &request, waves, origin: Origin::New, live, signer: &signer };
+        let rolling = Rolling { request: &request, waves, origin: Origin::New, live, is_part: false, signer: &signer };
         let ran = roll(&rolling, fleet, settings, printer).await?;
         return Ok(ran.exit().with_left_out(left_out || damaged));
     }

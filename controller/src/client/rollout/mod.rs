@@ -224,10 +224,10 @@ impl Fleet {
         self.query::<(i64,)>(redis::pipe().add_command(beat)).await.map(drop)
     }
 
-    /// Records how the run has ended.
-    pub async fn end_rollout(&mut self, rollout: &Rollout, how: &str) -> Result<(), Error> {
+    /// Records how the run has ended. Returns whether it was still its driver's.
+    pub async fn end_rollout(&mut self, rollout: &Rollout, how: &str) -> Result<bool, Error> {
         let end = rollout.record.end(self.keys(), how);
-        self.ask_rollout(end).await.map(drop)
+        self.ask_rollout(end).await.map(|reply| reply == 1)
     }
 
     /// The run of that id.

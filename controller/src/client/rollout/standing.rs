@@ -82,6 +82,7 @@ impl Standings {
     /// Records that nobody knows what a command has come to.
     fn lose(&mut self, host: &HostName, reason: &str) {
         self.hosts.insert(host.clone(), Standing::Open);
+        self.results.insert(host.clone(), HostResult::new(host.clone()));
         self.open.insert(host.clone(), reason.to_owned());
     }
 }

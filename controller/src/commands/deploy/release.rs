@@ -52,8 +52,14 @@ pub async fn run(
     let request = request(ACTION, known, timeout, &hosts, settings);
     let exit = match &waves {
         Some(waves) => {
-            let rolling =
-                Rolling { request: &request, waves, origin: Origin::New, live: Live::Progress, signer: &signer };
+            let rolling = Rolling {
+                request: &request,
+                waves,
+                origin: Origin::New,
+                live: Live::Progress,
+                is_part: false,
+                signer: &signer,
+            };
             delivery.roll(&rolling, fleet, settings, printer).await?.exit()
         }
         None => Exit::of(delivery.send(request, &signer, Live::Progress, fleet, printer).await?),

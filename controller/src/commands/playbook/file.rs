@@ -78,6 +78,31 @@ pub struct Call {
     pub from: Option<PathBuf>,
 }
 
+impl Task {
+    /// Its action, where it has one.
+    pub const fn call(&self) -> Option<&Call> {
+        match self {
+            Self::Run(call) => Some(call),
+            Self::Check { .. } => None,
+        }
+    }
+}
+
+impl Step {
+    /// On how many of so many hosts it may fail.
+    pub fn budget(&self, total: usize) -> usize {
+        self.waves.max_fail.map_or(0, |budget| budget.of(total))
+    }
+}
+
+impl Call {
+    /// The steps of which it uses results.
+    fn results(&self) -> impl Iterator<Item = String> {
+        let asked = self.words.iter().flat_map(|word| word.split("${result.").skip(1));
+        asked.filter_map(|rest| Some(rest.split_once('.')?.0.to_owned()))
+    }
+}
+
 /// What a step that has failed leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -192,7 +217,7 @@ impl Playbook {
         let mut table: Table = text.parse()?;
         table.remove("values");
         let mut whole = Value::Table(table);
-        fill_all(&mut whole, &values)?;
+        fill_all(&mut whole, &values, false)?;
         let file = FileText::deserialize(whole.into_deserializer())?;
 
         ensure!(!file.step.is_empty(), "it has no [[step]]");
@@ -212,7 +237,7 @@ impl Playbook {
 fn values(of_file: &BTreeMap<String, Value>, given: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let mut values = BTreeMap::new();
     for (name, value) in of_file {
-        let text = scalar(value).with_context(|| format!("the value '{name}' is no text, number or boolean"))?;
+        let text = scalar(value).with_context(|| format!("the value '{name}' is no text, whole number or boolean"))?;
         values.insert(name.clone(), text);
     }
     for word in given {
@@ -228,10 +253,11 @@ fn values(of_file: &BTreeMap<String, Value>, given: &[String]) -> anyhow::Result
 }
 
 /// Puts values into all texts.
-fn fill_all(value: &mut Value, values: &BTreeMap<String, String>) -> anyhow::Result<()> {
+fn fill_all(value: &mut Value, values: &BTreeMap<String, String>, is_argument: bool) -> anyhow::Result<()> {
     match value {
         Value::String(text) => {
-            *text = fill(text, &|name| {
+            // Arguments are filled once more, with results.
+            *text = fill(text, !is_argument, &|name| {
                 // What a step comes to is known once it has run.
                 if name.starts_with("result.") {
                     return Ok(None);
@@ -244,8 +270,12 @@ fn fill_all(value: &mut Value, values: &BTreeMap<String, String>) -> anyhow::Res
                 values.get(name).cloned().map(Some).ok_or_else(unknown)
             })?;
         }
-        Value::Array(array) => array.iter_mut().try_for_each(|value| fill_all(value, values))?,
-        Value::Table(table) => table.iter_mut().try_for_each(|(_, value)| fill_all(value, values))?,
+        Value::Array(array) => array.iter_mut().try_for_each(|value| fill_all(value, values, is_argument))?,
+        Value::Table(table) => {
+            for (name, value) in table {
+                fill_all(value, values, is_argument || name == "arguments")?;
+            }
+        }
         _ => {}
     }
     Ok(())
@@ -264,6 +294,9 @@ impl StepText {
             (Some(action), None) => {
                 ensure!(self.within.is_none(), "'within' is for a check");
                 let from = self.from.map(|from| directory.join(from));
+                if let Some(from) = from.as_ref().filter(|from| !from.exists()) {
+                    bail!("there is no {}", from.display());
+                }
                 ensure!(from.is_none() || action == "deploy", "'from' is for the action deploy");
                 Task::Run(Call { action, words: arguments(&self.arguments)?, from })
             }
@@ -276,9 +309,10 @@ impl StepText {
             }
             _ => bail!("it needs either an 'action' or a 'check'"),
         };
-        let rollback = self.rollback.map(|call| {
+        let undo = |call: CallText| {
             Ok::<_, anyhow::Error>(Call { words: arguments(&call.arguments)?, action: call.action, from: None })
-        });
+        };
+        let rollback = self.rollback.map(undo).transpose().context("rollback")?;
         let Some(hosts) = self.hosts.as_ref().or(hosts) else {
             bail!("no hosts are named: write hosts = {{ host = \"web*\" }}, in the step or for all of them");
         };
@@ -288,14 +322,26 @@ impl StepText {
             batch_wait: duration("batch_wait", self.batch_wait.as_deref())?,
             max_fail: number::<Budget>("max_fail", self.max_fail)?,
             fail_fast: false,
-            abort_if: filter("abort_if", self.abort_if)?,
+            abort_if: self.abort_if.map(|text| text.parse().context("abort_if cannot be read")).transpose()?,
         };
+        waves.asks()?;
+        if matches!(task, Task::Check { .. }) {
+            ensure!(!waves.is_rolling() && self.timeout.is_none(), "a check has no waves and no timeout, but 'within'");
+        }
+        let calls = [Some(&task).and_then(Task::call), rollback.as_ref()];
+        for step in calls.into_iter().flatten().flat_map(Call::results) {
+            let is_own = step == self.name && rollback.is_some();
+            ensure!(
+                before.contains(&step.as_str()) || is_own,
+                "there is no earlier step '{step}' of which a result could be used"
+            );
+        }
         Ok(Step {
             selection: hosts.selection()?,
             task,
             when: filter("when", self.when)?,
             on_failure: self.on_failure,
-            rollback: rollback.transpose().context("rollback")?,
+            rollback,
             waves,
             timeout: duration("timeout", self.timeout.as_deref())?,
             name: self.name,
@@ -339,7 +385,11 @@ impl HostsText {
 fn arguments(table: &Table) -> anyhow::Result<Vec<String>> {
     let mut words = Vec::new();
     for (name, value) in table {
-        let wrong = || format!("the argument '{name}' is no text, number, boolean, list or table of these");
+        let wrong = || {
+            format!(
+                "the argument '{name}' is no text, whole number, boolean, list or table of these (write 2.10 as '2.10')"
+            )
+        };
         match value {
             Value::Array(items) => {
                 for item in items {
@@ -361,7 +411,6 @@ fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Integer(number) => Some(number.to_string()),
-        Value::Float(number) => Some(number.to_string()),
         Value::Boolean(value) => Some(value.to_string()),
         _ => None,
     }
@@ -388,7 +437,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> anyhow::Result<Playbook> {
-        Playbook::parse(text, &["version=3".to_owned()], Path::new("/books"))
+        Playbook::parse(text, &["version=3".to_owned()], Path::new("/"))
     }
 
     const WHOLE: &str = r#"
@@ -404,7 +453,7 @@ mod tests {
         [[step]]
         name = "deploy"
         action = "deploy"
-        from = "dist/${app}"
+        from = "."
         arguments = { app = "${app}", version = "${version}" }
         when = "result.look.data.running != ${version}"
         canary = 1
@@ -429,7 +478,7 @@ mod tests {
             (task.action.as_str(), &task.words[..]),
             ("deploy", &["app=web".to_owned(), "version=3".to_owned()][..])
         );
-        assert_eq!(task.from.as_deref(), Some(Path::new("/books/dist/web")));
+        assert_eq!(task.from.as_deref(), Some(Path::new("/.")));
         assert_eq!(deploy.when.as_ref().unwrap().text(), "result.look.data.running != 3");
         assert_eq!((deploy.on_failure, deploy.waves.of(30).batch), (OnFailure::Rollback, 6));
         assert!(matches!(calm.task, Task::Check { within, .. } if within == Duration::from_secs(120)));

@@ -3,13 +3,14 @@
 mod file;
 mod plan;
 mod play;
+mod stage;
 mod values;
 
 use std::path::Path;
 
 use protocol::name::JobId;
 
-use self::{file::Playbook, play::Player};
+use self::{file::Playbook, play::Player, stage::Stage};
 use super::selected::{confirm, may_change};
 use crate::{
     cli::{
@@ -26,24 +27,27 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
     let Command::Run(options) = command;
     let Run { file, values, rehearse, resume, yes, look } = *options;
     let playbook = Playbook::read(&file, &values)?;
-    let planned = plan::of(&playbook, fleet, printer).await?;
-    if rehearse {
-        plan::print(&playbook, &planned, printer)?;
-        return Ok(Exit::Success.with_left_out(planned.left_out));
+    // What was begun has its hosts already.
+    if resume.is_none() {
+        let planned = plan::of(&playbook, fleet, printer).await?;
+        if rehearse {
+            plan::print(&playbook, &planned, printer)?;
+            return Ok(Exit::Success.with_left_out(planned.left_out));
+        }
+        let changes = planned.steps.iter().zip(&playbook.steps).filter(|(planned, step)| {
+            let actions = [step.action(), step.rollback.as_ref().map(|call| call.action.as_str())];
+            actions.into_iter().flatten().any(|action| may_change(&planned.hosts, action))
+        });
+        let changes = changes.map(|(planned, step)| (&step.selection, &planned.hosts[..]));
+        confirm(&format!("playbook {}", file.display()), changes, yes)?;
     }
 
-    let changes = planned.steps.iter().zip(&playbook.steps).filter(|(planned, step)| {
-        let actions = [step.action()].into_iter().chain([step.rollback.as_ref().map(|call| call.action.as_str())]);
-        actions.flatten().any(|action| may_change(&planned.hosts, action))
-    });
-    let changes = changes.map(|(planned, step)| (&step.selection, &planned.hosts[..]));
-    confirm(&format!("playbook {}", file.display()), changes, yes)?;
     let signer = keys::open(settings).await?;
     printer.set_look(look);
     let run = resume.unwrap_or_else(|| JobId::derive(&settings.operator, fleet.now(), &JobId::salt()));
     printer.note(&format!("run {run} of {}", style::plain(&file.display().to_string())));
-    let player = Player::new(&playbook, run, &signer, fleet, settings, printer);
-    player.play(&shown(&file)).await
+    let stage = Stage { fleet, signer: &signer, settings, printer };
+    Player::new(&playbook, run, stage)?.play(&shown(&file), resume.is_some(), yes).await
 }
 
 /// The file as it is typed.

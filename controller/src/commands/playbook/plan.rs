@@ -7,11 +7,11 @@ use protocol::name::HostName;
 use serde_json::json;
 
 use super::{
-    super::{rolling::foretell, selected::select},
+    super::{proposal, rolling::foretell, selected::select},
     file::{Call, Playbook, Step, Task},
 };
 use crate::{
-    client::{Filter, Fleet, Host, understand},
+    client::{Error, Filter, Fleet, Host, understand},
     output::{Cell, Format, Printer, Table, fold, style, summary::hosts},
 };
 
@@ -27,35 +27,34 @@ pub struct Planned {
 pub struct PlannedStep {
     /// The hosts that it is for now.
     pub hosts: Vec<Host>,
+    /// The names of its secret arguments.
+    secrets: Vec<String>,
 }
 
 impl Step {
     /// The name of its action, where it has one.
     pub fn action(&self) -> Option<&str> {
-        self.call().map(|call| call.action.as_str())
-    }
-
-    /// Its action, where it has one.
-    fn call(&self) -> Option<&Call> {
-        match &self.task {
-            Task::Run(call) => Some(call),
-            Task::Check { .. } => None,
-        }
+        self.task.call().map(|call| call.action.as_str())
     }
 
     /// What it does, as a person reads it.
-    fn shown(&self) -> String {
+    fn shown(&self, secrets: &[String]) -> String {
         match &self.task {
-            Task::Run(call) => style::plain(&call.shown()),
+            Task::Run(call) => style::plain(&call.shown(secrets)),
             Task::Check { filter, .. } => style::plain(&format!("check: {}", filter.text())),
         }
     }
 }
 
 impl Call {
-    fn shown(&self) -> String {
+    fn shown(&self, secrets: &[String]) -> String {
         let from = self.from.as_ref().map(|from| format!("from={}", from.display()));
-        let words = self.words.iter().map(|word| style::quoted(word).into_owned());
+        let words = self.words.iter().map(|word| match word.split_once('=') {
+            Some((name, _)) if secrets.iter().any(|secret| name.split('.').next() == Some(secret)) => {
+                format!("{name}=***")
+            }
+            _ => style::quoted(word).into_owned(),
+        });
         [self.action.clone()].into_iter().chain(words).chain(from).collect::<Vec<_>>().join(" ")
     }
 
@@ -73,13 +72,27 @@ pub async fn of(playbook: &Playbook, fleet: &mut Fleet, printer: &Printer) -> an
     let mut planned = Planned { steps: Vec::new(), left_out: false };
     for step in &playbook.steps {
         let failed = || format!("nothing was done: step '{}'", step.name);
-        let (hosts, left_out) = select(&step.selection, fleet, printer).await.with_context(failed)?;
-        let calls = [step.call(), step.rollback.as_ref()];
+        let (hosts, left_out) = match select(&step.selection, fleet, printer).await {
+            // An earlier step may change that.
+            Err(error) if matches!(error.downcast_ref(), Some(Error::NoneMeant { filter: Some(_), .. })) => {
+                printer.note(&format!("step {} is for no host, as things are now", step.name));
+                (Vec::new(), false)
+            }
+            found => found.with_context(failed)?,
+        };
+        if hosts.is_empty() {
+            planned.steps.push(PlannedStep { hosts, secrets: Vec::new() });
+            continue;
+        }
+        let mut secrets = Vec::new();
+        let calls = [step.task.call(), step.rollback.as_ref()];
         for call in calls.into_iter().flatten().filter(|call| call.is_known()) {
-            understand(&hosts, &call.action, &call.words, &[]).with_context(failed)?;
+            let understood = understand(&hosts, &call.action, &call.words, &[]).with_context(failed)?;
+            proposal::refuse_alone(&call.action, understood.approvals).with_context(failed)?;
+            secrets.extend(understood.secrets.into_keys());
         }
         planned.left_out |= left_out;
-        planned.steps.push(PlannedStep { hosts });
+        planned.steps.push(PlannedStep { hosts, secrets });
     }
     Ok(planned)
 }
@@ -97,7 +110,7 @@ pub fn print(playbook: &Playbook, planned: &Planned, printer: &Printer) -> anyho
         let steps = steps().map(|(step, planned)| {
             let hosts: Vec<_> = planned.hosts.iter().map(|host| &host.name).collect();
             let when = step.when.as_ref().map(Filter::text);
-            json!({ "step": step.name, "does": step.shown(), "when": when, "hosts": hosts })
+            json!({ "step": step.name, "does": step.shown(&planned.secrets), "when": when, "hosts": hosts })
         });
         return printer.object(&json!({ "steps": steps.collect::<Vec<_>>(), "hosts": by_host }));
     }
@@ -106,7 +119,7 @@ pub fn print(playbook: &Playbook, planned: &Planned, printer: &Printer) -> anyho
     for (step, planned) in steps() {
         let names: Vec<_> = planned.hosts.iter().map(|host| &host.name).collect();
         let when = step.when.as_ref().map(|when| format!(" (when {})", style::plain(when.text())));
-        let does = format!("{}{}", step.shown(), when.unwrap_or_default());
+        let does = format!("{}{}", step.shown(&planned.secrets), when.unwrap_or_default());
         table.row([step.name.clone(), fold::names(&names), does].map(Cell::from));
     }
     printer.table(&table)?;

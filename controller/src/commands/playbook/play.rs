@@ -8,31 +8,23 @@ use std::time::{Duration, Instant};
 use protocol::{
     name::{HostName, JobId},
     outcome::State,
-    targets::Targets,
 };
 use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     super::{
-        delivery::Delivery,
-        deploy::source::Offer,
-        proposal,
-        resume::remaining,
-        rolling::{End, Ran, Rolling, foretell, longest},
-        secrets,
+        resume::{is_driven, remaining},
+        rolling::End,
         selected::select,
-        watch::Live,
     },
     file::{Call, OnFailure, Playbook, Step, Task},
+    stage::Stage,
     values::Results,
 };
 use crate::{
-    cli::{deploys::Source, settings::Settings, waves::Waves},
-    client::{
-        Error, Field, Filter, Fleet, HostResult, Origin, Request, Rollout, Run, Signer, Standing, Standings, by_reason,
-        understand,
-    },
-    output::{Advice, Exit, Printer, events, explain::explain, fold, style, summary::hosts},
+    client::{Error, Field, Filter, HostResult, Origin, Rollout, Standing, by_reason},
+    output::{Advice, Exit, Format, explain::explain, fold, style, summary::hosts},
 };
 
 /// How often a check looks.
@@ -43,10 +35,8 @@ pub struct Player<'a> {
     playbook: &'a Playbook,
     /// The id of this run of it.
     run: JobId,
-    signer: &'a Signer,
-    fleet: &'a mut Fleet,
-    settings: &'a Settings,
-    printer: &'a Printer,
+    stage: Stage<'a>,
+    interrupt: Signal,
     results: Results,
     /// The states of hosts in all steps.
     states: Vec<State>,
@@ -55,6 +45,7 @@ pub struct Player<'a> {
 }
 
 /// How a step went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
     /// As it should.
     Done,
@@ -66,80 +57,151 @@ enum Ended {
     Broken,
 }
 
+impl Ended {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+            Self::Broken => "not_finished",
+        }
+    }
+}
+
+/// How the steps went.
+#[derive(Default)]
+struct Played<'a> {
+    /// How many were finished.
+    finished: usize,
+    failed: Vec<&'a str>,
+    /// Whether it was interrupted, or could not go on.
+    is_broken: bool,
+    /// Whether what was done was to be undone, and if so whether all of it was.
+    undone: Option<bool>,
+}
+
 impl<'a> Player<'a> {
     /// A player of this run.
-    pub fn new(
-        playbook: &'a Playbook,
-        run: JobId,
-        signer: &'a Signer,
-        fleet: &'a mut Fleet,
-        settings: &'a Settings,
-        printer: &'a Printer,
-    ) -> Self {
-        let results = Results::default();
-        Self { playbook, run, signer, fleet, settings, printer, results, states: Vec::new(), left_out: false }
+    ///
+    /// # Errors
+    /// Signals cannot be caught.
+    pub fn new(playbook: &'a Playbook, run: JobId, stage: Stage<'a>) -> anyhow::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        let (results, states) = (Results::default(), Vec::new());
+        Ok(Self { playbook, run, stage, interrupt, results, states, left_out: false })
     }
 
     /// Plays all steps that were not finished. `file`: how the file is typed.
-    pub async fn play(mut self, file: &str) -> anyhow::Result<Exit> {
-        let begun = self.begun().await?;
-        self.printer.begin_document();
-        let (mut failed, mut broken) = (Vec::new(), false);
-        let mut played = 0;
+    pub async fn play(mut self, file: &str, is_resumed: bool, is_sure: bool) -> anyhow::Result<Exit> {
+        let begun = if is_resumed { self.begun(is_sure).await? } else { vec![None; self.playbook.steps.len()] };
+        self.stage.printer.begin_document();
+        let played = match self.undoing().await? {
+            true => self.undo_again(&begun).await?,
+            false => self.play_steps(&begun).await?,
+        };
+        self.conclude(&played, file)
+    }
+
+    async fn play_steps(&mut self, begun: &[Option<Rollout>]) -> anyhow::Result<Played<'a>> {
+        let printer = self.stage.printer;
+        let mut played = Played::default();
         for (at, step) in self.playbook.steps.iter().enumerate() {
-            self.printer.note(&format!("step {} of {}: {}", at + 1, self.playbook.steps.len(), step.name));
+            if self.is_interrupted().await {
+                played.is_broken = true;
+                break;
+            }
+            printer.note(&format!("step {} of {}: {}", at + 1, self.playbook.steps.len(), step.name));
+            printer.begin_document();
             let is_over = begun[at + 1..].iter().any(Option::is_some);
             let ended = self.step(step, begun[at].as_ref(), is_over).await;
             let ended = ended.unwrap_or_else(|error| {
-                self.printer.error(&explain(&error));
+                printer.error(&explain(&error));
                 Ended::Broken
             });
+            self.end_document(&step.name, ended.as_str());
             match ended {
                 Ended::Done | Ended::Skipped => {}
                 Ended::Failed => {
-                    failed.push(step.name.as_str());
+                    played.failed.push(&step.name);
                     match step.on_failure {
-                        OnFailure::Continue => self.printer.trouble(&format!("step {} failed; going on", step.name)),
+                        OnFailure::Continue => printer.trouble(&format!("step {} failed; going on", step.name)),
                         OnFailure::Stop => break,
                         OnFailure::Rollback => {
-                            self.roll_back(at).await?;
+                            played.undone = Some(self.undo(at).await?);
                             break;
                         }
                     }
                 }
                 Ended::Broken => {
-                    broken = true;
+                    played.is_broken = true;
                     break;
                 }
             }
-            played += 1;
+            played.finished += 1;
         }
-        self.conclude(played, &failed, broken, file)
+        Ok(played)
+    }
+
+    /// Prints what a step has come to, for programs.
+    fn end_document(&self, step: &str, outcome: &str) {
+        let printer = self.stage.printer;
+        let written = printer.end_document(|runs| {
+            let mut whole = json!({ "step": step, "outcome": outcome });
+            if printer.format() == Format::Json {
+                whole["runs"] = runs.into();
+            }
+            whole
+        });
+        printer.report_loss(written, || "ctl job list".to_owned());
     }
 
     /// The steps that were begun before, each with its rolling run.
-    async fn begun(&mut self) -> anyhow::Result<Vec<Option<Rollout>>> {
+    async fn begun(&mut self, is_sure: bool) -> anyhow::Result<Vec<Option<Rollout>>> {
         let mut begun = Vec::new();
         for step in &self.playbook.steps {
-            if self.find(&undoing(&step.name)).await?.is_some() {
-                let over = Advice::new(format!("run {} was rolled back: it cannot be gone on with", self.run));
-                return Err(over.hint("begin another one: without --resume").into());
-            }
-            let found = self.find(&step.name).await?;
-            if let Some(rollout) = &found
-                && !rollout.is_signed_by(self.signer)
-                && rollout.plan().operator != self.settings.operator
-            {
+            begun.push(self.find(&step.name).await?);
+        }
+        if begun.iter().all(Option::is_none) {
+            let nothing = Advice::new(format!("no step of this playbook was begun in the run {}", self.run));
+            return Err(nothing.hint("is the id right? To begin: without --resume").into());
+        }
+        let (now, signer) = (self.stage.fleet.now(), self.stage.signer);
+        for (step, rollout) in self.playbook.steps.iter().zip(&begun) {
+            let Some(rollout) = rollout.as_ref().filter(|_| !is_sure) else { continue };
+            if !rollout.is_signed_by(signer) {
                 let by = style::plain(&rollout.plan().operator);
-                self.printer.warn(&format!("step {} was begun by {by}", step.name));
+                let other = Advice::new(format!("step {} was begun by {by}, with another key than yours", step.name));
+                return Err(other.hint("to go on in your name: --yes").into());
             }
-            begun.push(found);
+            if is_driven(rollout, now) {
+                let alive = Advice::new(format!("a ctl has driven step {} within the last seconds", step.name));
+                return Err(alive.hint("to take it over from there: --yes").into());
+            }
         }
         Ok(begun)
     }
 
     async fn find(&mut self, step: &str) -> Result<Option<Rollout>, Error> {
-        self.fleet.rollout_if_any(self.run.part(step)).await
+        self.stage.fleet.rollout_if_any(self.run.part(step)).await
+    }
+
+    /// Whether the run has begun to undo its steps.
+    async fn undoing(&mut self) -> Result<bool, Error> {
+        for step in &self.playbook.steps {
+            if self.find(&undo_of(&step.name)).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether Ctrl-C was pressed meanwhile.
+    async fn is_interrupted(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            Some(()) = self.interrupt.recv() => true,
+            () = std::future::ready(()) => false,
+        }
     }
 
     /// Plays a step, or what is left of it. `is_over`: a later one was begun.
@@ -154,71 +216,79 @@ impl<'a> Player<'a> {
             return if is_over { Ok(Ended::Skipped) } else { self.begin(step, call).await };
         };
 
-        let (newest, standings) = self.look_back(rollout).await?;
+        if !is_over {
+            self.stage.check_same(step, call, rollout, &self.results).await?;
+        }
+        let (newest, standings) = self.stage.look_back(rollout).await?;
         self.results.add(&step.name, standings.results.values().cloned());
+        let succeeded = standings.at(Standing::Succeeded).count();
         let left = if is_over { Vec::new() } else { remaining(&standings, &[]) };
+        let is_left = |host: &HostName| left.binary_search(host).is_ok();
+        self.states
+            .extend(standings.results.values().filter(|result| !is_left(&result.host)).map(|result| result.state));
+        // Nobody knows how it ended there.
+        let failed = standings.hosts.len() - succeeded - left.len();
         self.left_out |= standings.open().count() > 0;
         if left.is_empty() {
-            self.states.extend(standings.results.values().map(|result| result.state));
-            let succeeded = standings.at(Standing::Succeeded).count();
-            self.printer.note(&format!("was done before: succeeded on {}", hosts(succeeded)));
-            return Ok(Ended::Done);
+            self.stage.printer.note(&format!("was done before: succeeded on {}", hosts(succeeded)));
+            return Ok(if failed > step.budget(standings.hosts.len()) { Ended::Failed } else { Ended::Done });
         }
-        let good = standings.results.values().filter(|result| result.state == State::Succeeded);
-        self.states.extend(good.map(|result| result.state));
-        self.run_on(step, call, left, Origin::Resumes(newest)).await
-    }
-
-    /// How a step stands that was begun before, with all runs that have gone on with it. Returns also the newest of these.
-    async fn look_back(&mut self, rollout: &Rollout) -> anyhow::Result<(JobId, Standings)> {
-        let mut chain = self.fleet.chain(Run::Rollout(Box::new(rollout.clone()))).await?;
-        if let Run::Rollout(newest) = chain.newest() {
-            let closed = self.fleet.close_rollout(newest, &self.settings.operator).await?;
-            chain.renew(closed);
-        }
-        let printer = self.printer;
-        let report = |job: &_, event, fleet: &Fleet| events::note(&event, job, fleet.now(), printer);
-        let standings = self.fleet.standings(&chain, report).await?;
-        Ok((chain.newest().id(), standings))
+        self.run_on(step, call, left, Origin::Resumes(newest), failed).await
     }
 
     /// Begins a step on the hosts that it is for now.
     async fn begin(&mut self, step: &Step, call: &Call) -> anyhow::Result<Ended> {
-        let (found, left_out) = select(&step.selection, self.fleet, self.printer).await?;
-        self.left_out |= left_out;
-        let mut names: Vec<HostName> = found.into_iter().map(|host| host.name).collect();
-        if let Some(when) = &step.when {
-            let results = &self.results;
-            let known = |host: &HostName, field: &Field| known(results, host, field);
-            let (holds, unknown) = self.fleet.judge(&names, when, &known).await?;
-            for (reason, hosts) in by_reason(&unknown) {
-                self.left_out = true;
-                self.printer.trouble(&format!("{}: left out: {}", fold::names(&hosts), style::plain(reason)));
-            }
-            names = holds;
-        }
+        let names = self.meant(step).await?;
         if names.is_empty() {
-            self.printer.note("skipped: its condition holds for no host");
+            self.stage.printer.note("skipped: it is for no host now");
             return Ok(Ended::Skipped);
         }
-        self.run_on(step, call, names, Origin::Part(self.run.part(&step.name))).await
+        let origin = Origin::Part(self.run.part(&step.name));
+        self.run_on(step, call, names, origin, 0).await
     }
 
-    /// Runs a step on these hosts.
+    /// The hosts that a step is for now, maybe none. Those of which that is not known are named, and left out.
+    async fn meant(&mut self, step: &Step) -> anyhow::Result<Vec<HostName>> {
+        let (printer, fleet) = (self.stage.printer, &mut *self.stage.fleet);
+        let names: Vec<HostName> = match select(&step.selection, fleet, printer).await {
+            Ok((found, left_out)) => {
+                self.left_out |= left_out;
+                found.into_iter().map(|host| host.name).collect()
+            }
+            Err(error) => match error.downcast_ref() {
+                Some(Error::NoneMeant { unknown, .. }) => {
+                    self.left_out |= !unknown.is_empty();
+                    Vec::new()
+                }
+                _ => return Err(error),
+            },
+        };
+        let Some(when) = &step.when else { return Ok(names) };
+        let results = &self.results;
+        let (holds, unknown) = fleet.judge(&names, when, &|host, field| known(results, host, field)).await?;
+        for (reason, hosts) in by_reason(&unknown) {
+            self.left_out = true;
+            printer.trouble(&format!("{}: left out: {}", fold::names(&hosts), style::plain(reason)));
+        }
+        Ok(holds)
+    }
+
+    /// Runs a step on these hosts. `failed`: on how many others it has not succeeded.
     async fn run_on(
         &mut self,
         step: &Step,
         call: &Call,
         names: Vec<HostName>,
         origin: Origin,
+        failed: usize,
     ) -> anyhow::Result<Ended> {
-        let ran = self.call(call, &names, &step.waves, step.timeout, origin).await?;
-        let failed = ran.failures();
+        let ran = self.stage.run(call, &names, &step.waves, step.timeout, origin, &self.results).await?;
+        let failed = failed + ran.failures();
         self.add(&step.name, ran.results, &ran.offline);
         Ok(match ran.end {
             End::Broken => Ended::Broken,
             End::Stopped => Ended::Failed,
-            End::Reached if failed > step.waves.max_fail.map_or(0, |budget| budget.of(names.len())) => Ended::Failed,
+            End::Reached if failed > step.budget(names.len()) => Ended::Failed,
             End::Reached => Ended::Done,
         })
     }
@@ -231,142 +301,163 @@ impl<'a> Player<'a> {
         self.results.add(step, results);
     }
 
-    async fn call(
-        &mut self,
-        call: &Call,
-        names: &[HostName],
-        waves: &Waves,
-        timeout: Option<Duration>,
-        origin: Origin,
-    ) -> anyhow::Result<Ran> {
-        let mut words = call.words.iter().map(|word| self.results.fill(word)).collect::<Result<Vec<_>, _>>()?;
-        let mut offer = call.from.clone().map(|from| Offer::of(&Source::Here(from), None, None)).transpose()?;
-        words.extend(offer.iter().flat_map(Offer::arguments));
-        let found = self.fleet.hosts(names).await?;
-        let understood = understand(&found, &call.action, &words, &[])?;
-        proposal::refuse_alone(&call.action, understood.approvals)?;
-        let settings = self.settings;
-        let request = Request {
-            action: call.action.clone(),
-            arguments: understood.arguments,
-            secrets: secrets::read(understood.secrets)?,
-            targets: Targets::new(names.iter().cloned()),
-            timeout: timeout.or(settings.timeout).unwrap_or(understood.timeout),
-            start_by: settings.start_by,
-            retention: settings.retention,
-            keep_output: None,
-            operator: settings.operator.clone(),
-            trace: settings.trace.clone(),
-        };
-        let is_rolling = waves.is_rolling();
-        let waves = waves.of(names.len());
-        if is_rolling {
-            self.printer.note(&foretell(names.len(), &waves));
-        }
-        let content = offer.as_mut().and_then(Offer::content);
-        let longest = longest(names.len(), &waves, request.timeout);
-        let mut delivery = Delivery::begin(content, longest, self.fleet, settings, self.printer).await?;
-        let live = Live::Results;
-        let rolling = Rolling { request: &request, waves: &waves, origin, live, signer: self.signer };
-        let ran = delivery.roll(&rolling, self.fleet, settings, self.printer).await?;
-        delivery.end(self.fleet, self.printer).await;
-        Ok(ran)
-    }
-
     /// Waits until something holds for all hosts of a step.
     async fn check(&mut self, step: &Step, filter: &Filter, within: Duration) -> anyhow::Result<Ended> {
-        let (found, left_out) = select(&step.selection, self.fleet, self.printer).await?;
-        self.left_out |= left_out;
-        let mut names: Vec<HostName> = found.into_iter().map(|host| host.name).collect();
-        let begun = Instant::now();
-        if let Some(when) = &step.when {
-            let results = &self.results;
-            names = self.fleet.judge(&names, when, &|host, field| known(results, host, field)).await?.0;
+        let names = self.meant(step).await?;
+        let printer = self.stage.printer;
+        if names.is_empty() {
+            printer.note("skipped: it is for no host now");
+            return Ok(Ended::Skipped);
         }
+        let begun = Instant::now();
         loop {
             let results = &self.results;
             let known = |host: &HostName, field: &Field| known(results, host, field);
-            let (holds, unknown) = self.fleet.judge(&names, filter, &known).await?;
+            let (holds, unknown) = self.stage.fleet.judge(&names, filter, &known).await?;
             if holds.len() == names.len() {
-                self.printer.note(&format!("{} holds for {}", filter.text(), hosts(names.len())));
+                printer.note(&format!("{} holds for {}", filter.text(), hosts(names.len())));
                 return Ok(Ended::Done);
             }
             if begun.elapsed() >= within {
                 let is_unknown = |host: &&HostName| unknown.iter().any(|unknown| unknown.host == **host);
                 let not: Vec<_> = names.iter().filter(|host| !holds.contains(host) && !is_unknown(host)).collect();
                 if !not.is_empty() {
-                    self.printer.trouble(&format!("{}: {} does not hold", fold::names(&not), filter.text()));
+                    printer.trouble(&format!("{}: {} does not hold", fold::names(&not), filter.text()));
                 }
                 for (reason, hosts) in by_reason(&unknown) {
-                    let reason = style::plain(reason);
-                    self.printer.trouble(&format!("{}: not known: {reason}", fold::names(&hosts)));
+                    printer.trouble(&format!("{}: not known: {}", fold::names(&hosts), style::plain(reason)));
                 }
                 return Ok(Ended::Failed);
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK.min(within.saturating_sub(begun.elapsed()))) => {}
-                Ok(()) = tokio::signal::ctrl_c() => return Ok(Ended::Broken),
+                Some(()) = self.interrupt.recv() => return Ok(Ended::Broken),
             }
         }
     }
 
-    /// Undoes what was done on the hosts that were reached: the step at `last`, and those before it, the last one first.
-    async fn roll_back(&mut self, last: usize) -> anyhow::Result<()> {
-        for step in self.playbook.steps[..=last].iter().rev() {
+    /// Goes on with undoing what was done.
+    async fn undo_again(&mut self, begun: &[Option<Rollout>]) -> anyhow::Result<Played<'a>> {
+        let mut last = 0;
+        for (at, (step, rollout)) in self.playbook.steps.iter().zip(begun).enumerate() {
+            let Some(rollout) = rollout else { continue };
+            let (_, standings) = self.stage.look_back(rollout).await?;
+            self.results.add(&step.name, standings.results.into_values());
+            last = at;
+        }
+        let undone = Some(self.undo(last).await?);
+        let failed = vec![self.playbook.steps[last].name.as_str()];
+        Ok(Played { finished: last, failed, is_broken: false, undone })
+    }
+
+    /// Undoes what was done on the hosts that were changed: the step at `last`, and those before it, the last one first.
+    /// Returns whether all of it was undone.
+    async fn undo(&mut self, last: usize) -> anyhow::Result<bool> {
+        let playbook = self.playbook;
+        let mut is_whole = true;
+        for step in playbook.steps[..=last].iter().rev() {
             let Some(call) = &step.rollback else { continue };
-            // Where it never started there is nothing to undo.
-            let has_started =
-                |result: &&HostResult| result.outcome.as_ref().is_none_or(|outcome| outcome.started_at_ms.is_some());
-            let names: Vec<_> =
-                self.results.of(&step.name).filter(has_started).map(|result| result.host.clone()).collect();
+            let names: Vec<_> = self
+                .results
+                .of(&step.name)
+                .filter(|result| may_have_changed(result))
+                .map(|result| result.host.clone())
+                .collect();
             if names.is_empty() {
                 continue;
             }
+            if self.is_interrupted().await {
+                return Ok(false);
+            }
+            let name = undo_of(&step.name);
+            let (names, origin) = match self.find(&name).await? {
+                None => (names, Origin::Part(self.run.part(&name))),
+                Some(rollout) => {
+                    let (newest, standings) = self.stage.look_back(&rollout).await?;
+                    is_whole &= standings.open().count() == 0;
+                    (remaining(&standings, &[]), Origin::Resumes(newest))
+                }
+            };
+            if names.is_empty() {
+                continue;
+            }
+
             let shown = fold::names(&names.iter().collect::<Vec<_>>());
-            self.printer.note(&format!("rolling back step {} on {}: {shown}", step.name, hosts(names.len())));
-            let origin = Origin::Part(self.run.part(&undoing(&step.name)));
-            // Each host is undone, whatever happens on others.
-            let waves = Waves { max_fail: "100%".parse().ok(), ..Waves::default() };
-            match self.call(call, &names, &waves, step.timeout, origin).await {
-                Ok(ran) => self.add(&undoing(&step.name), ran.results, &ran.offline),
-                Err(error) => self.printer.error(&explain(&error)),
+            self.stage.printer.note(&format!("undoing step {} on {}: {shown}", step.name, hosts(names.len())));
+            self.stage.printer.begin_document();
+            let ran = self.stage.undo(call, &names, step.timeout, origin, &self.results).await;
+            let outcome = match ran {
+                Ok(ran) => {
+                    let (failures, end) = (ran.failures(), ran.end);
+                    self.add(&name, ran.results, &ran.offline);
+                    is_whole &= failures == 0 && end == End::Reached;
+                    end
+                }
+                Err(error) => {
+                    self.stage.printer.error(&explain(&error));
+                    is_whole = false;
+                    End::Stopped
+                }
+            };
+            self.end_document(&name, if is_whole { "done" } else { "failed" });
+            if outcome == End::Broken {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(is_whole)
     }
 
     /// Says how it went.
-    fn conclude(self, played: usize, failed: &[&str], broken: bool, file: &str) -> anyhow::Result<Exit> {
-        let total = self.playbook.steps.len();
-        let run = self.run;
-        let is_whole = played == total;
-        self.printer.end_document(|steps| {
-            json!({ "run": run, "steps": steps, "steps_played": played, "failed": failed, "finished": is_whole })
-        })?;
-        if is_whole && failed.is_empty() {
-            self.printer.note(&format!("all {total} steps are done"));
-            return Ok(Exit::Success.with_left_out(self.left_out));
+    fn conclude(self, played: &Played<'_>, file: &str) -> anyhow::Result<Exit> {
+        let (total, run, printer) = (self.playbook.steps.len(), self.run, self.stage.printer);
+        let is_whole = played.finished == total;
+        let exit = match Exit::of(self.states.iter().copied()) {
+            Exit::Success if !played.failed.is_empty() => Exit::Failed,
+            Exit::Success if self.states.is_empty() && played.is_broken => Exit::NotSent,
+            exit => exit.with_left_out(self.left_out || played.is_broken),
+        };
+        let again = format!("ctl playbook run {file} --resume {run}");
+        if !played.failed.is_empty() {
+            printer.trouble(&format!("failed: step {}", played.failed.join(", ")));
         }
-        let with = |names: &[&str]| format!("step {}", names.join(", "));
-        if !failed.is_empty() {
-            self.printer.trouble(&format!("failed: {}", with(failed)));
+        if is_whole && played.failed.is_empty() {
+            let not_all = if exit == Exit::Success { "" } else { ", but not on all hosts" };
+            printer.note(&format!("all {total} steps are done{not_all}"));
+        } else if !is_whole {
+            let at = &self.playbook.steps[played.finished].name;
+            printer.trouble(&format!("ended at step {} of {total}: {at}", played.finished + 1));
+            match played.undone {
+                None => printer.note(&format!("to go on with it: {again}")),
+                Some(true) => printer.note("what was done is undone"),
+                Some(false) => {
+                    printer.trouble("not all that was done is undone");
+                    printer.note(&format!("to go on with undoing it: {again}"));
+                }
+            }
         }
-        if !is_whole {
-            let at = &self.playbook.steps[played].name;
-            self.printer.trouble(&format!("ended at step {} of {total}: {at}", played + 1));
-            self.printer.note(&format!("to go on with it: ctl playbook run {file} --resume {run}"));
-        }
-        let exit = Exit::of(self.states);
-        Ok(match exit {
-            Exit::Success if !failed.is_empty() => Exit::Failed,
-            exit => exit.with_left_out(self.left_out || broken),
-        })
+        let written = printer.end_document(|steps| {
+            let mut whole =
+                json!({ "run": run, "finished": is_whole, "failed": played.failed, "undone": played.undone });
+            if printer.format() == Format::Json {
+                whole["steps"] = steps.into();
+            }
+            whole
+        });
+        printer.report_loss(written, || again.clone());
+        Ok(exit)
     }
 }
 
+/// Whether a step may have changed a host: unless it says that it did not, or never started.
+fn may_have_changed(result: &HostResult) -> bool {
+    let Some(outcome) = &result.outcome else { return true };
+    let changed = outcome.data.as_ref().and_then(|data| data.get(protocol::action::CHANGED)?.as_bool());
+    outcome.started_at_ms.is_some() && changed != Some(false)
+}
+
 /// The name under which a step is undone. No step has a colon in its name.
-fn undoing(step: &str) -> String {
-    format!("rollback:{step}")
+fn undo_of(step: &str) -> String {
+    format!("undo:{step}")
 }
 
 /// What an earlier step came to.

@@ -11,18 +11,22 @@ use crate::{
 };
 
 /// Puts values in the place of `${NAME}`; `$${` stands for `${`. `known`: the value, or `None` where the name stays as it
-/// is.
+/// is. `is_last`: the text will not be filled again; otherwise what stands for `${` stays, and values have it, too.
 ///
 /// # Errors
 /// A name has no value, or does not end.
-pub fn fill(text: &str, known: &dyn Fn(&str) -> Result<Option<String>, String>) -> anyhow::Result<String> {
+pub fn fill(
+    text: &str,
+    is_last: bool,
+    known: &dyn Fn(&str) -> Result<Option<String>, String>,
+) -> anyhow::Result<String> {
     let mut filled = String::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         let (before, behind) = rest.split_at(at);
         if let Some(before) = before.strip_suffix('$') {
             filled.push_str(before);
-            filled.push_str("${");
+            filled.push_str(if is_last { "${" } else { "$${" });
             rest = &behind[2..];
             continue;
         }
@@ -33,7 +37,8 @@ pub fn fill(text: &str, known: &dyn Fn(&str) -> Result<Option<String>, String>) 
         };
         filled.push_str(before);
         match known(name).map_err(anyhow::Error::msg)? {
-            Some(value) => filled.push_str(&value),
+            Some(value) if is_last => filled.push_str(&value),
+            Some(value) => filled.push_str(&value.replace("${", "$${")),
             None => filled.push_str(&behind[..name.len() + 3]),
         }
         rest = after;
@@ -87,12 +92,21 @@ impl Results {
         }
     }
 
-    /// A text with the results in it that it asks for.
+    /// An argument `NAME=VALUE` with the results in it that it asks for.
     ///
     /// # Errors
-    /// One of them is not known, or not the same on all hosts.
-    pub fn fill(&self, text: &str) -> anyhow::Result<String> {
-        fill(text, &|name| {
+    /// One of them is not known, or not the same on all hosts; or it would make the value name a file of the operator's.
+    pub fn fill_argument(&self, word: &str) -> anyhow::Result<String> {
+        let filled = self.fill(word)?;
+        let is_file = |word: &str| word.split_once('=').is_some_and(|(_, value)| value.starts_with('@'));
+        if is_file(&filled) && !is_file(word) {
+            return Err(Advice::new(format!("a result that begins with @ cannot be a value: {word}")).into());
+        }
+        Ok(filled)
+    }
+
+    fn fill(&self, text: &str) -> anyhow::Result<String> {
+        fill(text, true, &|name| {
             let wrong = || format!("${{{name}}} is no result: write ${{result.STEP.NAME}}");
             let (step, part) = name.strip_prefix("result.").and_then(|name| name.split_once('.')).ok_or_else(wrong)?;
             self.agreed(step, part).map(Some)
@@ -151,11 +165,15 @@ mod tests {
             "later" => Ok(None),
             _ => Err("unknown".to_owned()),
         };
-        let fill = |text: &str| fill(text, &known).map_err(|error| error.to_string());
+        let fill = |text: &str| fill(text, true, &known).map_err(|error| error.to_string());
         assert_eq!(fill("x${a}y${a}").unwrap(), "x1y1");
         assert_eq!(fill("$ ${later} $${a} $").unwrap(), "$ ${later} ${a} $");
         assert_eq!(fill("${b}").unwrap_err(), "unknown");
         assert!(fill("${a").unwrap_err().contains("there is no }"));
+        // What is filled twice stays what it was meant to be.
+        let value = |_: &str| Ok(Some("${x}".to_owned()));
+        assert_eq!(super::fill("$${HOME} ${v}", false, &value).unwrap(), "$${HOME} $${x}");
+        assert_eq!(fill("$${HOME} $${x}").unwrap(), "${HOME} ${x}");
     }
 
     #[test]
@@ -164,6 +182,10 @@ mod tests {
         results.add("look", [result("a", "2"), result("b", "2")]);
         assert_eq!(results.fill("v${result.look.running} ${result.look.deep.count}").unwrap(), "v2 3");
         assert_eq!(results.fill("${result.look.stdout}/${result.look.state}").unwrap(), "2/succeeded");
+        results.add("bad", [result("a", "@/etc/shadow")]);
+        let leak = results.fill_argument("secret.T=${result.bad.running}").unwrap_err();
+        assert!(leak.to_string().contains("begins with @ cannot be a value"), "{leak}");
+        assert_eq!(results.fill_argument("secret.T=@token").unwrap(), "secret.T=@token");
         let failed = |results: &Results, text: &str| results.fill(text).unwrap_err().to_string();
         assert_eq!(failed(&results, "${result.look.none}"), "the result of step 'look' has no none");
         assert_eq!(failed(&results, "${result.other.state}"), "step 'other' ran nowhere");

@@ -1,0 +1,154 @@
+//! Where the steps of a playbook are carried out: the fleet, and who asks it.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use protocol::{
+    name::{HostName, JobId},
+    targets::Targets,
+};
+
+use super::{
+    super::{
+        delivery::Delivery,
+        deploy::source::Offer,
+        proposal,
+        rolling::{Ran, Rolling, foretell, longest},
+        secrets,
+        watch::Live,
+    },
+    file::{Call, Step},
+    values::Results,
+};
+use crate::{
+    cli::{deploys::Source, settings::Settings, waves::Waves},
+    client::{Fleet, Host, Origin, Request, Rollout, Run, Signer, Standings, understand},
+    output::{Advice, Printer, events},
+};
+
+/// What every step needs.
+pub struct Stage<'a> {
+    /// The fleet.
+    pub fleet: &'a mut Fleet,
+    /// Signs all that is sent.
+    pub signer: &'a Signer,
+    /// Of the operator.
+    pub settings: &'a Settings,
+    /// Prints what happens.
+    pub printer: &'a Printer,
+}
+
+impl Stage<'_> {
+    /// A request to do this on hosts, and what is sent to them with it.
+    async fn request(
+        &mut self,
+        call: &Call,
+        names: &[HostName],
+        timeout: Option<Duration>,
+        results: &Results,
+    ) -> anyhow::Result<(Request, Option<Offer>)> {
+        let mut words = call.words.iter().map(|word| results.fill_argument(word)).collect::<Result<Vec<_>, _>>()?;
+        let offer = call.from.clone().map(|from| Offer::of(&Source::Here(from), None, None)).transpose()?;
+        words.extend(offer.iter().flat_map(Offer::arguments));
+        let found: Vec<Host> = self.fleet.hosts(names).await?.into_iter().filter(Host::is_known).collect();
+        let understood = understand(&found, &call.action, &words, &[])?;
+        proposal::refuse_alone(&call.action, understood.approvals)?;
+        let settings = self.settings;
+        let request = Request {
+            action: call.action.clone(),
+            arguments: understood.arguments,
+            secrets: secrets::read(understood.secrets)?,
+            targets: Targets::new(names.iter().cloned()),
+            timeout: timeout.or(settings.timeout).unwrap_or(understood.timeout),
+            start_by: settings.start_by,
+            retention: settings.retention,
+            keep_output: None,
+            operator: settings.operator.clone(),
+            trace: settings.trace.clone(),
+        };
+        Ok((request, offer))
+    }
+
+    /// Checks that a step that was begun before is still the same.
+    ///
+    /// # Errors
+    /// Its action or its arguments are others now.
+    pub async fn check_same(
+        &mut self,
+        step: &Step,
+        call: &Call,
+        begun: &Rollout,
+        results: &Results,
+    ) -> anyhow::Result<()> {
+        let names: Vec<HostName> = begun.targets().hosts().cloned().collect();
+        let (request, _) = self.request(call, &names, step.timeout, results).await?;
+        let plan = begun.plan();
+        let is_same = plan.action == request.action
+            && plan.arguments == request.arguments
+            && plan.secrets.iter().eq(request.secrets.keys());
+        ensure!(
+            is_same,
+            Advice::new(format!("step {} was begun with another action or other arguments than it has now", step.name))
+                .hint("restore the file and its values, or begin another run: without --resume")
+        );
+        Ok(())
+    }
+
+    /// Runs an action on these hosts in waves.
+    pub async fn run(
+        &mut self,
+        call: &Call,
+        names: &[HostName],
+        waves: &Waves,
+        timeout: Option<Duration>,
+        origin: Origin,
+        results: &Results,
+    ) -> anyhow::Result<Ran> {
+        let (request, mut offer) = self.request(call, names, timeout, results).await?;
+        let is_rolling = waves.is_rolling();
+        let waves = waves.of(names.len());
+        if is_rolling {
+            self.printer.note(&foretell(names.len(), &waves));
+        }
+        let content = offer.as_mut().and_then(Offer::content);
+        let longest = longest(names.len(), &waves, request.timeout);
+        let mut delivery = Delivery::begin(content, longest, self.fleet, self.settings, self.printer).await?;
+        let rolling = Rolling {
+            request: &request,
+            waves: &waves,
+            origin,
+            live: Live::Results,
+            is_part: true,
+            signer: self.signer,
+        };
+        let ran = delivery.roll(&rolling, self.fleet, self.settings, self.printer).await?;
+        delivery.end(self.fleet, self.printer).await;
+        Ok(ran)
+    }
+
+    /// Runs an action that undoes a step: on each host, whatever happens on others.
+    pub async fn undo(
+        &mut self,
+        call: &Call,
+        names: &[HostName],
+        timeout: Option<Duration>,
+        origin: Origin,
+        results: &Results,
+    ) -> anyhow::Result<Ran> {
+        let waves = Waves { max_fail: "100%".parse().ok(), ..Waves::default() };
+        self.run(call, names, &waves, timeout, origin, results).await
+    }
+
+    /// How a step stands that was begun before, with all runs that have gone on with it. Returns also the newest of these.
+    pub async fn look_back(&mut self, rollout: &Rollout) -> anyhow::Result<(JobId, Standings)> {
+        let mut chain = self.fleet.chain(Run::Rollout(Box::new(rollout.clone()))).await?;
+        if let Run::Rollout(newest) = chain.newest() {
+            let closed = self.fleet.close_rollout(newest, &self.settings.operator).await?;
+            chain.renew(closed);
+        }
+        let printer = self.printer;
+        let report = |job: &_, event, fleet: &Fleet| events::note(&event, job, fleet.now(), printer);
+        let standings = self.fleet.standings(&chain, report).await?;
+        Ok((chain.newest().id(), standings))
+    }
+}
