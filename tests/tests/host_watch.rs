@@ -106,10 +106,11 @@ fn it_ends_when_nobody_reads_it_and_what_redis_has_harms_no_terminal() {
     raw.query::<u64>(&["ZADD", "servers", &now, "\x1b[2J", &now, "web7", "1e300", "web8", "-inf", "web9"]);
     for host in ["web7", "web8", "web9"] {
         watching.wait_stdout(&format!("{host} joined"));
+        watching.wait_stdout(&format!("{host} offline"));
     }
     watching.interrupt();
     let told = watching.wait().expect(0);
-    assert!(!told.stdout.contains('\x1b') && told.stdout.lines().count() == 3, "{told}");
+    assert!(!told.stdout.contains('\x1b') && told.stdout.lines().count() == 6, "{told}");
 }
 
 #[test]

@@ -182,12 +182,12 @@ impl Presence {
             let is_new = before.is_some() && started(before) != started(status.as_ref());
             // A living host that Redis has lost is there again with its next heartbeat.
             let is_gone = seen_ms.is_none() && state != State::Online;
-            let change =
-                if is_gone { Some(Change::Forgotten) } else { change(known.map(|known| known.state), state, is_new) };
+            // One that is there for the first time may have stopped since.
+            let joined = known.is_none().then_some(Change::Joined);
+            let state_before = known.map_or(State::Online, |known| known.state);
+            let change = if is_gone { Some(Change::Forgotten) } else { change(state_before, state, is_new) };
             let is_meant = known.is_none_or(|known| known.is_meant);
-            if let Some(change) = change {
-                changes.push((name.clone(), change, status.clone()));
-            }
+            changes.extend(joined.into_iter().chain(change).map(|change| (name.clone(), change, status.clone())));
             if !is_gone {
                 let seen_ms = seen_ms.or_else(|| known.map(|known| known.seen_ms)).unwrap_or_default();
                 fresh.insert(name.clone(), Known { seen_ms, status, state, is_meant });
@@ -243,8 +243,7 @@ fn state(status: Option<&Status>, now: Millis, heartbeats_from: Millis) -> State
 }
 
 /// What a host did that was in one state and is in another. `is_new`: with another process of its worker.
-const fn change(before: Option<State>, now: State, is_new: bool) -> Option<Change> {
-    let Some(before) = before else { return Some(Change::Joined) };
+const fn change(before: State, now: State, is_new: bool) -> Option<Change> {
     match (before, now) {
         (State::Online, State::Online) if is_new => Some(Change::Restarted),
         (State::Online, State::Online) | (State::Offline, State::Offline) | (State::Stopped, State::Stopped) => None,
@@ -263,17 +262,15 @@ mod tests {
     fn each_change_is_told_as_what_it_is() {
         use State::{Offline, Online, Stopped};
         for (before, now, is_new, told) in [
-            (None, Online, false, Some(Change::Joined)),
-            (None, Stopped, false, Some(Change::Joined)),
-            (Some(Online), Online, false, None),
-            (Some(Online), Online, true, Some(Change::Restarted)),
-            (Some(Online), Offline, false, Some(Change::Offline)),
-            (Some(Online), Stopped, false, Some(Change::Stopped)),
-            (Some(Offline), Stopped, false, Some(Change::Stopped)),
-            (Some(Offline), Online, false, Some(Change::Returned)),
-            (Some(Stopped), Online, true, Some(Change::ReturnedAnew)),
-            (Some(Stopped), Stopped, false, None),
-            (Some(Offline), Offline, false, None),
+            (Online, Online, false, None),
+            (Online, Online, true, Some(Change::Restarted)),
+            (Online, Offline, false, Some(Change::Offline)),
+            (Online, Stopped, false, Some(Change::Stopped)),
+            (Offline, Stopped, false, Some(Change::Stopped)),
+            (Offline, Online, false, Some(Change::Returned)),
+            (Stopped, Online, true, Some(Change::ReturnedAnew)),
+            (Stopped, Stopped, false, None),
+            (Offline, Offline, false, None),
         ] {
             assert_eq!(change(before, now, is_new), told, "{before:?} → {now:?}");
         }
