@@ -153,13 +153,11 @@ fn of_two_who_resume_a_run_one_does() {
     hosts.run("--batch 1").expect(2);
     hosts.mend("web1");
     let both = [hosts.elsewhere(), hosts.elsewhere()].map(|ctl| ctl.spawn(["job", "resume", "last", "--yes"]));
-    let codes = both.map(|running| running.wait()).map(|output| {
+    for output in both.map(tests::Running::wait) {
         let refused = output.stderr.contains("has been begun already") || output.stderr.contains("taken it over");
+        // The later one may take it from the other.
         assert!(output.code == 0 || refused, "{output}");
-        output.code
-    });
-    // The later one may take it from the other; together they have reached all.
-    let _ = codes;
+    }
     hosts.elsewhere().run(["job", "resume", "last", "--yes"]).expect(0);
     for (host, times) in hosts.ran() {
         assert_eq!(times, if host == "web1" { 2 } else { 1 }, "{host}");

@@ -324,7 +324,11 @@ impl StepText {
             fail_fast: false,
             abort_if: self.abort_if.map(|text| text.parse().context("abort_if cannot be read")).transpose()?,
         };
-        waves.asks()?;
+        let is_between = waves.batch_wait.is_some() || waves.abort_if.is_some();
+        ensure!(
+            waves.is_rolling() || !is_between,
+            "'batch_wait' and 'abort_if' are for waves: say 'batch' or 'canary', too"
+        );
         if matches!(task, Task::Check { .. }) {
             ensure!(!waves.is_rolling() && self.timeout.is_none(), "a check has no waves and no timeout, but 'within'");
         }

@@ -95,11 +95,9 @@ impl<'a> Player<'a> {
     pub async fn play(mut self, file: &str, is_resumed: bool, is_sure: bool) -> anyhow::Result<Exit> {
         let begun = if is_resumed { self.begun(is_sure).await? } else { vec![None; self.playbook.steps.len()] };
         self.stage.printer.begin_document();
-        let played = match self.undoing().await? {
-            true => self.undo_again(&begun).await?,
-            false => self.play_steps(&begun).await?,
-        };
-        self.conclude(&played, file)
+        let played =
+            if self.undoing().await? { self.undo_again(&begun).await? } else { self.play_steps(&begun).await? };
+        Ok(self.conclude(&played, file))
     }
 
     async fn play_steps(&mut self, begun: &[Option<Rollout>]) -> anyhow::Result<Played<'a>> {
@@ -408,7 +406,7 @@ impl<'a> Player<'a> {
     }
 
     /// Says how it went.
-    fn conclude(self, played: &Played<'_>, file: &str) -> anyhow::Result<Exit> {
+    fn conclude(self, played: &Played<'_>, file: &str) -> Exit {
         let (total, run, printer) = (self.playbook.steps.len(), self.run, self.stage.printer);
         let is_whole = played.finished == total;
         let exit = match Exit::of(self.states.iter().copied()) {
@@ -444,7 +442,7 @@ impl<'a> Player<'a> {
             whole
         });
         printer.report_loss(written, || again.clone());
-        Ok(exit)
+        exit
     }
 }
 
