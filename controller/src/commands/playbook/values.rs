@@ -130,6 +130,8 @@ fn part(result: &HostResult, name: &str) -> Option<String> {
             let first = outcome.data.as_ref()?.get(path.next()?)?;
             match path.try_fold(first, |value, name| value.get(name))? {
                 Value::String(text) => Some(text.clone()),
+                // There is none, as of a label that is not set.
+                Value::Null => Some(String::new()),
                 value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
                 _ => None,
             }
@@ -151,7 +153,7 @@ mod tests {
     use super::*;
 
     fn result(host: &str, version: &str) -> HostResult {
-        let data = json!({ "running": version, "deep": { "count": 3 } });
+        let data = json!({ "running": version, "prior": null, "deep": { "count": 3 } });
         let stdout = Captured { kept: format!("{version}\n").into_bytes(), written_bytes: 2, cut_bytes: 0 };
         let outcome = Outcome { data: data.as_object().cloned(), stdout, ..Outcome::bare(State::Succeeded, None, 0) };
         let host = host.parse().unwrap();
@@ -182,6 +184,7 @@ mod tests {
         results.add("look", [result("a", "2"), result("b", "2")]);
         assert_eq!(results.fill("v${result.look.running} ${result.look.deep.count}").unwrap(), "v2 3");
         assert_eq!(results.fill("${result.look.stdout}/${result.look.state}").unwrap(), "2/succeeded");
+        assert_eq!(results.fill("<${result.look.prior}>").unwrap(), "<>");
         results.add("bad", [result("a", "@/etc/shadow")]);
         let leak = results.fill_argument("secret.T=${result.bad.running}").unwrap_err();
         assert!(leak.to_string().contains("begins with @ cannot be a value"), "{leak}");
