@@ -126,9 +126,7 @@ impl Ctl {
     pub fn at_terminal<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>, typed: &str) -> (i32, String) {
         let mut command = self.command(arguments);
         let (code, shown) = OnTerminal::start_typing(command.env("NO_COLOR", "1"), typed).wait();
-        // What was erased is not shown: the progress of a job.
-        let rows = shown.split("\r\n").map(|row| row.rsplit("\u{1b}[2K").next().unwrap_or_default());
-        (code.expect("an exit code"), rows.collect::<Vec<_>>().join("\n"))
+        (code.expect("an exit code"), shown.replace("\r\n", "\n"))
     }
 
     /// Starts `ctl` at a terminal that is its own, so that it can ask for passphrases there.
