@@ -154,7 +154,7 @@ mod tests {
             hosts(count).into_iter().map(|host| (host, Standing::Unreached)).collect();
         let (mut ends, mut order) = (ends.iter().cycle(), 0);
         // After those who die, others come, until nothing is left to be done; from then on nothing fails.
-        for life in 0..deaths.len() + count + 1 {
+        for life in 0..=deaths.len() + count {
             let is_open = |standing: &Standing| !matches!(standing, Standing::Succeeded | Standing::Open);
             let mut left: Vec<_> =
                 standings.iter().filter(|(_, standing)| is_open(standing)).map(|(host, _)| host.clone()).collect();
