@@ -16,12 +16,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use redis::{Cmd, Pipeline};
+use redis::Cmd;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::{
-    action::{Arguments, shown},
+    action::Arguments,
     clock::millis,
     keys::Keys,
     limits,
@@ -87,13 +86,6 @@ pub struct Waves {
     /// The run stops if this holds for a host that it has reached: an expression of `--where`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abort_if: Option<String>,
-}
-
-impl Plan {
-    /// Its arguments for people; secret ones are `***`.
-    pub fn shown(&self) -> Map<String, Value> {
-        shown(&self.arguments, &self.secrets)
-    }
 }
 
 impl Document for Plan {
@@ -217,18 +209,6 @@ impl RolloutRecord {
         let plain = [("targets".to_owned(), names.join(" ")), ("seen_at".to_owned(), show_moment(now))];
         let waves = self.waves.iter().map(|(number, wave)| (format!("{WAVE}{number}"), show_wave(wave)));
         signed.chain(plain.into_iter().chain(waves).map(|(name, value)| (name, value.into_bytes()))).collect()
-    }
-
-    /// Writes the whole run with its time to live, as one transaction.
-    pub fn write(&self, keys: &Keys, now: Millis) -> Pipeline {
-        let key = keys.job_rollout(self.id());
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("HSET").arg(&key);
-        for (name, value) in self.fields(now) {
-            pipeline.arg(name).arg(value);
-        }
-        pipeline.cmd("PEXPIRE").arg(&key).arg(self.lifetime());
-        pipeline
     }
 
     /// Adds the run to the index of recent jobs, beside which it can be found by the beginning of its id.

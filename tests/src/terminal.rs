@@ -16,7 +16,7 @@ use nix::{
 
 use crate::{Log, process};
 
-/// Columns and rows of a terminal, where nothing else is said.
+/// Columns and rows of a terminal, where the test sets no others.
 const SIZE: (u16, u16) = (80, 24);
 
 /// A program that runs on a terminal, which shows its standard output and standard error.

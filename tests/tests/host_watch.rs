@@ -69,7 +69,7 @@ fn hosts_that_join_stop_return_restart_go_offline_and_are_forgotten_are_told() {
 }
 
 #[test]
-fn an_outage_of_redis_is_told_and_makes_no_host_go_away() {
+fn an_outage_of_redis_is_reported_and_makes_no_host_go_away() {
     let mut redis = Redis::start();
     let worker = Worker::on(&redis).start();
     worker.wait_online();

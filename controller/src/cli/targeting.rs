@@ -101,7 +101,7 @@ impl Targeting {
         Selection { limit: self.most.limit, ..self.whom.selection() }
     }
 
-    /// Whether nothing was said.
+    /// Whether no flag was given.
     pub fn is_empty(&self) -> bool {
         self.whom.is_empty() && self.most.limit.is_none()
     }
@@ -114,7 +114,7 @@ impl Whom {
         Narrowing { criteria: self.criteria, most: Most { limit: None } }.of(&hosts)
     }
 
-    /// Whether nothing was said.
+    /// Whether no flag was given.
     pub fn is_empty(&self) -> bool {
         let Criteria { labels, filter, exclude } = &self.criteria;
         let named = self.hosts.is_empty() && self.besides.groups.is_empty();

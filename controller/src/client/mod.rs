@@ -142,7 +142,7 @@ pub use self::{
     overview::{Figure, Figures, Overview, Vitals},
     presence::{Change, Happening, Presence},
     proposal::{Proposal, ProposalError},
-    rollout::{Budget, BudgetError, Chain, Course, Left, Origin, Rollout, Run, Standing, Standings},
+    rollout::{Budget, BudgetError, Chain, Course, Origin, Outlook, Rollout, Run, Standing, Standings},
     running::Running,
     select::{Known, Selected, Selection},
     signer::{Signer, SignerError},

@@ -38,7 +38,7 @@ pub enum Happening {
     },
     /// Redis is away, and tried again.
     Disconnected(Error),
-    /// Redis is back. What has happened meanwhile is told now.
+    /// Redis is back. What has happened meanwhile is reported now.
     Reconnected,
 }
 

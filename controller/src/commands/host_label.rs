@@ -24,7 +24,7 @@ pub async fn run(options: Relabel, fleet: &mut Fleet, printer: &Printer) -> anyh
     confirm(&format!("label {}", asked.join(" ")), [(&selection, &hosts[..])], yes)?;
     let done = fleet.relabel(&hosts, &changes).await?;
     if printer.format() == Format::Table {
-        // What is alike is said once.
+        // What is alike is printed once.
         let mut lines: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for one in &done {
             lines.entry(line(one)).or_default().push(&one.host);

@@ -1,23 +1,11 @@
 //! `ctl job resume` and `rerun`: what was asked for before, on the hosts on which it has not succeeded, or on all.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use protocol::{
-    action::{Arguments, shown},
-    name::HostName,
-    rollout::Waves,
-    targets::Targets,
-    time::Millis,
-    trust::sshsig,
-};
-use serde_json::{Map, Value};
-
 use super::{
     last, proposal,
     register::Register,
     rolling::{Rolling, foretell, roll},
     secrets,
-    selected::{confirm, may_change},
+    selected::{confirm, may_change, name_unknown},
     watch::Live,
 };
 use crate::{
@@ -26,8 +14,17 @@ use crate::{
         keys,
         settings::Settings,
     },
-    client::{Fleet, Host, Job, Origin, Request, Rollout, Run, Selection, Signer, Standing, Standings, secrets_of},
+    client::{
+        Fleet, Host, Job, Origin, Outlook, Request, Rollout, Run, Selection, Signer, Standing, Standings, secrets_of,
+    },
     output::{Advice, Exit, Printer, Table, events, fold, moments, style, summary},
+};
+use protocol::{
+    action::{Arguments, shown},
+    name::HostName,
+    rollout::Waves,
+    time::Millis,
+    trust::sshsig,
 };
 
 /// Secret arguments that are the keys of content.
@@ -50,109 +47,40 @@ pub async fn resume(
     }
     let mut chain = fleet.chain(run).await?;
     let signer = keys::open(settings).await?;
-    let before = Before::of(chain.newest(), &signer);
+    let run = chain.newest().clone();
     // All that can be refused is refused before its driver is stopped.
-    let known: Vec<Host> = fleet.hosts(&before.hosts).await?.into_iter().filter(Host::is_known).collect();
-    given(&before, &known, &again.secrets)?;
-    agree(chain.newest(), &before, again.yes, Some(fleet.now()), settings, printer)?;
+    let secrets = secrets_again(&run, &again.secrets, fleet).await?;
+    agree(&run, &signer, again.yes, Some(fleet.now()), settings, printer)?;
 
-    if let Run::Rollout(rollout) = chain.newest() {
+    if let Run::Rollout(rollout) = &run {
         let closed = fleet.close_rollout(rollout, &settings.operator).await?;
         chain.renew(closed);
     }
     let report = |job: &Job, event, fleet: &Fleet| events::note(&event, job, fleet.now(), printer);
     let standings = fleet.standings(&chain, report).await?;
-    let remaining = remaining(&standings, &only);
-    let has_left = name_open(&standings, printer);
+    let (remaining, open) = (remaining(&standings, &only), standings.open());
+    name_unknown(&open, printer);
     let succeeded = standings.at(Standing::Succeeded).count();
     let exit = if remaining.is_empty() {
         printer.note(&format!("nothing to go on with: succeeded on {}", summary::hosts(succeeded)));
         Exit::Success
     } else {
-        let origin = Origin::Resumes(chain.newest().id());
-        run_on(&remaining, before, origin, again, &signer, fleet, settings, printer).await?
+        let once_more = OnceMore { origin: Origin::Resumes(run.id()), run, secrets, options: again, signer: &signer };
+        once_more.run(&remaining, fleet, settings, printer).await?
     };
     // What was not to be gone on with now is left for another time.
-    Ok(exit.with_left_out(has_left || succeeded + remaining.len() < standings.hosts.len()))
+    Ok(exit.with_left_out(!open.is_empty() || succeeded + remaining.len() < standings.hosts.len()))
 }
 
 /// Runs everything once more, on all hosts.
 pub async fn rerun(options: Again, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
     let run = find(&options.id.id, fleet, settings).await?;
-    let chain = fleet.chain(run).await?;
+    let run = fleet.chain(run).await?.first().clone();
     let signer = keys::open(settings).await?;
-    let before = Before::of(chain.first(), &signer);
-    agree(chain.first(), &before, options.yes, None, settings, printer)?;
-    let hosts = before.hosts.clone();
-    run_on(&hosts, before, Origin::New, options, &signer, fleet, settings, printer).await
-}
-
-/// What was asked for before.
-struct Before {
-    action: String,
-    arguments: Arguments,
-    secrets: Vec<String>,
-    operator: String,
-    issued_at_ms: Millis,
-    start_by: Duration,
-    timeout: Duration,
-    retention: Duration,
-    keep_output: Option<u64>,
-    hosts: Vec<HostName>,
-    /// How it went from host to host; none: all at once.
-    waves: Option<Waves>,
-    /// Whether this key has signed it.
-    is_own: bool,
-}
-
-impl Before {
-    fn of(run: &Run, signer: &Signer) -> Self {
-        match run {
-            Run::Rollout(rollout) => {
-                let plan = rollout.plan();
-                Self {
-                    action: plan.action.clone(),
-                    arguments: plan.arguments.clone(),
-                    secrets: plan.secrets.clone(),
-                    operator: plan.operator.clone(),
-                    issued_at_ms: plan.issued_at_ms,
-                    start_by: Duration::from_millis(plan.start_by_ms),
-                    timeout: Duration::from_millis(plan.timeout_ms),
-                    retention: Duration::from_millis(plan.retention_ms),
-                    keep_output: plan.keep_output,
-                    hosts: rollout.targets().hosts().cloned().collect(),
-                    waves: Some(plan.waves.clone()),
-                    is_own: rollout.is_signed_by(signer),
-                }
-            }
-            Run::Job(job) => {
-                let manifest = job.manifest();
-                Self {
-                    action: manifest.action.clone(),
-                    arguments: manifest.arguments.clone(),
-                    secrets: manifest.secret_names().cloned().collect(),
-                    operator: manifest.operator.clone(),
-                    issued_at_ms: manifest.issued_at_ms,
-                    start_by: Duration::from_millis(manifest.start_by_ms.saturating_sub(manifest.issued_at_ms)),
-                    timeout: Duration::from_millis(manifest.timeout_ms),
-                    retention: Duration::from_millis(manifest.retention_ms),
-                    keep_output: manifest.keep_output,
-                    hosts: job.targets().hosts().cloned().collect(),
-                    waves: None,
-                    is_own: job.is_signed_by(signer),
-                }
-            }
-        }
-    }
-
-    fn shown(&self) -> Map<String, Value> {
-        shown(&self.arguments, &self.secrets)
-    }
-
-    /// The command as it was typed.
-    fn command(&self) -> String {
-        style::plain(&summary::command(&self.action, &self.shown()))
-    }
+    let secrets = secrets_again(&run, &options.secrets, fleet).await?;
+    agree(&run, &signer, options.yes, None, settings, printer)?;
+    let hosts = run.hosts();
+    OnceMore { origin: Origin::New, run, secrets, options, signer: &signer }.run(&hosts, fleet, settings, printer).await
 }
 
 /// What the word that was typed means.
@@ -168,7 +96,7 @@ async fn find(typed: &str, fleet: &mut Fleet, settings: &Settings) -> anyhow::Re
 /// taken from a living driver. `now`: where it is to be taken from one.
 fn agree(
     run: &Run,
-    before: &Before,
+    signer: &Signer,
     is_sure: bool,
     now: Option<Millis>,
     settings: &Settings,
@@ -180,8 +108,8 @@ fn agree(
     {
         doubts.push("a ctl has driven it within the last seconds; if it lives, it begins no further wave".to_owned());
     }
-    if !before.is_own {
-        for line in described(run, before, settings, printer).lines(None) {
+    if !run.is_signed_by(signer) {
+        for line in described(run, settings, printer).lines(None) {
             if is_sure { printer.note(&line) } else { printer.trouble(&line) }
         }
         doubts.push(format!("it was not signed with your key, and you would sign it as {}", settings.operator));
@@ -208,26 +136,27 @@ pub fn is_driven(rollout: &Rollout, now: Millis) -> bool {
 }
 
 /// All that is signed, as far as it decides what happens.
-fn described(run: &Run, before: &Before, settings: &Settings, printer: &Printer) -> Table {
-    let register = Register::read(settings, before.issued_at_ms, printer);
+fn described(run: &Run, settings: &Settings, printer: &Printer) -> Table {
+    let (request, issued_at_ms) = (run.request(), run.issued_at_ms());
+    let register = Register::read(settings, issued_at_ms, printer);
     let by = match run {
         Run::Job(job) => register.operator(job),
-        Run::Rollout(rollout) => register.judge(&before.operator, sshsig::ROLLOUT, rollout.signed()),
+        Run::Rollout(rollout) => register.judge(&request.operator, sshsig::ROLLOUT, rollout.signed()),
     };
     let mut pairs = Table::of_pairs();
-    pairs.pair("asked by", format!("{}, {}", by.shown(), moments::exact(before.issued_at_ms)));
-    pairs.pair("action", style::exact(&before.action));
-    for (name, words) in proposal::arguments(&before.arguments) {
+    pairs.pair("asked by", format!("{}, {}", by.shown(), moments::exact(issued_at_ms)));
+    pairs.pair("action", style::exact(&request.action));
+    for (name, words) in proposal::arguments(&request.arguments) {
         pairs.pair(&format!("  {}", style::exact(&name)), words);
     }
-    for name in &before.secrets {
-        pairs.pair(&format!("  {}", style::exact(name)), "*** (a secret)");
+    for name in run.secret_names() {
+        pairs.pair(&format!("  {}", style::exact(&name)), "*** (a secret)");
     }
-    let names: Vec<_> = before.hosts.iter().collect();
+    let names: Vec<_> = request.targets.hosts().collect();
     pairs.pair("on", format!("{}: {}", summary::hosts(names.len()), fold::names(&names)));
-    pairs.pair("timeout", moments::span(before.timeout));
-    if let Some(waves) = &before.waves {
-        pairs.pair("waves", foretell(names.len(), waves));
+    pairs.pair("timeout", moments::span(request.timeout));
+    if let Some(waves) = run.waves() {
+        pairs.pair("waves", foretell(&Outlook::of(names.len(), waves), waves));
         pairs.pair("unless", style::exact(waves.abort_if.as_deref().unwrap_or("-")));
     }
     pairs
@@ -245,91 +174,86 @@ pub fn remaining(standings: &Standings, only: &[Wanted]) -> Vec<HostName> {
     standings.hosts.iter().filter(|(_, standing)| is_meant(standing)).map(|(host, _)| host.clone()).collect()
 }
 
-/// Names the hosts that are left out, as a command may still run there. Returns whether there are any.
-fn name_open(standings: &Standings, printer: &Printer) -> bool {
-    let mut reasons: BTreeMap<&str, Vec<&HostName>> = BTreeMap::new();
-    let open: Vec<_> = standings.open().collect();
-    for left in &open {
-        reasons.entry(&left.reason).or_default().push(&left.host);
-    }
-    for (reason, hosts) in &reasons {
-        printer.trouble(&format!("{}: left out: {}", fold::names(hosts), style::plain(reason)));
-    }
-    !reasons.is_empty()
-}
-
-/// Runs it on these hosts, in waves if it was.
-#[expect(clippy::too_many_arguments, reason = "all of it decides what is sent")]
-async fn run_on(
-    names: &[HostName],
-    before: Before,
+/// What was asked for before, and is asked for once more.
+struct OnceMore<'a> {
+    run: Run,
+    /// Its secret arguments, in clear.
+    secrets: Arguments,
     origin: Origin,
     options: Again,
-    signer: &Signer,
-    fleet: &mut Fleet,
-    settings: &Settings,
-    printer: &Printer,
-) -> anyhow::Result<Exit> {
-    let (hosts, gone): (Vec<Host>, Vec<Host>) = fleet.hosts(names).await?.into_iter().partition(Host::is_known);
-    let gone: Vec<_> = gone.iter().map(|host| &host.name).collect();
-    if !gone.is_empty() {
-        printer.trouble(&format!("{}: left out: no longer a host of the fleet", fold::names(&gone)));
-    }
-    let given = given(&before, &hosts, &options.secrets)?;
-    let total = hosts.len();
-    let waves = match &before.waves {
-        Some(prior) => options.waves.over(total, prior),
-        None if options.waves.asks()? => options.waves.of(total),
-        // All at once, as it was.
-        None => Waves { max_fail: total as u64, ..options.waves.of(total) },
-    };
-
-    let shown: Vec<_> = hosts.iter().map(|host| &host.name).collect();
-    printer.note(&format!("{} on {}: {}", before.command(), summary::hosts(total), fold::names(&shown)));
-    let first = if waves.canary > 0 { waves.canary } else { waves.batch };
-    if first < total as u64 {
-        printer.note(&foretell(total, &waves));
-    }
-    if may_change(&hosts, &before.action) {
-        confirm(&before.action, [(&Selection::all(), &hosts[..])], options.yes)?;
-    }
-    let request = Request {
-        action: before.action,
-        arguments: before.arguments,
-        secrets: secrets::read(given)?,
-        targets: Targets::new(hosts.iter().map(|host| host.name.clone())),
-        timeout: before.timeout,
-        start_by: before.start_by,
-        retention: before.retention,
-        keep_output: before.keep_output,
-        operator: settings.operator.clone(),
-        trace: settings.trace.clone(),
-    };
-    printer.set_look(options.look);
-    let live = Live::following(options.follow);
-    let rolling = Rolling { request: &request, waves: &waves, origin, live, is_part: false, signer };
-    let ran = roll(&rolling, fleet, settings, printer).await?;
-    Ok(ran.exit().with_left_out(!gone.is_empty()))
+    signer: &'a Signer,
 }
 
-/// The secret arguments as they were typed once more.
-fn given(before: &Before, hosts: &[Host], typed: &[String]) -> anyhow::Result<Arguments> {
-    let given = secrets_of(hosts, &before.action, typed)?;
-    let approvals = hosts.iter().filter_map(|host| host.action(&before.action)).map(|action| action.approvals).max();
-    proposal::refuse_alone(&before.action, approvals.unwrap_or(1))?;
-    if let Some(stranger) = given.keys().find(|name| !before.secrets.contains(name)) {
+impl OnceMore<'_> {
+    /// Runs it on these hosts, in waves if it was.
+    async fn run(
+        self,
+        names: &[HostName],
+        fleet: &mut Fleet,
+        settings: &Settings,
+        printer: &Printer,
+    ) -> anyhow::Result<Exit> {
+        let Self { run, secrets, origin, options, signer } = self;
+        let (hosts, gone): (Vec<Host>, Vec<Host>) = fleet.hosts(names).await?.into_iter().partition(Host::is_known);
+        let gone: Vec<_> = gone.iter().map(|host| &host.name).collect();
+        if !gone.is_empty() {
+            printer.trouble(&format!("{}: left out: no longer a host of the fleet", fold::names(&gone)));
+        }
+        let total = hosts.len();
+        let waves = match run.waves() {
+            Some(prior) => options.waves.over(total, prior),
+            None if options.waves.asks()? => options.waves.of(total),
+            // All at once, as it was.
+            None => Waves { max_fail: total as u64, ..options.waves.of(total) },
+        };
+
+        let request = Request {
+            secrets: secrets::read(secrets)?,
+            operator: settings.operator.clone(),
+            trace: settings.trace.clone(),
+            ..run.request().to(hosts.iter().map(|host| host.name.clone()))
+        };
+        let names: Vec<_> = request.targets.hosts().collect();
+        let command = summary::command(&request.action, &shown(&request.arguments, &run.secret_names()));
+        let (command, on) = (style::plain(&command), summary::hosts(total));
+        printer.note(&format!("{command} on {on}: {}", fold::names(&names)));
+        let outlook = Outlook::of(total, &waves);
+        if outlook.count() > 1 {
+            printer.note(&foretell(&outlook, &waves));
+        }
+        if may_change(&hosts, &request.action) {
+            confirm(&request.action, [(&Selection::all(), &hosts[..])], options.yes)?;
+        }
+        printer.set_look(options.look);
+        let live = Live::following(options.follow);
+        let rolling = Rolling { request: &request, waves: &waves, origin, live, is_part: false, signer };
+        let ran = roll(&rolling, fleet, settings, printer).await?;
+        Ok(ran.exit().with_left_out(!gone.is_empty()))
+    }
+}
+
+/// The secret arguments of a run as they are typed once more.
+///
+/// # Errors
+/// Some are missing, or the action cannot be asked for by one alone.
+async fn secrets_again(run: &Run, typed: &[String], fleet: &mut Fleet) -> anyhow::Result<Arguments> {
+    let hosts: Vec<Host> = fleet.hosts(&run.hosts()).await?.into_iter().filter(Host::is_known).collect();
+    let (action, names) = (run.request().action, run.secret_names());
+    let given = secrets_of(&hosts, &action, typed)?;
+    let approvals = hosts.iter().filter_map(|host| host.action(&action)).map(|action| action.approvals).max();
+    proposal::refuse_alone(&action, approvals.unwrap_or(1))?;
+    if let Some(stranger) = given.keys().find(|name| !names.contains(name)) {
         return Err(Advice::new(format!("'{stranger}' was no secret of it")).into());
     }
-    let missing: Vec<_> = before.secrets.iter().filter(|name| !given.contains_key(*name)).map(String::as_str).collect();
+    let missing: Vec<_> = names.iter().filter(|name| !given.contains_key(*name)).map(String::as_str).collect();
     if missing.is_empty() {
         return Ok(given);
     }
-    let names: Vec<_> = hosts.iter().map(|host| &host.name).collect();
-    let hosts = fold::names(&names);
     let error =
         Advice::new(format!("nothing was sent: it has secrets, which Redis does not have: {}", missing.join(", ")));
     // The key of content comes from whoever sends the content.
     let hint = if missing.iter().any(|name| CONTENT_KEYS.contains(name)) {
+        let hosts = fold::names(&hosts.iter().map(|host| &host.name).collect::<Vec<_>>());
         format!("it needs content that only the first command could send: give that command again, on {hosts}")
     } else {
         format!("give them again: {}", missing.iter().map(|name| format!("{name}=…")).collect::<Vec<_>>().join(" "))

@@ -17,12 +17,16 @@ use tokio::{
 
 use super::watch::{self, Live, Watched};
 use crate::{
-    cli::settings::Settings,
-    client::{Course, Error, Field, Filter, Fleet, Host, HostResult, Origin, Request, Rollout, Signer, by_reason},
+    cli::{settings::Settings, waves::Waves as Flags},
+    client::{
+        Course, Error, Field, Filter, Fleet, Host, HostResult, Origin, Outlook, Request, Rollout, Signer, by_reason,
+    },
     output::{
-        Exit, Format, Printer, events,
+        Exit, Printer, events,
         explain::explain,
-        fold, moments, style,
+        fold, moments,
+        results::View,
+        style,
         summary::{counts, hosts},
     },
 };
@@ -30,7 +34,7 @@ use crate::{
 /// How often the driver of a run says that it lives.
 const BEAT: Duration = Duration::from_secs(3);
 
-/// How long it takes until a host has certainly read its figures anew.
+/// In this time a host has read its figures anew, unless its `sample_interval` is longer than twice the default.
 const SAMPLED: Duration = Duration::from_secs(20);
 
 /// A request that is to reach its hosts in waves.
@@ -101,18 +105,15 @@ enum Stop {
 }
 
 /// What a run will do, and how bad it can get: `30 hosts in 7 waves, 1 first, then 5 at a time; …: at most 8 can fail`.
-pub fn foretell(total: usize, waves: &Waves) -> String {
-    // What the hosts are called does not matter here.
-    let names = (0..total).filter_map(|number| format!("host{number}").parse().ok());
-    let course = Course::new(names, waves);
-    let (failed, in_flight) = course.worst_case();
-    let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX).min(total);
-    let sizes = match (number(waves.canary), number(waves.batch)) {
+pub fn foretell(outlook: &Outlook, waves: &Waves) -> String {
+    let (failed, in_flight) = outlook.worst_case();
+    let total = outlook.total();
+    let sizes = match (outlook.canary(), outlook.batch()) {
         (0, batch) => format!("{batch} at a time"),
         (canary, _) if canary == total => format!("{canary} at once"),
         (canary, batch) => format!("{canary} first, then {batch} at a time"),
     };
-    let in_waves = match course.count() {
+    let in_waves = match outlook.count() {
         1 => "1 wave".to_owned(),
         count => format!("{count} waves"),
     };
@@ -128,10 +129,21 @@ pub fn foretell(total: usize, waves: &Waves) -> String {
     format!("{} in {in_waves}, {sizes}{wait}; it {stops}: {worst}", hosts(total))
 }
 
+/// The waves for so many hosts, if any are asked for. Prints what they will do.
+///
+/// # Errors
+/// What only waves can have is asked for without any.
+pub fn asked_for(flags: &Flags, total: usize, printer: &Printer) -> anyhow::Result<Option<Waves>> {
+    let waves = flags.asks()?.then(|| flags.of(total));
+    if let Some(waves) = &waves {
+        printer.note(&foretell(&Outlook::of(total, waves), waves));
+    }
+    Ok(waves)
+}
+
 /// How long a run may take, if each host takes so long at most.
-pub fn longest(total: usize, waves: &Waves, each: Duration) -> Duration {
-    let names = (0..total).filter_map(|number| format!("host{number}").parse().ok());
-    let count = u32::try_from(Course::new(names, waves).count()).unwrap_or(u32::MAX);
+pub fn longest(outlook: &Outlook, waves: &Waves, each: Duration) -> Duration {
+    let count = u32::try_from(outlook.count()).unwrap_or(u32::MAX);
     (each + Duration::from_millis(waves.wait_ms)).saturating_mul(count).min(limits::TIMEOUT_MAX)
 }
 
@@ -150,7 +162,7 @@ pub async fn roll(
     let interrupt = signal(SignalKind::interrupt())?;
     let mut rollout = fleet.begin_rollout(request, waves.clone(), origin, rolling.signer).await?;
     let course = Course::new(rollout.targets().hosts().cloned(), waves);
-    if course.count() > 1 && !rolling.is_part {
+    if course.outlook().count() > 1 && !rolling.is_part {
         printer.note(&format!("should this end early: ctl job resume {}", rollout.id().short()));
     }
     let _heart = Heart::beat(settings, fleet.namespace().cloned(), rollout.clone());
@@ -182,7 +194,7 @@ struct Drive<'a> {
 impl Drive<'_> {
     /// Reaches all hosts, or returns why not.
     async fn go_on(&mut self, rollout: &mut Rollout, abort_if: Option<&Filter>) -> Option<Stop> {
-        let total = self.course.count();
+        let total = self.course.outlook().count();
         loop {
             if self.course.has_overrun() || self.course.unreached().len() == 0 {
                 return (self.course.unreached().len() > 0).then_some(Stop::Failures);
@@ -231,7 +243,7 @@ impl Drive<'_> {
         }
     }
 
-    /// Waits until Redis replies, and hosts can have told it that they live. Returns why that does not come.
+    /// Waits until Redis replies, and living hosts can have sent it a heartbeat. Returns why that does not come.
     async fn settle(&mut self) -> Option<Stop> {
         let waits = async {
             if self.fleet.ready().await? {
@@ -292,7 +304,8 @@ impl Drive<'_> {
         };
         let mut follower = watch::follower(&job, &online, false, self.fleet.now(), printer);
         follower.leave_silent();
-        let watched = watch::watch_wave(self.fleet, &job, &mut follower, printer, self.rolling.live).await;
+        let view = View::of(&job);
+        let watched = watch::watch_as(view, self.fleet, &job, &mut follower, printer, self.rolling.live).await;
 
         self.settled = follower.heartbeats_from().into();
         let results: Vec<HostResult> = follower.results().cloned().collect();
@@ -368,13 +381,13 @@ impl Drive<'_> {
             printer.error(&explain(&error.into()));
         }
         if let Some(reason) = &reason {
-            let (begun, count) = (self.course.begun(), self.course.count());
+            let (begun, count) = (self.course.begun(), self.course.outlook().count());
             printer.trouble(&format!("stopped after wave {begun} of {count}: {reason}"));
         }
         if !unreached.is_empty() {
             printer.trouble(&format!("not reached: {}", fold::names(&unreached)));
         }
-        if self.course.count() > 1 || reason.is_some() {
+        if self.course.outlook().count() > 1 || reason.is_some() {
             let reached = (!states.is_empty()).then(|| counts(&states));
             let offline = (!offline.is_empty()).then(|| format!("{} offline", offline.len()));
             let left = (!unreached.is_empty()).then(|| format!("{} not reached", unreached.len()));
@@ -386,19 +399,14 @@ impl Drive<'_> {
             let short = rollout.id().short();
             printer.note(&format!("to go on with the hosts on which it has not succeeded: ctl job resume {short}"));
         }
-        let written = printer.end_document(|waves| {
-            let mut whole = json!({
-                "rollout": rollout.id(),
-                "stopped": reason,
-                "offline": offline,
-                "not_reached": unreached,
-                "summary": { "hosts": total, "states": states },
-            });
-            if printer.format() == Format::Json {
-                whole["waves"] = waves.into();
-            }
-            whole
+        let whole = json!({
+            "rollout": rollout.id(),
+            "stopped": reason,
+            "offline": offline,
+            "not_reached": unreached,
+            "summary": { "hosts": total, "states": states },
         });
+        let written = printer.end_document("waves", whole);
         printer.report_loss(written, || format!("the results of each wave: ctl job list; {}", rollout.id()));
     }
 }

@@ -4,7 +4,7 @@ use protocol::{limits, name::HostName, targets::Targets, time::Millis};
 
 use super::{
     proposal,
-    rolling::{Rolling, foretell, roll},
+    rolling::{Rolling, asked_for, roll},
     secrets,
     selected::{confirm, may_change, select},
     watch::{self, Live, Sent},
@@ -58,10 +58,7 @@ pub async fn run(options: Run, fleet: &mut Fleet, settings: &Settings, printer: 
         return proposal::propose(request, understood.approvals, fleet, settings, printer).await;
     }
     proposal::refuse_alone(&request.action, understood.approvals)?;
-    let waves = options.waves.asks()?.then(|| options.waves.of(hosts.len()));
-    if let Some(waves) = &waves {
-        printer.note(&foretell(hosts.len(), waves));
-    }
+    let waves = asked_for(&options.waves, hosts.len(), printer)?;
     if !options.rehearse && may_change(&hosts, &request.action) {
         confirm(&request.action, [(&selection, &hosts[..])], options.yes)?;
     }

@@ -6,7 +6,7 @@ use protocol::action::Repeat;
 
 use crate::{
     client::{Error, Fleet, Host, Selected, Selection, Unknown, by_reason},
-    output::{Advice, Printer, fold},
+    output::{Advice, Printer, fold, style},
 };
 
 /// Finds the hosts that are meant. Those of which that is not known are named: they are left out. Returns also whether there
@@ -26,10 +26,10 @@ pub async fn select(selection: &Selection, fleet: &mut Fleet, printer: &Printer)
     Ok((hosts, !unknown.is_empty()))
 }
 
-/// Names the hosts of which it is not known whether they are meant, together where the reason is the same.
+/// Names the hosts that are left out as something about them is not known, together where the reason is the same.
 pub fn name_unknown(unknown: &[Unknown], printer: &Printer) {
     for (reason, hosts) in by_reason(unknown) {
-        printer.trouble(&format!("{}: left out: {reason}", fold::names(&hosts)));
+        printer.trouble(&format!("{}: left out: {}", fold::names(&hosts), style::plain(reason)));
     }
 }
 

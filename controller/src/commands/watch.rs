@@ -59,6 +59,14 @@ pub enum Watched {
     Left(Exit),
 }
 
+impl Watched {
+    /// The exit code by what has become known.
+    pub const fn exit(self) -> Exit {
+        let (Self::ToTheEnd(exit) | Self::Left(exit)) = self;
+        exit
+    }
+}
+
 /// Follows a job that was just sent to these hosts.
 pub async fn sent(fleet: &mut Fleet, job: &Job, hosts: &[Host], how: &Sent, printer: &Printer) -> anyhow::Result<Exit> {
     let mut follower = follower(job, hosts, how.wait, fleet.now(), printer);
@@ -105,35 +113,11 @@ pub async fn watch(
     printer: &Printer,
     live: Live,
 ) -> anyhow::Result<Exit> {
-    watch_as(View::of(job), fleet, job, follower, printer, live).await
+    watch_as(View::of(job), fleet, job, follower, printer, live).await.map(Watched::exit)
 }
 
-/// The same, for a wave of a rolling run: it matters whether it was left.
-pub async fn watch_wave(
-    fleet: &mut Fleet,
-    job: &Job,
-    follower: &mut Follower<'_>,
-    printer: &Printer,
-    live: Live,
-) -> anyhow::Result<Watched> {
-    watch_until(View::of(job), fleet, job, follower, printer, live).await
-}
-
-/// The same, with results that look so.
+/// The same, with results that look so. Returns also whether it was left.
 pub async fn watch_as(
-    view: View,
-    fleet: &mut Fleet,
-    job: &Job,
-    follower: &mut Follower<'_>,
-    printer: &Printer,
-    live: Live,
-) -> anyhow::Result<Exit> {
-    let (Watched::ToTheEnd(exit) | Watched::Left(exit)) =
-        watch_until(view, fleet, job, follower, printer, live).await?;
-    Ok(exit)
-}
-
-async fn watch_until(
     view: View,
     fleet: &mut Fleet,
     job: &Job,

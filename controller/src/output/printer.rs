@@ -222,10 +222,16 @@ impl Printer {
         self.documents.borrow_mut().push(Vec::new());
     }
 
-    /// Prints the greater object, of the parts that were kept since [`Self::begin_document`]. It is none for a person.
-    pub fn end_document(&self, whole: impl FnOnce(Vec<Value>) -> Value) -> anyhow::Result<()> {
-        let parts = self.documents.borrow_mut().pop().unwrap_or_default();
-        if self.format == Format::Table { Ok(()) } else { self.object(&whole(parts)) }
+    /// Prints the greater object. Where its parts were kept since [`Self::begin_document`], they are in its field `parts`. It
+    /// is none for a person.
+    pub fn end_document(&self, parts: &str, mut whole: Value) -> anyhow::Result<()> {
+        let kept = self.documents.borrow_mut().pop().unwrap_or_default();
+        match self.format {
+            Format::Table => return Ok(()),
+            Format::Json => whole[parts] = kept.into(),
+            Format::Jsonl => {}
+        }
+        self.object(&whole)
     }
 
     /// A remark beside the result.

@@ -172,7 +172,7 @@ fn a_run_that_redis_has_lost_stops() {
     running.wait_stderr("web1: succeeded");
     hosts.redis.cli(["FLUSHALL"]);
     let output = running.wait();
-    // Until the hosts have told that they live, they are unknown.
+    // Until the hosts have sent a heartbeat, they are unknown.
     assert_ne!(output.code, 0, "{output}");
     assert!(output.stderr.contains("not reached: web"), "{output}");
     hosts.expect_once([1]);

@@ -122,7 +122,7 @@ fn ctrl_c_ends_a_run_between_its_waves() {
 }
 
 #[test]
-fn whoever_only_looks_cannot_begin_one() {
+fn what_the_first_hosts_refuse_goes_no_further() {
     let hosts = Hosts::start(2);
     // A key that no host trusts: the canary refuses it, and nothing else is sent.
     let stranger = Ctl::on(&hosts.redis).with_key(&Signatory::new(7));

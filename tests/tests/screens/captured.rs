@@ -21,7 +21,7 @@ fn show(count: usize) {
     let crowd = Crowd::start(&redis, names(count));
     crowd.wait_online(&redis);
     let ctl = Ctl::on(&redis).env("REDFLEET_OPERATOR", "ann@desk");
-    // The keys of the hosts are met, which is said once.
+    // `ctl` meets the keys of the hosts, which it reports once.
     ctl.run(["run", "--all", "ping"]).expect(0);
     let job = ctl.dispatch("web1", "sleep 300");
     wait_figures(&ctl, count);

@@ -1,14 +1,22 @@
 //! A run, and the runs that have gone on where it ended.
 
+use std::time::Duration;
+
 use protocol::{
     action::Arguments,
     limits,
     name::{HostName, JobId},
-    rollout::next,
+    rollout::{Waves, next},
+    time::Millis,
 };
 
 use super::Rollout;
-use crate::client::{error::Error, fleet::Fleet, jobs::Job};
+use crate::client::{
+    error::Error,
+    fleet::Fleet,
+    jobs::{Job, Request},
+    signer::Signer,
+};
 
 /// What can be gone on with.
 #[derive(Clone, Debug)]
@@ -33,6 +41,75 @@ impl Run {
         match self {
             Self::Rollout(rollout) => rollout.targets().hosts().cloned().collect(),
             Self::Job(job) => job.targets().hosts().cloned().collect(),
+        }
+    }
+
+    /// What was asked for, without its secrets.
+    pub fn request(&self) -> Request {
+        match self {
+            Self::Rollout(rollout) => {
+                let plan = rollout.plan();
+                Request {
+                    action: plan.action.clone(),
+                    arguments: plan.arguments.clone(),
+                    secrets: Arguments::new(),
+                    targets: rollout.targets().clone(),
+                    timeout: Duration::from_millis(plan.timeout_ms),
+                    start_by: Duration::from_millis(plan.start_by_ms),
+                    retention: Duration::from_millis(plan.retention_ms),
+                    keep_output: plan.keep_output,
+                    operator: plan.operator.clone(),
+                    trace: None,
+                }
+            }
+            Self::Job(job) => {
+                let manifest = job.manifest();
+                let start_by_ms = manifest.start_by_ms.saturating_sub(manifest.issued_at_ms);
+                Request {
+                    action: manifest.action.clone(),
+                    arguments: manifest.arguments.clone(),
+                    secrets: Arguments::new(),
+                    targets: job.targets().clone(),
+                    timeout: Duration::from_millis(manifest.timeout_ms),
+                    start_by: Duration::from_millis(start_by_ms),
+                    retention: Duration::from_millis(manifest.retention_ms),
+                    keep_output: manifest.keep_output,
+                    operator: manifest.operator.clone(),
+                    trace: None,
+                }
+            }
+        }
+    }
+
+    /// The names of its secret arguments.
+    pub fn secret_names(&self) -> Vec<String> {
+        match self {
+            Self::Rollout(rollout) => rollout.plan().secrets.clone(),
+            Self::Job(job) => job.manifest().secret_names().cloned().collect(),
+        }
+    }
+
+    /// When it was asked for.
+    pub fn issued_at_ms(&self) -> Millis {
+        match self {
+            Self::Rollout(rollout) => rollout.plan().issued_at_ms,
+            Self::Job(job) => job.manifest().issued_at_ms,
+        }
+    }
+
+    /// How it goes from host to host; none: to all at once.
+    pub const fn waves(&self) -> Option<&Waves> {
+        match self {
+            Self::Rollout(rollout) => Some(&rollout.plan().waves),
+            Self::Job(_) => None,
+        }
+    }
+
+    /// Whether this key has signed it.
+    pub fn is_signed_by(&self, signer: &Signer) -> bool {
+        match self {
+            Self::Rollout(rollout) => rollout.is_signed_by(signer),
+            Self::Job(job) => job.is_signed_by(signer),
         }
     }
 

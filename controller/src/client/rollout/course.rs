@@ -4,13 +4,77 @@ use std::collections::VecDeque;
 
 use protocol::{name::HostName, rollout::Waves};
 
+/// What lies ahead of a rolling run, if nothing stops it.
+#[derive(Clone, Copy, Debug)]
+pub struct Outlook {
+    total: usize,
+    canary: usize,
+    batch: usize,
+    budget: usize,
+}
+
+impl Outlook {
+    /// The outlook for so many hosts.
+    pub fn of(total: usize, waves: &Waves) -> Self {
+        let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        let (canary, batch) = (number(waves.canary).min(total), number(waves.batch).clamp(1, total.max(1)));
+        Self { total, canary, batch, budget: number(waves.max_fail) }
+    }
+
+    /// How many hosts it has.
+    pub const fn total(&self) -> usize {
+        self.total
+    }
+
+    /// How many hosts the first wave has, where that is not [`Self::batch`]; otherwise 0.
+    pub const fn canary(&self) -> usize {
+        self.canary
+    }
+
+    /// How many hosts the other waves have, where there are enough.
+    pub const fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The size of a wave, where there are enough hosts.
+    const fn size(&self, number: usize) -> usize {
+        if number == 0 && self.canary > 0 { self.canary } else { self.batch }
+    }
+
+    /// The size of each wave.
+    fn sizes(self) -> impl Iterator<Item = usize> {
+        let mut left = self.total;
+        (0..).map_while(move |number| {
+            let size = self.size(number).min(left);
+            left -= size;
+            (size > 0).then_some(size)
+        })
+    }
+
+    /// How many waves there are.
+    pub fn count(self) -> usize {
+        self.sizes().count()
+    }
+
+    /// The most hosts that can fail: of those before a wave as many as do not stop the run, and then the whole wave. These
+    /// are the two numbers of the worst wave.
+    pub fn worst_case(self) -> (usize, usize) {
+        let mut before = 0;
+        let worst = self.sizes().map(|size| {
+            let failed = before.min(self.budget);
+            before += size;
+            (failed, size)
+        });
+        worst.max_by_key(|(failed, size)| failed + size).unwrap_or_default()
+    }
+}
+
 /// The course of a rolling run.
 #[derive(Clone, Debug)]
 pub struct Course {
-    waves: Waves,
+    outlook: Outlook,
     /// Hosts that were not reached, in order.
     waiting: VecDeque<HostName>,
-    total: usize,
     /// How many waves were begun.
     begun: usize,
     /// How many hosts have failed.
@@ -21,45 +85,12 @@ impl Course {
     /// The course over these hosts, in this order.
     pub fn new(hosts: impl IntoIterator<Item = HostName>, waves: &Waves) -> Self {
         let waiting: VecDeque<_> = hosts.into_iter().collect();
-        Self { waves: waves.clone(), total: waiting.len(), waiting, begun: 0, failed: 0 }
+        Self { outlook: Outlook::of(waiting.len(), waves), waiting, begun: 0, failed: 0 }
     }
 
-    /// The size of each wave, if none stops the run.
-    fn sizes(&self) -> impl Iterator<Item = usize> {
-        let mut left = self.total;
-        (0..).map_while(move |number| {
-            let size = self.size(number).min(left);
-            left -= size;
-            (size > 0).then_some(size)
-        })
-    }
-
-    /// How many hosts a wave has, where there are enough.
-    fn size(&self, number: usize) -> usize {
-        let Waves { canary, batch, .. } = self.waves;
-        let size = if number == 0 && canary > 0 { canary } else { batch.max(1) };
-        usize::try_from(size).unwrap_or(usize::MAX)
-    }
-
-    fn budget(&self) -> usize {
-        usize::try_from(self.waves.max_fail).unwrap_or(usize::MAX)
-    }
-
-    /// How many waves there are, if none stops the run.
-    pub fn count(&self) -> usize {
-        self.sizes().count()
-    }
-
-    /// The most hosts that can fail: of those before a wave as many as do not stop the run, and then the whole wave. Also
-    /// the two numbers of the worst wave.
-    pub fn worst_case(&self) -> (usize, usize) {
-        let mut before = 0;
-        let worst = self.sizes().map(|size| {
-            let failed = before.min(self.budget());
-            before += size;
-            (failed, size)
-        });
-        worst.max_by_key(|(failed, size)| failed + size).unwrap_or_default()
+    /// What lay ahead of it at its beginning.
+    pub const fn outlook(&self) -> Outlook {
+        self.outlook
     }
 
     /// Begins the next wave; `None` where no host is left, or too many have failed.
@@ -67,7 +98,7 @@ impl Course {
         if self.has_overrun() {
             return None;
         }
-        let size = self.size(self.begun).min(self.waiting.len());
+        let size = self.outlook.size(self.begun).min(self.waiting.len());
         self.begun += usize::from(size > 0);
         (size > 0).then(|| self.waiting.drain(..size).collect())
     }
@@ -89,8 +120,8 @@ impl Course {
     }
 
     /// Whether more hosts have failed than may.
-    pub fn has_overrun(&self) -> bool {
-        self.failed > self.budget()
+    pub const fn has_overrun(&self) -> bool {
+        self.failed > self.outlook.budget
     }
 
     /// How many waves were begun.
@@ -123,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_worst_case_is_that_of_the_worst_wave() {
-        let worst = |count, waves: Waves| Course::new(hosts(count), &waves).worst_case();
+        let worst = |count, waves: Waves| Outlook::of(count, &waves).worst_case();
         assert_eq!(worst(30, waves(1, 5, 3)), (3, 5));
         // All hosts that there are.
         assert_eq!(worst(3, waves(0, 5, 3)), (0, 3));
@@ -133,7 +164,7 @@ mod tests {
         assert_eq!(worst(0, waves(1, 5, 0)), (0, 0));
         // The last wave may be smaller than those before it.
         assert_eq!(worst(12, waves(0, 10, 9)), (9, 2));
-        assert_eq!(Course::new(hosts(30), &waves(1, 5, 3)).count(), 7);
+        assert_eq!(Outlook::of(30, &waves(1, 5, 3)).count(), 7);
     }
 
     /// What becomes of a command on a host.
@@ -165,7 +196,7 @@ mod tests {
             order += 7;
             left.rotate_left(order % before);
             let mut course = Course::new(left, waves);
-            let (failed, in_flight) = course.worst_case();
+            let (failed, in_flight) = course.outlook().worst_case();
             let mut failures = 0;
             let death = deaths.get(life);
             while let Some(wave) = course.begin() {

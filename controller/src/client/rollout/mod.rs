@@ -23,8 +23,8 @@ use redis::{Cmd, Pipeline, Value};
 pub use self::{
     budget::{Budget, BudgetError},
     chain::{Chain, Run},
-    course::Course,
-    standing::{Left, Standing, Standings},
+    course::{Course, Outlook},
+    standing::{Standing, Standings},
 };
 use super::{
     error::Error,

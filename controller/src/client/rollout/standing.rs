@@ -16,6 +16,7 @@ use crate::client::{
     fleet::Fleet,
     follow::Follower,
     jobs::Job,
+    targeting::Unknown,
 };
 
 /// How a run stands on a host.
@@ -31,15 +32,6 @@ pub enum Standing {
     Unreached,
     /// Its command may still run, or may have run without anybody knowing how it ended.
     Open,
-}
-
-/// A host on which the run is not known to have ended.
-#[derive(Clone, Debug)]
-pub struct Left {
-    /// The host.
-    pub host: HostName,
-    /// Why that is so.
-    pub reason: String,
 }
 
 /// How a run stands.
@@ -60,9 +52,9 @@ impl Standings {
     }
 
     /// Those that stand at [`Standing::Open`], with the reason.
-    pub fn open(&self) -> impl Iterator<Item = Left> {
+    pub fn open(&self) -> Vec<Unknown> {
         let reason = |host: &HostName| self.open.get(host).cloned().unwrap_or_default();
-        self.at(Standing::Open).map(move |host| Left { host: host.clone(), reason: reason(host) })
+        self.at(Standing::Open).map(|host| Unknown { host: host.clone(), reason: reason(host) }).collect()
     }
 
     /// Records what a command has come to.

@@ -32,6 +32,6 @@ pub async fn run(
     let request = request(ACTION, known, timeout, &hosts, settings);
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
     let mut follower = watch::follower(&job, &hosts, false, fleet.now(), printer);
-    let exit = watch::watch_as(view, fleet, &job, &mut follower, printer, Live::Results).await?;
+    let exit = watch::watch_as(view, fleet, &job, &mut follower, printer, Live::Results).await?.exit();
     Ok(exit.with_left_out(left_out))
 }

@@ -4,7 +4,7 @@ use super::{
     super::{
         delivery::{Delivery, request},
         proposal,
-        rolling::{Rolling, foretell, longest},
+        rolling::{Rolling, asked_for, longest},
         selected::{confirm, select},
         watch::Live,
     },
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cli::{deploys::Release, keys, settings::Settings, waves::Waves},
-    client::{Fleet, Origin, Selection, understand},
+    client::{Fleet, Origin, Outlook, Selection, understand},
     output::{Exit, Printer},
 };
 
@@ -36,10 +36,7 @@ pub async fn run(
     words.extend(dry_run.then(|| "dry_run=true".to_owned()));
     let known = understand(&hosts, ACTION, &words, &[])?;
     proposal::refuse_alone(ACTION, known.approvals)?;
-    let waves = waves.asks()?.then(|| waves.of(hosts.len()));
-    if let Some(waves) = &waves {
-        printer.note(&foretell(hosts.len(), waves));
-    }
+    let waves = asked_for(waves, hosts.len(), printer)?;
     if !dry_run {
         confirm(&format!("deploy of {app} {version}"), [(selection, &hosts[..])], yes)?;
     }
@@ -47,7 +44,7 @@ pub async fn run(
     let signer = keys::open(settings).await?;
     let timeout = timeout.or(settings.timeout).unwrap_or(known.timeout);
     let content = offer.content().filter(|_| !dry_run);
-    let longest = waves.as_ref().map_or(timeout, |waves| longest(hosts.len(), waves, timeout));
+    let longest = waves.as_ref().map_or(timeout, |waves| longest(&Outlook::of(hosts.len(), waves), waves, timeout));
     let mut delivery = Delivery::begin(content, longest, fleet, settings, printer).await?;
     let request = request(ACTION, known, timeout, &hosts, settings);
     let exit = match &waves {

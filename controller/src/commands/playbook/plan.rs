@@ -11,7 +11,7 @@ use super::{
     file::{Call, Playbook, Step, Task},
 };
 use crate::{
-    client::{Error, Filter, Fleet, Host, understand},
+    client::{Error, Filter, Fleet, Host, Outlook, understand},
     output::{Cell, Format, Printer, Table, fold, style, summary::hosts},
 };
 
@@ -125,7 +125,8 @@ pub fn print(playbook: &Playbook, planned: &Planned, printer: &Printer) -> anyho
     printer.table(&table)?;
     for (step, planned) in steps().filter(|(step, _)| step.waves.is_rolling()) {
         let total = planned.hosts.len();
-        printer.note(&format!("{}: {}", step.name, foretell(total, &step.waves.of(total))));
+        let waves = step.waves.of(total);
+        printer.note(&format!("{}: {}", step.name, foretell(&Outlook::of(total, &waves), &waves)));
     }
 
     // Hosts with the same steps share a line.

@@ -16,7 +16,7 @@ use super::{
     super::{
         resume::{is_driven, remaining},
         rolling::End,
-        selected::select,
+        selected::{name_unknown, select},
     },
     file::{Call, OnFailure, Playbook, Step, Task},
     stage::Stage,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     client::{Error, Field, Filter, HostResult, Origin, Rollout, Standing, by_reason},
-    output::{Advice, Exit, Format, explain::explain, fold, style, summary::hosts},
+    output::{Advice, Exit, explain::explain, fold, style, summary::hosts},
 };
 
 /// How often a check looks.
@@ -143,13 +143,7 @@ impl<'a> Player<'a> {
     /// Prints what a step has come to, for programs.
     fn end_document(&self, step: &str, outcome: &str) {
         let printer = self.stage.printer;
-        let written = printer.end_document(|runs| {
-            let mut whole = json!({ "step": step, "outcome": outcome });
-            if printer.format() == Format::Json {
-                whole["runs"] = runs.into();
-            }
-            whole
-        });
+        let written = printer.end_document("runs", json!({ "step": step, "outcome": outcome }));
         printer.report_loss(written, || "ctl job list".to_owned());
     }
 
@@ -226,7 +220,7 @@ impl<'a> Player<'a> {
             .extend(standings.results.values().filter(|result| !is_left(&result.host)).map(|result| result.state));
         // Nobody knows how it ended there.
         let failed = standings.hosts.len() - succeeded - left.len();
-        self.left_out |= standings.open().count() > 0;
+        self.left_out |= !standings.open().is_empty();
         if left.is_empty() {
             self.stage.printer.note(&format!("was done before: succeeded on {}", hosts(succeeded)));
             return Ok(if failed > step.budget(standings.hosts.len()) { Ended::Failed } else { Ended::Done });
@@ -264,10 +258,8 @@ impl<'a> Player<'a> {
         let Some(when) = &step.when else { return Ok(names) };
         let results = &self.results;
         let (holds, unknown) = fleet.judge(&names, when, &|host, field| known(results, host, field)).await?;
-        for (reason, hosts) in by_reason(&unknown) {
-            self.left_out = true;
-            printer.trouble(&format!("{}: left out: {}", fold::names(&hosts), style::plain(reason)));
-        }
+        self.left_out |= !unknown.is_empty();
+        name_unknown(&unknown, printer);
         Ok(holds)
     }
 
@@ -372,7 +364,7 @@ impl<'a> Player<'a> {
                 None => (names, Origin::Part(self.run.part(&name))),
                 Some(rollout) => {
                     let (newest, standings) = self.stage.look_back(&rollout).await?;
-                    is_whole &= standings.open().count() == 0;
+                    is_whole &= standings.open().is_empty();
                     (remaining(&standings, &[]), Origin::Resumes(newest))
                 }
             };
@@ -433,14 +425,8 @@ impl<'a> Player<'a> {
                 }
             }
         }
-        let written = printer.end_document(|steps| {
-            let mut whole =
-                json!({ "run": run, "finished": is_whole, "failed": played.failed, "undone": played.undone });
-            if printer.format() == Format::Json {
-                whole["steps"] = steps.into();
-            }
-            whole
-        });
+        let whole = json!({ "run": run, "finished": is_whole, "failed": played.failed, "undone": played.undone });
+        let written = printer.end_document("steps", whole);
         printer.report_loss(written, || again.clone());
         exit
     }

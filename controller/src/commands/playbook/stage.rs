@@ -3,14 +3,11 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use protocol::{
-    name::{HostName, JobId},
-    targets::Targets,
-};
+use protocol::name::{HostName, JobId};
 
 use super::{
     super::{
-        delivery::Delivery,
+        delivery::{Delivery, request},
         deploy::source::Offer,
         proposal,
         rolling::{Ran, Rolling, foretell, longest},
@@ -22,7 +19,7 @@ use super::{
 };
 use crate::{
     cli::{deploys::Source, settings::Settings, waves::Waves},
-    client::{Fleet, Host, Origin, Request, Rollout, Run, Signer, Standings, understand},
+    client::{Fleet, Host, Origin, Outlook, Request, Rollout, Run, Signer, Standings, Understood, understand},
     output::{Advice, Printer, events},
 };
 
@@ -53,20 +50,10 @@ impl Stage<'_> {
         let found: Vec<Host> = self.fleet.hosts(names).await?.into_iter().filter(Host::is_known).collect();
         let understood = understand(&found, &call.action, &words, &[])?;
         proposal::refuse_alone(&call.action, understood.approvals)?;
-        let settings = self.settings;
-        let request = Request {
-            action: call.action.clone(),
-            arguments: understood.arguments,
-            secrets: secrets::read(understood.secrets)?,
-            targets: Targets::new(names.iter().cloned()),
-            timeout: timeout.or(settings.timeout).unwrap_or(understood.timeout),
-            start_by: settings.start_by,
-            retention: settings.retention,
-            keep_output: None,
-            operator: settings.operator.clone(),
-            trace: settings.trace.clone(),
-        };
-        Ok((request, offer))
+        let timeout = timeout.or(self.settings.timeout).unwrap_or(understood.timeout);
+        let known = Understood { secrets: secrets::read(understood.secrets)?, ..understood };
+        let request = request(&call.action, known, timeout, &found, self.settings);
+        Ok((request.to(names.iter().cloned()), offer))
     }
 
     /// Checks that a step that was begun before is still the same.
@@ -107,11 +94,12 @@ impl Stage<'_> {
         let (request, mut offer) = self.request(call, names, timeout, results).await?;
         let is_rolling = waves.is_rolling();
         let waves = waves.of(names.len());
+        let outlook = Outlook::of(names.len(), &waves);
         if is_rolling {
-            self.printer.note(&foretell(names.len(), &waves));
+            self.printer.note(&foretell(&outlook, &waves));
         }
         let content = offer.as_mut().and_then(Offer::content);
-        let longest = longest(names.len(), &waves, request.timeout);
+        let longest = longest(&outlook, &waves, request.timeout);
         let mut delivery = Delivery::begin(content, longest, self.fleet, self.settings, self.printer).await?;
         let rolling = Rolling {
             request: &request,
