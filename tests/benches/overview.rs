@@ -110,9 +110,7 @@ fn read(raw: &mut Connection, keys: &Keys, hosts: &[HostName]) {
 
 /// How often Redis' clock was read.
 fn clock_reads(redis: &Redis) -> u64 {
-    let stats = redis.cli(["INFO", "commandstats"]);
-    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_time:calls="));
-    calls.and_then(|calls| calls.split(',').next()).and_then(|calls| calls.parse().ok()).unwrap_or(0)
+    redis.calls("time")
 }
 
 fn timed(run: impl FnOnce()) -> Duration {

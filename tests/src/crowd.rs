@@ -72,8 +72,7 @@ impl Crowd {
             let host: HostName = name.parse().expect("a valid host name");
             let last = keys.metrics(&host, MetricGroup::Cpu);
             eventually(&format!("{name} to have figures"), || {
-                let all = [keys.status(&host), keys.facts(&host), last.clone()];
-                all.iter().all(|key| raw.query::<u64>(&["EXISTS", key]) == 1).then_some(())
+                (raw.query::<u64>(&["EXISTS", &keys.status(&host), &keys.facts(&host), &last]) == 3).then_some(())
             });
         }
     }

@@ -125,6 +125,17 @@ impl Redis {
         Self::options().start()
     }
 
+    /// How often a command was called, by anybody.
+    ///
+    /// # Panics
+    /// The server does not reply.
+    pub fn calls(&self, command: &str) -> u64 {
+        let stats = self.cli(["INFO", "commandstats"]);
+        let begin = format!("cmdstat_{command}:calls=");
+        let calls = stats.lines().find_map(|line| line.strip_prefix(&begin)).unwrap_or("0");
+        calls.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number")
+    }
+
     /// The usual options: AOF every second, `noeviction`, no TCP, no password.
     pub fn options() -> RedisOptions {
         RedisOptions {

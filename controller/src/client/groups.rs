@@ -82,7 +82,8 @@ impl Groups {
     }
 }
 
-/// What these groups name that is nowhere. `excluding`: those of them of which hosts are excluded.
+/// What these groups name that is nowhere. `excluding`: those of them of which hosts are excluded. `known`: all hosts,
+/// sorted.
 ///
 /// # Errors
 /// A host is excluded, and there is none of that name: it was meant to protect one.
@@ -96,7 +97,7 @@ pub(super) fn doubts(
         let is_excluded = excluding.iter().any(|(excluded, _)| excluded == name);
         let words = group.words().iter().map(|word| (word, is_excluded));
         for (word, is_excluded) in words.chain(group.except().iter().map(|word| (word, true))) {
-            let strangers = word.exact().into_iter().flatten().filter(|host| !known.contains(host));
+            let strangers = word.exact().into_iter().flatten().filter(|host| known.binary_search(host).is_err());
             for host in strangers {
                 if is_excluded {
                     return Err(Error::GroupStranger { group: name.clone(), host: host.clone() });

@@ -97,6 +97,11 @@ impl Host {
     }
 }
 
+/// Asks for a host's own labels, and those that controllers have set.
+pub(super) fn ask_labels(keys: &Keys, host: &Host) -> [Cmd; 2] {
+    [Cmd::hgetall(keys.labels(&host.name)), Cmd::hgetall(keys.set_labels(&host.name))]
+}
+
 impl Fleet {
     /// The names of all hosts, sorted.
     pub(super) async fn known(&mut self) -> Result<Vec<HostName>, Error> {
@@ -142,10 +147,7 @@ impl Fleet {
 
     /// The labels of these hosts, in their order.
     pub async fn labels(&mut self, hosts: &[Host]) -> Result<Vec<Labels>, Error> {
-        let ask = |keys: &Keys, host: &Host| {
-            [Cmd::hgetall(keys.labels(&host.name)), Cmd::hgetall(keys.set_labels(&host.name))]
-        };
-        self.query_each(hosts, ask, |_, (own, set), _| labels(own, set)).await
+        self.query_each(hosts, ask_labels, |_, (own, set), _| labels(own, set)).await
     }
 
     /// What a host publishes about itself.

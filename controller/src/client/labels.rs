@@ -3,13 +3,12 @@
 
 use std::str::FromStr;
 
-use protocol::{keys::Keys, limits, name::HostName};
-use redis::Cmd;
+use protocol::{limits, name::HostName};
 
 use super::{
     error::{Error, WrongType},
     fleet::{Fleet, RawHash, text_fields},
-    hosts::Host,
+    hosts::{Host, ask_labels},
     targeting::is_label,
 };
 
@@ -74,13 +73,10 @@ impl Fleet {
     /// # Errors
     /// A host has a label of that name of its own, or would have too many: then nothing is changed.
     pub async fn relabel(&mut self, hosts: &[Host], changes: &[LabelChange]) -> Result<Vec<Relabelled>, Error> {
-        let ask = |keys: &Keys, host: &Host| {
-            [Cmd::hgetall(keys.labels(&host.name)), Cmd::hgetall(keys.set_labels(&host.name))]
-        };
         let read = |_: &Host, (own, set): (RawHash, RawHash), damage: Option<WrongType>| {
             damage.map_or_else(|| Ok((text_fields(own), text_fields(set))), |damage| Err(Error::from(damage)))
         };
-        let before: Vec<_> = self.query_each(hosts, ask, read).await?.into_iter().collect::<Result<_, _>>()?;
+        let before: Vec<_> = self.query_each(hosts, ask_labels, read).await?.into_iter().collect::<Result<_, _>>()?;
         for LabelChange { name, .. } in changes.iter().filter(|change| change.value.is_some()) {
             let has_own = hosts.iter().zip(&before).filter(|(_, (own, _))| own.contains_key(name));
             let hosts: Vec<_> = has_own.map(|(host, _)| host.name.clone()).collect();

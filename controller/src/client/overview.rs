@@ -1,7 +1,6 @@
 //! What a screen shows of the fleet: hosts with their current figures, and the jobs that run. Nothing else is read.
 
 use protocol::{
-    clock::millis,
     keys::Keys,
     metrics::MetricGroup,
     name::HostName,
@@ -16,7 +15,7 @@ use super::{
     hosts::{Host, score_millis},
     jobs::RecentJob,
     running::Running,
-    select::{FRESH, Meant, SAMPLED, Selection},
+    select::{Meant, SAMPLED, Selection, is_fresh},
     targeting::Unknown,
 };
 
@@ -172,11 +171,8 @@ fn texts(values: Texts) -> Vec<Option<String>> {
 fn figures(status: Option<&Status>, now: Millis, [cpu, memory, disk, load]: [Vec<Option<String>>; 4]) -> Figures {
     let figure = |group: &[Option<String>], place: usize| {
         let value = |place: usize| group.get(place).and_then(Option::as_deref);
-        let is_current = status.is_some_and(|status| {
-            let sampled_at = value(0).and_then(read_moment);
-            let sampled_at = sampled_at.map(|at| at.saturating_add_signed(status.clock_ahead_ms.saturating_neg()));
-            status.is_online(now) && sampled_at.is_some_and(|at| now.saturating_sub(at) <= millis(FRESH))
-        });
+        let is_current =
+            status.is_some_and(|status| status.is_online(now) && is_fresh(status, value(0).and_then(read_moment), now));
         Figure::of(value(place), is_current)
     };
     Figures {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     error::Error,
     fleet::{BLOCK, Fleet},
-    select::{Selection, Whom},
+    select::Selection,
 };
 
 /// How often is looked.
@@ -82,7 +82,7 @@ struct Known {
 /// Hosts that are watched.
 #[derive(Debug)]
 pub struct Presence {
-    whom: Whom,
+    whom: Selection,
     hosts: BTreeMap<HostName, Known>,
     /// What was not delivered yet.
     events: VecDeque<Happening>,

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// How old a figure may be to count as known.
-pub(super) const FRESH: Duration = Duration::from_secs(300);
+const FRESH: Duration = Duration::from_secs(300);
 
 /// When the figures of a metric group were read.
 pub(super) const SAMPLED: &str = "sampled_at";
@@ -67,12 +67,14 @@ impl Selection {
 /// What else is known of a field of a host, or why it is not; `None` where Redis is to be asked.
 pub type Known<'a> = dyn Fn(&HostName, &Field) -> Option<Result<String, String>> + Sync + 'a;
 
-/// A selection in which groups are taken for what they were at one time, without its limit.
-#[derive(Debug)]
-pub(super) struct Whom {
-    words: Vec<Word>,
-    except: Vec<Word>,
+/// A selection in which groups are taken for what they are now.
+struct SpelledOut {
+    /// What must hold for its hosts.
     filter: Option<Filter>,
+    /// What groups name that is nowhere.
+    doubts: Vec<String>,
+    /// All hosts, sorted, where they had to be read.
+    known: Option<Vec<HostName>>,
 }
 
 /// The hosts that are meant.
@@ -121,11 +123,11 @@ impl Fleet {
 
     /// The names of the hosts that are meant, maybe none. Whether a host that was named has ever reported is not known yet.
     pub(super) async fn meant(&mut self, selection: &Selection) -> Result<Meant, Error> {
-        let (filter, mut doubts) = self.spelled_out(selection).await?;
-        let mut names = self.named(selection).await?;
+        let SpelledOut { filter, mut doubts, known } = self.spelled_out(selection).await?;
+        let mut names = self.named(selection, known.as_deref()).await?;
         names.sort();
         names.dedup();
-        doubts.extend(self.exclude(selection, &mut names).await?);
+        doubts.extend(self.exclude(selection, known, &mut names).await?);
         let considered = names.len();
         let mut unknown = Vec::new();
         if let Some(filter) = &filter {
@@ -140,17 +142,17 @@ impl Fleet {
     }
 
     /// Whom a selection means now and later. Returns also what its groups name that is nowhere.
-    pub(super) async fn whom(&mut self, selection: &Selection) -> Result<(Whom, Vec<String>), Error> {
-        let (filter, doubts) = self.spelled_out(selection).await?;
+    pub(super) async fn whom(&mut self, selection: &Selection) -> Result<(Selection, Vec<String>), Error> {
+        let SpelledOut { filter, doubts, .. } = self.spelled_out(selection).await?;
         let by_group = selection.words.iter().any(|word| word.group().is_some());
         let words = if by_group { Vec::new() } else { selection.words.clone() };
-        Ok((Whom { words, except: selection.except.clone(), filter }, doubts))
+        Ok((Selection { words, except: selection.except.clone(), filter, limit: None }, doubts))
     }
 
     /// Those of these hosts that are meant, and those of which that is not known.
     pub(super) async fn those_of(
         &mut self,
-        whom: &Whom,
+        whom: &Selection,
         names: &[HostName],
     ) -> Result<(Vec<HostName>, Vec<HostName>), Error> {
         let matches = |words: &[Word], name: &HostName| words.iter().any(|word| word.matches(name.as_str()));
@@ -167,42 +169,45 @@ impl Fleet {
         Ok(Error::UnknownHost { name: name.clone(), known: self.known().await? })
     }
 
-    /// What must hold for the hosts besides what their names tell: the filter, and the groups among the words. Returns
-    /// also what groups name that is nowhere.
-    async fn spelled_out(&mut self, selection: &Selection) -> Result<(Option<Filter>, Vec<String>), Error> {
+    /// What must hold for the hosts besides what their names tell: the filter, and the groups among the words.
+    async fn spelled_out(&mut self, selection: &Selection) -> Result<SpelledOut, Error> {
         let Selection { words, except, filter, .. } = selection;
         let except: Vec<Word> = except.iter().filter(|word| word.group().is_some()).cloned().collect();
         let is_by_group = words.iter().any(|word| word.group().is_some());
         let mut names: Vec<_> = words.iter().chain(&except).filter_map(Word::group).collect();
         names.extend(filter.iter().flat_map(Filter::groups));
         if names.is_empty() {
-            return Ok((filter.clone(), Vec::new()));
+            return Ok(SpelledOut { filter: filter.clone(), doubts: Vec::new(), known: None });
         }
         let all = self.groups().await?;
         let groups = all.within(names)?;
         let excluding =
             except.iter().chain(groups.iter().flat_map(|(_, group)| group.except())).filter_map(Word::group);
-        let doubts = groups::doubts(&groups, &all.within(excluding)?, &self.known().await?)?;
+        let known = self.known().await?;
+        let doubts = groups::doubts(&groups, &all.within(excluding)?, &known)?;
 
         let words = is_by_group.then(|| Filter::of_words(words));
         let except = (!except.is_empty()).then(|| Filter::of_words(&except).not());
         let filter = words.into_iter().chain(except).chain(filter.clone()).reduce(Filter::and);
         let groups = groups.into_iter().map(|(name, group)| (name, group.filter())).collect();
-        Ok((filter.map(|filter| filter.knowing(groups)), doubts))
+        Ok(SpelledOut { filter: filter.map(|filter| filter.knowing(groups)), doubts, known: Some(known) })
     }
 
     /// The hosts that the words mean. Where there are groups among them, all: which of them are meant is a matter of
-    /// [`Self::spelled_out`].
-    async fn named(&mut self, selection: &Selection) -> Result<Vec<HostName>, Error> {
+    /// [`Self::spelled_out`]. `known`: all hosts, where they have been read.
+    async fn named(&mut self, selection: &Selection, known: Option<&[HostName]>) -> Result<Vec<HostName>, Error> {
         let words = &selection.words;
-        if words.is_empty() {
-            return self.known().await;
-        }
         // Names alone need no list of all hosts: one round trip less.
-        if words.iter().all(|word| word.exact().is_some()) {
+        if !words.is_empty() && words.iter().all(|word| word.exact().is_some()) {
             return Ok(words.iter().filter_map(|word| word.exact()).flatten().cloned().collect());
         }
-        let known = self.known().await?;
+        let known = match known {
+            Some(known) => known.to_vec(),
+            None => self.known().await?,
+        };
+        if words.is_empty() {
+            return Ok(known);
+        }
         let mut names = Vec::new();
         for word in words {
             let before = names.len();
@@ -219,16 +224,25 @@ impl Fleet {
     }
 
     /// Takes away the hosts that are excluded. A name that no host has is an error: it was meant to protect one. Returns the
-    /// patterns that match none.
-    async fn exclude(&mut self, selection: &Selection, names: &mut Vec<HostName>) -> Result<Vec<String>, Error> {
+    /// patterns that match none. `known`: all hosts, where they have been read.
+    async fn exclude(
+        &mut self,
+        selection: &Selection,
+        mut known: Option<Vec<HostName>>,
+        names: &mut Vec<HostName>,
+    ) -> Result<Vec<String>, Error> {
         let mut doubts = Vec::new();
         for word in selection.except.iter().filter(|word| word.group().is_none()) {
             match word.exact() {
                 Some(exact) => {
                     let is_other = |name: &HostName| names.binary_search(name).is_err();
-                    let known = if exact.iter().any(is_other) { self.known().await? } else { Vec::new() };
-                    if let Some(stranger) = exact.iter().find(|name| is_other(name) && !known.contains(name)) {
-                        return Err(Error::UnknownHost { name: stranger.clone(), known });
+                    if known.is_none() && exact.iter().any(is_other) {
+                        known = Some(self.known().await?);
+                    }
+                    let all = known.as_deref().unwrap_or_default();
+                    if let Some(stranger) = exact.iter().find(|name| is_other(name) && all.binary_search(name).is_err())
+                    {
+                        return Err(Error::UnknownHost { name: stranger.clone(), known: all.to_vec() });
                     }
                 }
                 None if !names.iter().any(|name| word.matches(name.as_str())) => {
@@ -394,6 +408,12 @@ impl Found {
     }
 }
 
+/// Whether figures that were read at this moment, by the host's clock, count as known.
+pub(super) fn is_fresh(status: &Status, sampled_at: Option<Millis>, now: Millis) -> bool {
+    let sampled_at = sampled_at.map(|at| at.saturating_add_signed(status.clock_ahead_ms.saturating_neg()));
+    sampled_at.is_some_and(|at| now.saturating_sub(at) <= millis(FRESH))
+}
+
 /// A field of a host, or why it is not known.
 fn value(
     field: &Field,
@@ -419,9 +439,11 @@ fn value(
         _ if field.is_live() && !is_online => Err(format!("{field} is not known, as it is offline")),
         Field::Metric(..) => {
             let value = value.ok_or_else(|| format!("it has no {field}"))?;
-            let sampled_at = sampled_at.map(|at| at.saturating_add_signed(status.clock_ahead_ms.saturating_neg()));
-            let is_fresh = sampled_at.is_some_and(|at| now.saturating_sub(at) <= millis(FRESH));
-            if is_fresh { Ok(value) } else { Err(format!("its {field} is older than {}", show_duration(FRESH))) }
+            if is_fresh(status, sampled_at, now) {
+                Ok(value)
+            } else {
+                Err(format!("its {field} is older than {}", show_duration(FRESH)))
+            }
         }
         _ => value.ok_or_else(|| format!("it has no {field}")),
     }

@@ -8,7 +8,10 @@ use std::{
 
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Context;
-use protocol::{clock::millis, time::show_moment};
+use protocol::{
+    clock::millis,
+    time::{Millis, show_moment},
+};
 use ratatui::{
     DefaultTerminal,
     crossterm::{
@@ -65,7 +68,7 @@ fn print(overview: &Overview, printer: &Printer) -> anyhow::Result<Exit> {
         printer.warn(doubt);
     }
     name_unknown(unknown, printer);
-    let host = |vitals: &Vitals| host(vitals, overview);
+    let host = |vitals: &Vitals| host(vitals, *now);
     match printer.format() {
         Format::Table => {}
         Format::Json => {
@@ -102,12 +105,12 @@ fn print(overview: &Overview, printer: &Printer) -> anyhow::Result<Exit> {
 }
 
 /// A host as JSON: what is not known now is `null`.
-fn host(Vitals { host, figures }: &Vitals, overview: &Overview) -> Value {
-    let vitals = Vitals { host: host.clone(), figures: *figures };
-    let running = vitals.running(overview.now);
+fn host(vitals: &Vitals, now: Millis) -> Value {
+    let Vitals { host, figures } = vitals;
+    let running = vitals.running(now);
     json!({
         "host": host.name,
-        "state": host.state(overview.now),
+        "state": host.state(now),
         "last_seen": host.last_seen_ms().map(show_moment),
         "cpu_usage": figures.cpu.known(),
         "memory_usage": figures.memory.known(),

@@ -1,21 +1,25 @@
 //! The order in which people expect names: `web2` comes before `web10`.
 
-use std::{cmp::Ordering, iter::Peekable, str::Chars};
+use std::cmp::Ordering;
 
 use protocol::name::HostName;
 
 /// Compares names, in which numbers count by their value.
 pub fn by_name(one: &HostName, other: &HostName) -> Ordering {
-    let (mut left, mut right) = (one.as_str().chars().peekable(), other.as_str().chars().peekable());
+    let (mut left, mut right) = (one.as_str(), other.as_str());
+    let is_digit = |text: &str| text.starts_with(|char: char| char.is_ascii_digit());
     loop {
-        let order = match (left.peek(), right.peek()) {
+        let order = if left.is_empty() && right.is_empty() {
             // Equal but for zeros.
-            (None, None) => return one.cmp(other),
-            (Some(a), Some(b)) if a.is_ascii_digit() && b.is_ascii_digit() => {
-                let (a, b) = (digits(&mut left), digits(&mut right));
-                a.len().cmp(&b.len()).then_with(|| a.cmp(&b))
-            }
-            _ => left.next().cmp(&right.next()),
+            return one.cmp(other);
+        } else if is_digit(left) && is_digit(right) {
+            let (a, b) = (number(&mut left), number(&mut right));
+            a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+        } else {
+            let (mut a, mut b) = (left.chars(), right.chars());
+            let order = a.next().cmp(&b.next());
+            (left, right) = (a.as_str(), b.as_str());
+            order
         };
         if order != Ordering::Equal {
             return order;
@@ -23,13 +27,12 @@ pub fn by_name(one: &HostName, other: &HostName) -> Ordering {
     }
 }
 
-/// The number that comes next, without zeros in front.
-fn digits(chars: &mut Peekable<Chars>) -> String {
-    let mut number = String::new();
-    while let Some(digit) = chars.next_if(char::is_ascii_digit) {
-        number.push(digit);
-    }
-    number.trim_start_matches('0').to_owned()
+/// Takes the number with which the text begins, without zeros in front.
+fn number<'a>(text: &mut &'a str) -> &'a str {
+    let end = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
+    let (number, rest) = text.split_at(end);
+    *text = rest;
+    number.trim_start_matches('0')
 }
 
 #[cfg(test)]

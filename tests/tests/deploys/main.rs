@@ -25,7 +25,7 @@ use tests::{Raw, Redis, Served, Worker, WorkerOptions, chaos_worker, eventually,
 /// What lets a worker deploy.
 const ALLOW: &str = "[actions]\nallow = ['deploy', 'deploy-rollback', 'deploy-status', 'start', 'restart', 'stop']";
 
-/// An archive of these files (name, content), which are all executable.
+/// An archive of these files (name, content), which are all executable. Equal files make equal archives at any time.
 fn archive(files: &[(&str, &str)]) -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a directory");
     for (name, content) in files {
@@ -34,7 +34,9 @@ fn archive(files: &[(&str, &str)]) -> Vec<u8> {
         fs::write(&path, content).expect("a file");
         fs::set_permissions(&path, Permissions::from_mode(0o755)).expect("its mode");
     }
-    let output = Command::new("tar").args(["-czf", "-", "-C"]).arg(directory.path()).arg(".").output().expect("tar");
+    let mut tar = Command::new("tar");
+    tar.args(["--sort=name", "--mtime=@0", "-czf", "-", "-C"]).arg(directory.path()).arg(".");
+    let output = tar.output().expect("tar");
     assert!(output.status.success(), "{output:?}");
     output.stdout
 }

@@ -109,9 +109,13 @@ fn what_hosts_and_jobs_say_is_shown_and_never_obeyed() {
     let mut raw = Raw::on(&redis);
     let job = ctl.dispatch("web1", &format!(": \x1b]0;title\x07\u{202e}; {}", gate.script()));
     gate.reached();
-    raw.query::<u64>(&["HSET", "server:{web1}:status", "version", "\x1b]0;version\x07"]);
     let mut terminal = OnTerminal::start_sized(ctl.command(["top"]).env("NO_COLOR", "1"), SIZES[1]);
     wait_screen(&terminal, SIZES[1], "the job", |screen| screen.contains("]0;title") && screen.contains(&job[28..]));
+    wait_screen(&terminal, SIZES[1], "the version", |screen| {
+        // The worker's next heartbeat has the true one.
+        raw.query::<u64>(&["HSET", "server:{web1}:status", "version", "\x1b]0;version\x07"]);
+        screen.contains("]0;version")
+    });
     gate.open();
     wait_screen(&terminal, SIZES[1], "its end", |screen| screen.contains("No job runs now"));
     terminal.type_text("q");

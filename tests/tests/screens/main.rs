@@ -18,14 +18,15 @@ const SIZES: [Size; 2] = [(80, 24), (200, 50)];
 fn screen(terminal: &OnTerminal, (columns, rows): Size) -> String {
     let at_least_one = |count| NonZero::new(count).expect("a terminal has columns and rows");
     let mut parser = vt100::Parser::new(at_least_one(rows), at_least_one(columns), 0);
-    parser.process(terminal.shown().as_bytes());
+    // The parser drops U+FFFD, where a terminal draws it in a cell of its own.
+    parser.process(terminal.shown().replace('\u{fffd}', "?").as_bytes());
     let lines: Vec<_> = parser.screen().rows(0, columns).map(|line| line.trim_end().to_owned()).collect();
     lines.join("\n")
 }
 
 /// Waits until the terminal shows something for which this holds, and returns it.
 #[track_caller]
-fn wait_screen(terminal: &OnTerminal, size: Size, what: &str, holds: impl Fn(&str) -> bool) -> String {
+fn wait_screen(terminal: &OnTerminal, size: Size, what: &str, mut holds: impl FnMut(&str) -> bool) -> String {
     let last = RefCell::new(String::new());
     let found = within(PATIENCE, || {
         let now = screen(terminal, size);

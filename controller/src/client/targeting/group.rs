@@ -82,6 +82,11 @@ impl fmt::Display for Group {
     }
 }
 
+/// The first word of a text, and what is behind it.
+fn split(text: &str) -> (&str, &str) {
+    text.split_once(' ').unwrap_or((text, ""))
+}
+
 impl FromStr for Group {
     type Err = GroupError;
 
@@ -91,15 +96,11 @@ impl FromStr for Group {
         }
         let words = |text: &str| split_words(text).into_iter().map(str::parse).collect::<Result<Vec<_>, WordError>>();
         // No word has a blank in it, so the first one ends the words.
-        let next = |text: &'_ str| {
-            text.split_once(' ')
-                .map_or((text.to_owned(), String::new()), |(word, rest)| (word.to_owned(), rest.to_owned()))
-        };
-        let (named, rest) = next(text);
+        let (named, rest) = split(text);
         let (excluded, rest) = match rest.strip_prefix("except ") {
             Some(rest) => {
-                let (excluded, rest) = next(rest);
-                (words(&excluded)?, rest)
+                let (excluded, rest) = split(rest);
+                (words(excluded)?, rest)
             }
             None => (Vec::new(), rest),
         };
@@ -108,7 +109,7 @@ impl FromStr for Group {
             None if rest.is_empty() => None,
             None => return Err(GroupError::Form),
         };
-        Ok(Self { words: words(&named)?, except: excluded, filter })
+        Ok(Self { words: words(named)?, except: excluded, filter })
     }
 }
 
