@@ -77,7 +77,7 @@ impl Host {
             "[services.web]\nprogram = [{program:?}]\nlisten = ['{address}']\n{environment}\nsettle = '300ms'\n\
              check = {{ http = 'http://{address}/health', status = 200 }}\ndrain = '1s'"
         );
-        let within = if lines.contains("within") { "" } else { "within = '3s'\n" };
+        let within = if lines.contains("within") { "" } else { "within = '8s'\n" };
         Self::made(served, app, &format!("service = 'web'\n{within}{lines}\n{service}"), change)
     }
 
@@ -258,7 +258,7 @@ fn releases_follow_on_each_other_and_what_runs_is_left_alone() {
 
 #[test]
 fn what_fails_before_the_switch_leaves_all_as_it_was() {
-    let mut host = Host::new("before = ['bin/before']\nwithin = '500ms'");
+    let mut host = Host::new("before = ['bin/before']\nwithin = '5s'");
     let with_hook = |version: &str, behaviour: &str, hook: &str| {
         let script = format!(
             "#!/bin/sh\nMARK=$BEHAVIOUR BEHAVIOUR=$(dirname $0)/../behaviour VERSION={version} exec {}\n",
@@ -516,7 +516,7 @@ fn followed(lines: &str) -> Host {
     let app = served.directory().join("app");
     let at = app.display();
     let settings = format!(
-        "service = 'web'\nsettle = '200ms'\nwithin = '1s'\ncheck = {{ argv = ['test', '-e', '{at}/current/ok'] }}\n{lines}\n\
+        "service = 'web'\nsettle = '200ms'\nwithin = '5s'\ncheck = {{ argv = ['test', '-e', '{at}/current/ok'] }}\n{lines}\n\
          [services.web]\nsettle = '0s'\nstart = ['sh', '-c', 'readlink {at}/current > {at}/runs']\n\
          stop = ['rm', '-f', '{at}/runs']\nstatus = ['test', '-e', '{at}/runs']"
     );
@@ -592,7 +592,7 @@ fn a_service_of_another_driver_is_restarted_behind_the_link_and_goes_back_with_i
         "[services.web]\nstart = ['sh', '-c', {start:?}]\nstop = ['sh', '-c', {stop:?}]\nstatus = ['sh', '-c', {status:?}]\n\
          settle = '100ms'\ncheck = {{ argv = ['grep', '-q', 'good', '{pidfile}.name'] }}"
     );
-    let mut host = Host::made(served, app, &format!("service = 'web'\nwithin = '1s'\n{service}"), |options| options);
+    let mut host = Host::made(served, app, &format!("service = 'web'\nwithin = '5s'\n{service}"), |options| options);
     let named = |name: &str| archive(&[("name", name)]);
     host.deploy("1", &named("good 1")).good().is("deployed", Some("1"), None);
     host.deploy("2", &named("good 2")).good().is("deployed", Some("2"), Some("1"));
