@@ -68,7 +68,7 @@ fn a_job_that_was_sent_at_once_is_gone_on_with_too() {
 #[test]
 fn whoever_resumes_a_run_takes_it_from_its_driver() {
     let hosts = Hosts::start(3);
-    let running = hosts.spawn("--batch 1 --batch-wait 5s");
+    let running = hosts.spawn("--batch 1 --batch-wait 15s");
     running.wait_stderr("web1: succeeded");
     let refused = hosts.elsewhere().run(["job", "resume", "last"]).expect(1);
     assert!(refused.stderr.contains("a ctl has driven it within the last seconds"), "{refused}");
@@ -135,7 +135,7 @@ fn secrets_are_given_once_more() {
 #[test]
 fn a_driver_that_was_frozen_sends_nothing_more() {
     let hosts = Hosts::start(4);
-    let running = hosts.spawn("--batch 1 --batch-wait 200ms");
+    let running = hosts.spawn("--batch 1 --batch-wait 3s");
     running.wait_stderr("web1: succeeded");
     let driver = Pid::from_raw(running.pid().cast_signed());
     kill(driver, Signal::SIGSTOP).expect("a signal");
@@ -168,7 +168,7 @@ fn of_two_who_resume_a_run_one_does() {
 #[test]
 fn a_run_that_redis_has_lost_stops() {
     let hosts = Hosts::start(3);
-    let running = hosts.spawn("--batch 1 --batch-wait 1s");
+    let running = hosts.spawn("--batch 1 --batch-wait 5s");
     running.wait_stderr("web1: succeeded");
     hosts.redis.cli(["FLUSHALL"]);
     let output = running.wait();
