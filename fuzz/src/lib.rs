@@ -302,7 +302,9 @@ pub fn filter(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     _ = text.parse::<Word>();
     if let Ok(group) = text.parse::<Group>() {
-        assert_eq!(group.to_string(), text, "what we save reads back");
+        let saved = group.to_string();
+        let read = saved.parse::<Group>().expect("what we save can be read");
+        assert_eq!(read.to_string(), saved, "what we save reads back");
     }
     match text.parse::<Filter>() {
         Ok(filter) => {

@@ -28,6 +28,7 @@ use super::{
     error::{Error, WrongType},
     fleet::{Fleet, RawHash, fields},
     proposal::Proposal,
+    rollout::Claim,
     signer::Signer,
 };
 
@@ -67,6 +68,8 @@ pub struct Job {
     pub(super) entries: HashMap<HostName, String>,
     /// The inboxes that could not take the command.
     pub(super) damaged: HashMap<HostName, WrongType>,
+    /// Its place in the rolling run that this process drives.
+    pub(super) claim: Option<Claim>,
 }
 
 impl Job {
@@ -126,7 +129,7 @@ impl Job {
 
     /// A job that was read back from Redis.
     pub(super) fn of_record(record: JobRecord, sealed_keys: HashMap<HostName, SealedKey>) -> Self {
-        Self { record, sealed_keys, entries: HashMap::new(), damaged: HashMap::new() }
+        Self { record, sealed_keys, entries: HashMap::new(), damaged: HashMap::new(), claim: None }
     }
 
     /// Its id.
@@ -205,7 +208,7 @@ pub struct JobFilter {
 /// How many candidates [`Error::AmbiguousJob`] shows.
 const CANDIDATES: usize = 5;
 /// Jobs that are read in one round trip to find those that match a filter.
-const PAGE: usize = 100;
+pub(super) const PAGE: usize = 100;
 
 impl Fleet {
     /// The newest jobs that are still kept and match the filter, the newest first.

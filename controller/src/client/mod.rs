@@ -116,6 +116,7 @@ mod select;
 mod signer;
 mod spelling;
 mod targeting;
+mod undoing;
 mod uploads;
 mod verdict;
 mod witness;

@@ -10,6 +10,8 @@ mod chain;
 mod course;
 mod standing;
 
+use std::sync::Arc;
+
 use protocol::{
     clock::millis,
     name::{HostName, JobId},
@@ -37,7 +39,16 @@ use super::{
 /// A rolling run.
 #[derive(Clone, Debug)]
 pub struct Rollout {
-    record: RolloutRecord,
+    record: Arc<RolloutRecord>,
+}
+
+/// Where the record of a run says that a job is a wave of it.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    /// The run as it is with this wave.
+    record: Arc<RolloutRecord>,
+    /// The wave's number.
+    number: u32,
 }
 
 /// Where a rolling run comes from.
@@ -53,17 +64,17 @@ pub enum Origin {
 
 impl Rollout {
     /// Its id.
-    pub const fn id(&self) -> JobId {
+    pub fn id(&self) -> JobId {
         self.record.id()
     }
 
     /// What runs, and where.
-    pub const fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Plan {
         &self.record.plan
     }
 
     /// All of its hosts.
-    pub const fn targets(&self) -> &Targets {
+    pub fn targets(&self) -> &Targets {
         &self.record.targets
     }
 
@@ -78,12 +89,12 @@ impl Rollout {
     }
 
     /// When the `ctl` that drives it was last alive.
-    pub const fn seen_ms(&self) -> Option<Millis> {
+    pub fn seen_ms(&self) -> Option<Millis> {
         self.record.seen_ms
     }
 
     /// The plan's bytes, and its signature.
-    pub const fn signed(&self) -> (&[u8], &[u8]) {
+    pub fn signed(&self) -> (&[u8], &[u8]) {
         let signed = &self.record.signed;
         (signed.bytes.as_slice(), signed.signature.as_slice())
     }
@@ -114,6 +125,9 @@ impl Request {
     }
 }
 
+/// The reply of a script where Redis has lost the end of a run.
+const LOST_END: i64 = -2;
+
 fn is_signed_by(signer: &Signer, namespace: &str, (bytes, signature): (&[u8], &[u8])) -> bool {
     let Ok(signature) = Signature::from_bytes(signature) else { return false };
     let is_theirs = signature.signer().plain().fingerprint() == signer.fingerprint().to_string();
@@ -136,13 +150,15 @@ impl Fleet {
             return Err(Error::NoTargets);
         }
         let now = self.signing_moment().await?;
+        let salt = JobId::salt();
         let (rollout, from) = match origin {
-            Origin::New => (JobId::derive(&request.operator, now, &JobId::salt()), None),
+            Origin::New => (JobId::derive(&request.operator, now, &salt), None),
             Origin::Resumes(prior) => (next(prior), Some(prior)),
             Origin::Part(id) => (id, None),
         };
         let plan = Plan {
             rollout,
+            salt,
             from,
             action: request.action.clone(),
             arguments: request.arguments.clone(),
@@ -171,7 +187,7 @@ impl Fleet {
         let mut index = redis::pipe();
         index.add_command(record.write_index(self.keys()));
         self.write_whole(index).await?;
-        Ok(Rollout { record })
+        Ok(Rollout { record: Arc::new(record) })
     }
 
     /// Makes a job of the run's next wave, signs it and claims it. It is to be sent with [`Self::send_wave`].
@@ -196,16 +212,49 @@ impl Fleet {
 
         let number = rollout.record.waves.keys().next_back().map_or(1, |last| last + 1);
         let wave = Wave { job: job.id(), hosts: job.targets().hosts().cloned().collect() };
-        let claim = rollout.record.claim(self.keys(), number, &wave, self.now());
-        match self.ask_rollout(claim).await? {
-            1 => {
-                rollout.record.waves.insert(number, wave);
-                Ok(job)
-            }
-            0 => Err(Error::RolloutClosed(rollout.id())),
+        if !self.claim(&rollout.record, number, &wave).await? {
             // It would be written anew without knowing who has closed it.
-            _ => Err(Error::UnknownJob(rollout.id().to_string())),
+            return Err(Error::UnknownJob(rollout.id().to_string()));
         }
+        Arc::make_mut(&mut rollout.record).waves.insert(number, wave);
+        job.claim = Some(Claim { record: Arc::clone(&rollout.record), number });
+        Ok(job)
+    }
+
+    /// Claims a wave, or claims it once more where Redis may have lost that: what is sent must stand in the run's record, or
+    /// whoever resumes the run would send it anew. Returns whether Redis has the run still.
+    ///
+    /// # Errors
+    /// [`Error::RolloutClosed`]: the wave was not claimed when somebody closed the run.
+    async fn claim(&mut self, record: &RolloutRecord, number: u32, wave: &Wave) -> Result<bool, Error> {
+        let claim = record.claim(self.keys(), number, wave, self.now());
+        let mut reply = self.ask_rollout(claim.clone()).await?;
+        if reply == LOST_END {
+            self.restore(record).await?;
+            reply = self.ask_rollout(claim).await?;
+        }
+        if reply == 0 { Err(Error::RolloutClosed(record.id())) } else { Ok(reply == 1) }
+    }
+
+    /// Claims the wave once more that a job is, before it is sent once more.
+    ///
+    /// # Errors
+    /// As of [`Self::claim`].
+    pub(super) async fn claim_again(&mut self, job: &Job) -> Result<(), Error> {
+        let Some(Claim { record, number }) = &job.claim else { return Ok(()) };
+        let Some(wave) = record.waves.get(number) else { return Ok(()) };
+        // What Redis has lost altogether cannot be resumed by anybody.
+        self.claim(record, *number, wave).await.map(drop)
+    }
+
+    /// Writes the waves of a run once more, of which Redis has lost the newest.
+    async fn restore(&mut self, record: &RolloutRecord) -> Result<(), Error> {
+        for command in record.restore(self.keys()) {
+            if self.ask_rollout(command).await? == 0 {
+                return Err(Error::RolloutClosed(record.id()));
+            }
+        }
+        Ok(())
     }
 
     /// Sends the job of a wave that was claimed, as [`Self::dispatch`] does.
@@ -227,7 +276,12 @@ impl Fleet {
     /// Records how the run has ended. Returns whether it was still its driver's.
     pub async fn end_rollout(&mut self, rollout: &Rollout, how: &str) -> Result<bool, Error> {
         let end = rollout.record.end(self.keys(), how);
-        self.ask_rollout(end).await.map(|reply| reply == 1)
+        let mut reply = self.ask_rollout(end.clone()).await?;
+        if reply == LOST_END {
+            self.restore(&rollout.record).await?;
+            reply = self.ask_rollout(end).await?;
+        }
+        Ok(reply == 1)
     }
 
     /// The run of that id.
@@ -245,7 +299,7 @@ impl Fleet {
             let (theirs, ours) = (record.plan.namespace, self.namespace.clone());
             return Err(Error::ForeignJob { job: id, theirs, ours });
         }
-        Ok(Rollout { record })
+        Ok(Rollout { record: Arc::new(record) })
     }
 
     /// The run of that id, if there is one.
@@ -263,11 +317,13 @@ impl Fleet {
     /// Keeps whoever drives the run from beginning another wave, and reads the run as it is now.
     ///
     /// # Errors
-    /// As of [`Self::rollout`].
+    /// As of [`Self::rollout`], and [`Error::Replaced`].
     pub async fn close_rollout(&mut self, rollout: &Rollout, operator: &str) -> Result<Rollout, Error> {
         let close = rollout.record.close(self.keys(), operator);
         self.ask_rollout(close).await?;
-        self.rollout(rollout.id()).await
+        let closed = self.rollout(rollout.id()).await?;
+        // What was looked at, and maybe agreed to, is what is gone on with.
+        if closed.signed() == rollout.signed() { Ok(closed) } else { Err(Error::Replaced(rollout.id())) }
     }
 
     /// Waits until Redis replies, as long as that may pass. Returns whether it was away.
