@@ -22,6 +22,7 @@ use protocol::{
     event::{Event, Piece},
     job::JobRecord,
     name::{HostName, JobId, Salt},
+    rollout::{Plan, RolloutRecord},
     sealing::{SealedKey, SealingKey, UnsealingKey},
     secret::{JobKey, digest},
     signed::{Fields, Signed},
@@ -214,6 +215,20 @@ pub fn record(input: &[u8]) {
         _ = record.fields();
     }
     assert!(JobRecord::from_fields(fields(["manifest", "signature", "targets"], values), JobId::new()).is_err());
+}
+
+/// The hash of a rolling run: plan, signature, targets, two waves.
+pub fn rollout(input: &[u8]) {
+    let values = split(input);
+    let Ok(plan) = Signed::<Plan>::of_bytes(values[0].to_vec(), Vec::new()).open() else { return };
+    let fields = || fields(["plan", "signature", "targets", "wave:1", "wave:2"], values);
+    if let Ok(record) = RolloutRecord::from_fields(fields(), plan.rollout) {
+        assert!(record.id() == plan.rollout && record.signed.bytes == values[0]);
+        let reached: Vec<_> = record.waves.values().flat_map(|wave| &wave.hosts).collect();
+        assert!(reached.iter().all(|host| record.targets.has(host)), "no host is slipped in");
+        assert!(reached.len() <= record.targets.len(), "no host is reached twice");
+    }
+    assert!(RolloutRecord::from_fields(fields(), JobId::new()).is_err());
 }
 
 /// A host's sealing key, as its facts have it, and as its file does.
