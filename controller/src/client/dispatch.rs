@@ -110,7 +110,7 @@ impl Fleet {
     /// Sends a job, maybe once more.
     async fn send_once(&mut self, job: &Job, hosts: &[HostName], sent: &mut Sent) -> Result<(), Error> {
         if sent.unclear {
-            self.claim_again(job).await?;
+            self.claim_again(job.claim.as_ref()).await?;
         }
         send(self, job, hosts, sent).await
     }
@@ -286,7 +286,7 @@ impl<'a> Redispatch<'a> {
             return Ok(());
         }
         self.remaining -= 1;
-        fleet.claim_again(self.job).await?;
+        fleet.claim_again(self.job.claim.as_ref()).await?;
         send(fleet, self.job, hosts, &mut self.sent).await?;
         self.missing.clear();
         events.push_back(Event::Redispatched { count: hosts.len() });

@@ -25,10 +25,10 @@ use redis::Cmd;
 use wildmatch::WildMatch;
 
 use super::{
+    claim::Claim,
     error::{Error, WrongType},
     fleet::{Fleet, RawHash, fields},
     proposal::Proposal,
-    rollout::Claim,
     signer::Signer,
 };
 

@@ -91,6 +91,7 @@ mod arguments;
 mod belief;
 mod cancel;
 mod catalogue;
+mod claim;
 mod dispatch;
 mod downloads;
 mod error;

@@ -20,7 +20,7 @@ use protocol::{
     time::Millis,
     trust::sshsig::{self, Signature},
 };
-use redis::{Cmd, Pipeline, Value};
+use redis::{Pipeline, Value};
 
 pub use self::{
     budget::{Budget, BudgetError},
@@ -29,6 +29,7 @@ pub use self::{
     standing::{Standing, Standings},
 };
 use super::{
+    claim::Claim,
     error::Error,
     events::Event,
     fleet::{Fleet, RawHash, fields},
@@ -40,15 +41,6 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Rollout {
     record: Arc<RolloutRecord>,
-}
-
-/// Where the record of a run says that a job is a wave of it.
-#[derive(Clone, Debug)]
-pub(super) struct Claim {
-    /// The run as it is with this wave.
-    record: Arc<RolloutRecord>,
-    /// The wave's number.
-    number: u32,
 }
 
 /// Where a rolling run comes from.
@@ -124,9 +116,6 @@ impl Request {
         Self { targets: Targets::new(hosts), ..self.clone() }
     }
 }
-
-/// The reply of a script where Redis has lost the end of a run.
-const LOST_END: i64 = -2;
 
 fn is_signed_by(signer: &Signer, namespace: &str, (bytes, signature): (&[u8], &[u8])) -> bool {
     let Ok(signature) = Signature::from_bytes(signature) else { return false };
@@ -217,44 +206,8 @@ impl Fleet {
             return Err(Error::UnknownJob(rollout.id().to_string()));
         }
         Arc::make_mut(&mut rollout.record).waves.insert(number, wave);
-        job.claim = Some(Claim { record: Arc::clone(&rollout.record), number });
+        job.claim = Some(Claim::new(&rollout.record, number));
         Ok(job)
-    }
-
-    /// Claims a wave, or claims it once more where Redis may have lost that: what is sent must stand in the run's record, or
-    /// whoever resumes the run would send it anew. Returns whether Redis has the run still.
-    ///
-    /// # Errors
-    /// [`Error::RolloutClosed`]: the wave was not claimed when somebody closed the run.
-    async fn claim(&mut self, record: &RolloutRecord, number: u32, wave: &Wave) -> Result<bool, Error> {
-        let claim = record.claim(self.keys(), number, wave, self.now());
-        let mut reply = self.ask_rollout(claim.clone()).await?;
-        if reply == LOST_END {
-            self.restore(record).await?;
-            reply = self.ask_rollout(claim).await?;
-        }
-        if reply == 0 { Err(Error::RolloutClosed(record.id())) } else { Ok(reply == 1) }
-    }
-
-    /// Claims the wave once more that a job is, before it is sent once more.
-    ///
-    /// # Errors
-    /// As of [`Self::claim`].
-    pub(super) async fn claim_again(&mut self, job: &Job) -> Result<(), Error> {
-        let Some(Claim { record, number }) = &job.claim else { return Ok(()) };
-        let Some(wave) = record.waves.get(number) else { return Ok(()) };
-        // What Redis has lost altogether cannot be resumed by anybody.
-        self.claim(record, *number, wave).await.map(drop)
-    }
-
-    /// Writes the waves of a run once more, of which Redis has lost the newest.
-    async fn restore(&mut self, record: &RolloutRecord) -> Result<(), Error> {
-        for command in record.restore(self.keys()) {
-            if self.ask_rollout(command).await? == 0 {
-                return Err(Error::RolloutClosed(record.id()));
-            }
-        }
-        Ok(())
     }
 
     /// Sends the job of a wave that was claimed, as [`Self::dispatch`] does.
@@ -276,12 +229,7 @@ impl Fleet {
     /// Records how the run has ended. Returns whether it was still its driver's.
     pub async fn end_rollout(&mut self, rollout: &Rollout, how: &str) -> Result<bool, Error> {
         let end = rollout.record.end(self.keys(), how);
-        let mut reply = self.ask_rollout(end.clone()).await?;
-        if reply == LOST_END {
-            self.restore(&rollout.record).await?;
-            reply = self.ask_rollout(end).await?;
-        }
-        Ok(reply == 1)
+        self.add_to_rollout(&rollout.record, end).await.map(|reply| reply == 1)
     }
 
     /// The run of that id.
@@ -345,12 +293,5 @@ impl Fleet {
     /// Sends writes on one key as one transaction.
     async fn write_whole(&mut self, mut writes: Pipeline) -> Result<(), Error> {
         self.persist::<Vec<Value>>(writes.atomic()).await.map(drop)
-    }
-
-    async fn ask_rollout(&mut self, command: Cmd) -> Result<i64, Error> {
-        let mut pipeline = redis::pipe();
-        pipeline.add_command(command);
-        let (reply,): (i64,) = self.persist(&pipeline).await?;
-        Ok(reply)
     }
 }
