@@ -28,14 +28,13 @@ impl Claim {
 }
 
 impl Fleet {
-    /// Claims a wave, also where that was done before and Redis may have lost it. Returns whether Redis has the run still.
+    /// Claims a wave, also where that was done before and Redis may have lost it.
     ///
     /// # Errors
-    /// [`Error::RolloutClosed`]: the wave was not claimed when somebody closed the run.
-    pub(super) async fn claim(&mut self, record: &RolloutRecord, number: u32, wave: &Wave) -> Result<bool, Error> {
+    /// As of [`Self::add_to_rollout`]: then the wave must not be sent, not even once more.
+    pub(super) async fn claim(&mut self, record: &RolloutRecord, number: u32, wave: &Wave) -> Result<(), Error> {
         let claim = record.claim(self.keys(), number, wave, self.now());
-        let reply = self.add_to_rollout(record, claim).await?;
-        if reply == 0 { Err(Error::RolloutClosed(record.id())) } else { Ok(reply == 1) }
+        self.add_to_rollout(record, claim).await
     }
 
     /// Claims the wave once more that a job is, before it is sent once more.
@@ -45,23 +44,32 @@ impl Fleet {
     pub(super) async fn claim_again(&mut self, claim: Option<&Claim>) -> Result<(), Error> {
         let Some(Claim { record, number }) = claim else { return Ok(()) };
         let Some(wave) = record.waves.get(number) else { return Ok(()) };
-        // What Redis has lost altogether cannot be resumed by anybody.
-        self.claim(record, *number, wave).await.map(drop)
+        self.claim(record, *number, wave).await
     }
 
-    /// Adds to the record of a run. Where Redis has lost the newest of its waves, these are written first. Returns the
-    /// script's reply.
-    pub(super) async fn add_to_rollout(&mut self, record: &RolloutRecord, add: Cmd) -> Result<i64, Error> {
-        let reply = self.ask_rollout(add.clone()).await?;
-        if reply != LOST_END {
-            return Ok(reply);
-        }
-        for restore in record.restore(self.keys()) {
-            if self.ask_rollout(restore).await? == 0 {
-                return Ok(0);
+    /// Adds to the record of a run. Where Redis has lost the newest of its waves, these are written first.
+    ///
+    /// # Errors
+    /// [`Error::RolloutClosed`]: somebody had closed the run before. [`Error::UnknownJob`]: Redis has lost it. It is not
+    /// written anew, as nobody knows who has closed it.
+    pub(super) async fn add_to_rollout(&mut self, record: &RolloutRecord, add: Cmd) -> Result<(), Error> {
+        let mut reply = self.ask_rollout(add.clone()).await?;
+        if reply == LOST_END {
+            for restore in record.restore(self.keys()) {
+                reply = self.ask_rollout(restore).await?;
+                if reply != 1 {
+                    break;
+                }
+            }
+            if reply == 1 {
+                reply = self.ask_rollout(add).await?;
             }
         }
-        self.ask_rollout(add).await
+        match reply {
+            1 => Ok(()),
+            0 => Err(Error::RolloutClosed(record.id())),
+            _ => Err(Error::UnknownJob(record.id().to_string())),
+        }
     }
 
     pub(super) async fn ask_rollout(&mut self, command: Cmd) -> Result<i64, Error> {

@@ -84,7 +84,7 @@ impl Fleet {
         let mut sent = Sent::default();
         let begun = Instant::now();
         let mut backoff: Option<Backoff> = None;
-        while let Err(error) = self.send_once(&job, &everyone, &mut sent).await {
+        while let Err(error) = self.send_once(&job, &everyone, &mut sent, backoff.is_some()).await {
             if !error.is_transient() || begun.elapsed() >= DISPATCH_WITHIN {
                 return Err(Error::Dispatch {
                     job: job.id(),
@@ -107,9 +107,9 @@ impl Fleet {
         Ok(job)
     }
 
-    /// Sends a job, maybe once more.
-    async fn send_once(&mut self, job: &Job, hosts: &[HostName], sent: &mut Sent) -> Result<(), Error> {
-        if sent.unclear {
+    /// Sends a job, maybe again.
+    async fn send_once(&mut self, job: &Job, hosts: &[HostName], sent: &mut Sent, is_again: bool) -> Result<(), Error> {
+        if is_again {
             self.claim_again(job.claim.as_ref()).await?;
         }
         send(self, job, hosts, sent).await
@@ -192,9 +192,15 @@ impl<'a> Redispatch<'a> {
     pub(super) fn new(job: &'a Job) -> Self {
         let sent = Sent { entries: job.entries.clone(), ..Sent::default() };
         let (missing, places) = (HashSet::new(), HashMap::new());
-        // What was only proposed is not lost.
-        let remaining = if job.record.proposed.is_some() { 0 } else { REDISPATCHES };
+        // What was only proposed is not lost. A wave is sent by who has claimed it: others do not know whether it may be.
+        let is_others = job.record.rollout.is_some() && job.claim.is_none();
+        let remaining = if job.record.proposed.is_some() || is_others { 0 } else { REDISPATCHES };
         Self { job, sent, remaining, lost_since_ms: None, missing, next: None, places }
+    }
+
+    /// Lets [`Self::check`] send a wave again that this process has not claimed: its run was closed.
+    pub(super) const fn permit(&mut self) {
+        self.remaining = REDISPATCHES;
     }
 
     /// Makes [`Self::check`] send nothing again, whatever Redis has lost.

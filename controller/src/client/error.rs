@@ -321,7 +321,7 @@ impl Error {
 
     /// Whether a record is absent, damaged, or of another fleet or release. Others may be read all the same.
     pub(super) fn is_of_record(&self) -> bool {
-        let is_other = matches!(self, Self::UnknownJob(_) | Self::ForeignJob { .. } | Self::LostRollout { .. });
+        let is_other = matches!(self, Self::UnknownJob(_) | Self::ForeignJob { .. });
         is_other || matches!(self, Self::DamagedJob(..) | Self::DamagedRollout(..)) || self.is_wrong_type()
     }
 

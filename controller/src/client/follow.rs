@@ -172,6 +172,11 @@ impl<'a> Follower<'a> {
         self.watches_output = true;
     }
 
+    /// Redispatches also a wave that this process has not claimed: for a caller who has closed its run.
+    pub(super) const fn redispatch_wave(&mut self) {
+        self.redispatch.permit();
+    }
+
     /// Never redispatches, whatever Redis has lost: for a caller that wants the job to end.
     pub const fn never_redispatch(&mut self) {
         self.redispatch.forbid();

@@ -1,5 +1,7 @@
 //! `ctl job resume` and `rerun`: what was asked for before, on the hosts on which it has not succeeded, or on all.
 
+use std::slice;
+
 use super::{
     last, proposal,
     register::Register,
@@ -14,9 +16,7 @@ use crate::{
         keys,
         settings::Settings,
     },
-    client::{
-        Chain, Fleet, Host, Job, Origin, Outlook, Request, Run, Selection, Signer, Standing, Standings, secrets_of,
-    },
+    client::{Fleet, Host, Job, Origin, Outlook, Request, Run, Selection, Signer, Standing, Standings, secrets_of},
     output::{Advice, Exit, Printer, Table, events, fold, moments, style, summary},
 };
 use protocol::{
@@ -50,7 +50,7 @@ pub async fn resume(
     let run = chain.newest().clone();
     // All that can be refused is refused before its driver is stopped.
     let secrets = secrets_again(&run, &again.secrets, fleet).await?;
-    agree(&chain, &signer, again.yes, Some(fleet.now()), settings, printer)?;
+    agree(chain.runs(), &signer, again.yes, Some(fleet.now()), settings, printer)?;
 
     if let Run::Rollout(rollout) = &run {
         let closed = fleet.close_rollout(rollout, &settings.operator).await?;
@@ -79,7 +79,8 @@ pub async fn rerun(options: Again, fleet: &mut Fleet, settings: &Settings, print
     let run = chain.first().clone();
     let signer = keys::open(settings).await?;
     let secrets = secrets_again(&run, &options.secrets, fleet).await?;
-    agree(&chain, &signer, options.yes, None, settings, printer)?;
+    // Nothing of the others is run.
+    agree(slice::from_ref(chain.first()), &signer, options.yes, None, settings, printer)?;
     let hosts = run.hosts();
     OnceMore { origin: Origin::New, run, secrets, options, signer: &signer }.run(&hosts, fleet, settings, printer).await
 }
@@ -96,7 +97,7 @@ async fn find(typed: &str, fleet: &mut Fleet, settings: &Settings) -> anyhow::Re
 /// Asks before something runs that another key has signed: what stands in Redis may be anybody's. Asks also before a run is
 /// taken from a living driver. `now`: where it is to be taken from one.
 fn agree(
-    chain: &Chain,
+    runs: &[Run],
     signer: &Signer,
     is_sure: bool,
     now: Option<Millis>,
@@ -104,10 +105,10 @@ fn agree(
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let mut doubts = Vec::new();
-    if now.is_some_and(|now| is_driven(chain.newest(), now)) {
+    if now.zip(runs.last()).is_some_and(|(now, newest)| is_driven(newest, now)) {
         doubts.push("a ctl has driven it within the last seconds; if it lives, it begins no further wave".to_owned());
     }
-    let strange: Vec<_> = chain.not_signed_by(signer).collect();
+    let strange: Vec<_> = runs.iter().filter(|run| !run.is_signed_by(signer)).collect();
     for line in strange.iter().flat_map(|run| described(run, settings, printer).lines(None)) {
         if is_sure { printer.note(&line) } else { printer.trouble(&line) }
     }

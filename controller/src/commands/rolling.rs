@@ -176,11 +176,26 @@ pub async fn roll(
     drive.ran.end = match &stop {
         None => End::Reached,
         Some(Stop::Failures | Stop::Aborted(_)) => End::Stopped,
-        Some(Stop::Error(Error::UnknownJob(_))) => End::Lost,
+        Some(Stop::Error(error)) if is_lost(error) => End::Lost,
         Some(Stop::Interrupted | Stop::Error(_)) => End::Broken,
     };
     drive.conclude(&rollout, stop).await;
     Ok(drive.ran)
+}
+
+/// Why a run ends that somebody else has closed.
+const TAKEN_OVER: &str = "somebody has taken it over, or cancelled a wave of it";
+
+/// Why a run ends of which nobody knows any more.
+const LOST: &str = "Redis has lost the record of the run";
+
+/// Whether Redis has lost the record of the run.
+fn is_lost(error: &Error) -> bool {
+    match error {
+        Error::UnknownJob(_) => true,
+        Error::Dispatch { source, .. } => is_lost(source),
+        _ => false,
+    }
 }
 
 /// Drives a run.
@@ -319,10 +334,13 @@ impl Drive<'_> {
         match watched {
             Ok(Watched::ToTheEnd(_)) => None,
             Ok(Watched::Left(_)) => Some(Stop::Interrupted),
-            Err(error) => {
-                printer.error(&explain(&error));
-                Some(Stop::Interrupted)
-            }
+            Err(error) => Some(match error.downcast() {
+                Ok(error) => Stop::Error(error),
+                Err(error) => {
+                    printer.error(&explain(&error));
+                    Stop::Interrupted
+                }
+            }),
         }
     }
 
@@ -358,17 +376,24 @@ impl Drive<'_> {
             },
             Stop::Aborted(reason) => style::plain(reason),
             Stop::Interrupted => "interrupted".to_owned(),
-            Stop::Error(Error::RolloutClosed(_)) => "somebody has taken it over, or cancelled a wave of it".to_owned(),
-            Stop::Error(Error::UnknownJob(_)) => "Redis has lost the record of the run".to_owned(),
+            Stop::Error(Error::RolloutClosed(_)) => TAKEN_OVER.to_owned(),
+            Stop::Error(error) if is_lost(error) => LOST.to_owned(),
             Stop::Error(error) => style::plain(&error.to_string()),
         });
         // Where it cannot be recorded, the claimed waves say enough.
         let is_error = matches!(stop, Some(Stop::Error(_)));
         if !is_error {
             let how = reason.as_deref().unwrap_or("all hosts were reached");
-            if let Ok(false) = self.fleet.end_rollout(rollout, how).await {
-                printer.trouble("somebody has taken the run over, or cancelled a wave of it");
-                self.ran.end = End::Broken;
+            match self.fleet.end_rollout(rollout, how).await {
+                Err(Error::RolloutClosed(_)) => {
+                    printer.trouble(TAKEN_OVER);
+                    self.ran.end = End::Broken;
+                }
+                Err(Error::UnknownJob(_)) => {
+                    printer.trouble(LOST);
+                    self.ran.end = End::Lost;
+                }
+                Ok(()) | Err(_) => {}
             }
         }
 
@@ -380,7 +405,8 @@ impl Drive<'_> {
         }
         let total = rollout.targets().len();
         if let Some(Stop::Error(error)) = stop
-            && !matches!(error, Error::RolloutClosed(_) | Error::UnknownJob(_))
+            && !matches!(error, Error::RolloutClosed(_))
+            && !is_lost(&error)
         {
             printer.error(&explain(&error.into()));
         }
@@ -402,9 +428,9 @@ impl Drive<'_> {
         if !is_whole && !self.rolling.is_part {
             let short = rollout.id().short();
             printer.note(&match self.ran.end {
-                End::Lost => {
-                    "it cannot be resumed; give its command again, for the hosts that were not reached".to_owned()
-                }
+                End::Lost => "do not resume it: nobody knows any more whom it has reached. \
+                              Give its command again, for the hosts that were not"
+                    .to_owned(),
                 _ => format!("to go on with the hosts on which it has not succeeded: ctl job resume {short}"),
             });
         }

@@ -49,17 +49,23 @@ pub fn confirm<'a>(
     changes: impl IntoIterator<Item = (&'a Selection, &'a [Host])>,
     is_sure: bool,
 ) -> anyhow::Result<()> {
+    let Some(question) = question(what, changes).filter(|_| !is_sure) else { return Ok(()) };
+    match Printer::confirm(&question) {
+        Some(true) | None => Ok(()),
+        Some(false) => Err(Advice::new("nothing was sent").hint("without this question: --yes").into()),
+    }
+}
+
+/// What [`confirm`] asks, if there is anything to ask.
+pub fn question<'a>(what: &str, changes: impl IntoIterator<Item = (&'a Selection, &'a [Host])>) -> Option<String> {
     let (mut names, mut all_named) = (BTreeSet::new(), true);
     for (selection, hosts) in changes {
         names.extend(hosts.iter().map(|host| &host.name));
         all_named &= hosts.iter().all(|host| selection.is_named(&host.name));
     }
-    if is_sure || names.len() < 2 || all_named {
-        return Ok(());
+    if names.len() < 2 || all_named {
+        return None;
     }
     let shown = fold::names(&names.iter().copied().collect::<Vec<_>>());
-    match Printer::confirm(&format!("{what} on {} hosts: {shown}. Go on?", names.len())) {
-        Some(true) | None => Ok(()),
-        Some(false) => Err(Advice::new("nothing was sent").hint("without this question: --yes").into()),
-    }
+    Some(format!("{what} on {} hosts: {shown}. Go on?", names.len()))
 }

@@ -140,7 +140,7 @@ pub async fn watch_as(
     let mut interrupt = pin!(tokio::signal::ctrl_c());
     let mut closed = pin!(Printer::reader_gone());
     let mut tick = tokio::time::interval(TICK);
-    let mut detached = false;
+    let (mut detached, mut cut_off) = (false, None);
     'followed: loop {
         let event = {
             // It is kept from tick to tick: the next call would connect anew.
@@ -168,6 +168,11 @@ pub async fn watch_as(
             }
             Ok(Some(Event::Progress { host, text })) if tells => events::progress(&host, &text, printer),
             Ok(Some(event)) => events::note(&event, job, fleet.now(), printer),
+            // Its run has another driver, or none: nobody can say that it goes on.
+            Err(error @ (Error::RolloutClosed(_) | Error::UnknownJob(_))) => {
+                cut_off = Some(error);
+                break;
+            }
             Err(error) => {
                 printer.error(&goes_on(job, error));
                 break;
@@ -185,6 +190,9 @@ pub async fn watch_as(
     printer.stop_progress();
     let results: Vec<_> = follower.results().collect();
     printer.report_loss(output.all(&results, fleet.now()), again);
+    if let Some(error) = cut_off {
+        return Err(error.into());
+    }
     let queued = results.iter().filter(|result| result.state == State::Queued).count().min(follower.left());
     for (count, what) in [(queued, "still queued"), (follower.left() - queued, "gone silent")] {
         if count > 0 {

@@ -181,6 +181,8 @@ fn a_run_that_redis_has_lost_stops() {
     // Until the hosts have sent a heartbeat, they are unknown.
     assert_ne!(output.code, 0, "{output}");
     assert!(output.stderr.contains("not reached: web"), "{output}");
+    assert!(output.stderr.contains("Redis has lost the record of the run"), "{output}");
+    assert!(output.stderr.contains("do not resume it"), "{output}");
     hosts.expect_once([1]);
 }
 

@@ -201,10 +201,7 @@ impl Fleet {
 
         let number = rollout.record.waves.keys().next_back().map_or(1, |last| last + 1);
         let wave = Wave { job: job.id(), hosts: job.targets().hosts().cloned().collect() };
-        if !self.claim(&rollout.record, number, &wave).await? {
-            // It would be written anew without knowing who has closed it.
-            return Err(Error::UnknownJob(rollout.id().to_string()));
-        }
+        self.claim(&rollout.record, number, &wave).await?;
         Arc::make_mut(&mut rollout.record).waves.insert(number, wave);
         job.claim = Some(Claim::new(&rollout.record, number));
         Ok(job)
@@ -226,10 +223,13 @@ impl Fleet {
         self.query::<(i64,)>(redis::pipe().add_command(beat)).await.map(drop)
     }
 
-    /// Records how the run has ended. Returns whether it was still its driver's.
-    pub async fn end_rollout(&mut self, rollout: &Rollout, how: &str) -> Result<bool, Error> {
+    /// Records how the run has ended.
+    ///
+    /// # Errors
+    /// [`Error::RolloutClosed`]: it was not its driver's any more. [`Error::UnknownJob`]: Redis has lost it.
+    pub async fn end_rollout(&mut self, rollout: &Rollout, how: &str) -> Result<(), Error> {
         let end = rollout.record.end(self.keys(), how);
-        self.add_to_rollout(&rollout.record, end).await.map(|reply| reply == 1)
+        self.add_to_rollout(&rollout.record, end).await
     }
 
     /// The run of that id.

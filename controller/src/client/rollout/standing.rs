@@ -157,6 +157,9 @@ impl Fleet {
     async fn ends(&mut self, job: &Job, report: &mut impl FnMut(&Job, Event, &Self)) -> Result<Vec<HostResult>, Error> {
         let mut follower = Follower::of_old(job);
         follower.leave_silent();
+        if job.rollout().is_some() {
+            follower.redispatch_wave();
+        }
         while let Some(event) = follower.next(self).await? {
             report(job, event, self);
         }

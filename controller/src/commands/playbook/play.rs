@@ -18,7 +18,7 @@ use super::{
     super::{
         resume::remaining,
         rolling::End,
-        selected::{confirm, may_change, name_unknown, select},
+        selected::{may_change, name_unknown, question, select},
     },
     file::{Call, OnFailure, Playbook, Step, Task},
     stage::Stage,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     client::{Error, Field, Filter, HostResult, Origin, Rollout, Standing, by_reason},
-    output::{Advice, Exit, Printer, explain::explain, fold, style, summary::hosts},
+    output::{Advice, Exit, explain::explain, fold, style, summary::hosts},
 };
 
 /// How often a check looks.
@@ -133,7 +133,7 @@ impl<'a> Player<'a> {
                         OnFailure::Continue => printer.trouble(&format!("step {} failed; going on", step.name)),
                         OnFailure::Stop => break,
                         OnFailure::Rollback => {
-                            played.undone = self.begin_undo(at).await;
+                            self.begin_undo(at, &mut played).await;
                             break;
                         }
                     }
@@ -188,9 +188,15 @@ impl<'a> Player<'a> {
                 Advice::new(format!("the run is being undone since its step {failed} failed: there is none here"));
             return Err(other.hint("restore the file").into());
         };
-        let question = format!("step {failed} has failed, so what was done is being undone. Go on undoing it?");
-        if !self.stage.is_sure && Printer::confirm(&question) == Some(false) {
-            return Err(Advice::new("nothing was sent").hint("without this question: --yes").into());
+        for step in &self.playbook.steps {
+            let name = undo_of(&step.name);
+            if let Some(rollout) = self.find(&name).await? {
+                self.stage.chain(&name, &rollout).await?;
+            }
+        }
+        if !self.stage.is_sure {
+            let question = format!("step {failed} has failed, so what was done is being undone. Go on undoing it?");
+            self.stage.confirm(question).await?;
         }
         Ok(Some(at))
     }
@@ -250,7 +256,10 @@ impl<'a> Player<'a> {
         let hosts = self.stage.fleet.hosts(&new).await?;
         let calls = [step.task.call(), step.rollback.as_ref()];
         if calls.into_iter().flatten().any(|call| may_change(&hosts, &call.action)) {
-            confirm(&format!("step {}", step.name), [(&step.selection, &hosts[..])], self.stage.is_sure)?;
+            let question = question(&format!("step {}", step.name), [(&step.selection, &hosts[..])]);
+            if let Some(question) = question.filter(|_| !self.stage.is_sure) {
+                self.stage.confirm(question).await?;
+            }
         }
         Ok(())
     }
@@ -343,15 +352,14 @@ impl<'a> Player<'a> {
         }
     }
 
-    /// Begins to undo what was done, as the step at `failed` has failed. Returns whether all of it was undone; none where that
-    /// was not begun.
-    async fn begin_undo(&mut self, failed: usize) -> Option<bool> {
+    /// Begins to undo what was done, as the step at `failed` has failed.
+    async fn begin_undo(&mut self, failed: usize, played: &mut Played<'_>) {
         let step = &self.playbook.steps[failed].name;
         if let Err(error) = self.stage.fleet.begin_undoing(self.run, step, self.stage.settings.retention).await {
             self.stage.printer.error(&explain(&error.into()));
-            return None;
+            return;
         }
-        Some(self.undo(failed).await)
+        self.undo(failed, played).await;
     }
 
     /// Goes on with undoing what was done, as the step at `failed` has failed.
@@ -363,20 +371,21 @@ impl<'a> Player<'a> {
             let Some((_, standings)) = self.stage.look_back(&step.name, rollout).await? else { return Ok(played) };
             self.results.add(&step.name, standings.results.into_values());
         }
-        played.undone = Some(self.undo(failed).await);
+        self.undo(failed, &mut played).await;
         Ok(played)
     }
 
     /// Undoes what was done on the hosts that were changed: the step at `last`, and those before it, the last one first.
-    /// Returns whether all of it was undone.
-    async fn undo(&mut self, last: usize) -> bool {
-        self.try_undo(last).await.unwrap_or_else(|error| {
+    async fn undo(&mut self, last: usize, played: &mut Played<'_>) {
+        let undone = self.try_undo(last, &mut played.is_lost).await;
+        played.undone = Some(undone.unwrap_or_else(|error| {
             self.stage.printer.error(&explain(&error));
             false
-        })
+        }));
     }
 
-    async fn try_undo(&mut self, last: usize) -> anyhow::Result<bool> {
+    /// Returns whether all of it was undone. `is_lost` is set where Redis has lost what was undone.
+    async fn try_undo(&mut self, last: usize, is_lost: &mut bool) -> anyhow::Result<bool> {
         let playbook = self.playbook;
         let mut is_whole = true;
         for step in playbook.steps[..=last].iter().rev() {
@@ -429,6 +438,7 @@ impl<'a> Player<'a> {
                 }
             };
             self.end_document(&name, if is_whole { "done" } else { "failed" });
+            *is_lost |= outcome == End::Lost;
             if matches!(outcome, End::Broken | End::Lost) {
                 return Ok(false);
             }
@@ -456,8 +466,8 @@ impl<'a> Player<'a> {
             let at = &self.playbook.steps[played.finished].name;
             printer.trouble(&format!("ended at step {} of {total}: {at}", played.finished + 1));
             match played.undone {
-                None if played.is_lost => {
-                    printer.trouble("Redis has lost what this run did: it cannot be resumed, as it would begin anew");
+                None | Some(false) if played.is_lost => {
+                    printer.trouble("Redis has lost what this run did: do not resume it, as that would begin anew");
                 }
                 None => printer.note(&format!("to go on with it: {again}")),
                 Some(true) => printer.note("what was done is undone"),

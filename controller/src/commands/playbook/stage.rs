@@ -1,10 +1,10 @@
 //! Where the steps of a playbook are carried out: the fleet, and who asks it.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::ensure;
 use protocol::name::{HostName, JobId};
-use tokio::signal::unix::Signal;
+use tokio::{signal::unix::Signal, sync::oneshot};
 
 use super::{
     super::{
@@ -177,6 +177,23 @@ impl Stage<'_> {
             Some(()) = self.interrupt.recv() => Ok(None),
             standings = self.fleet.standings(&chain, report) => Ok(Some((chain.newest().id(), standings?))),
         }
+    }
+
+    /// Asks at the terminal, where there is one, and waits for the answer or Ctrl-C.
+    ///
+    /// # Errors
+    /// The reply was no.
+    pub async fn confirm(&mut self, question: String) -> anyhow::Result<()> {
+        let (answer, answered) = oneshot::channel();
+        // A thread of its own, which nobody waits for: it reads until a line is typed.
+        thread::spawn(move || answer.send(Printer::confirm(&question)));
+        let is_agreed = tokio::select! {
+            biased;
+            Some(()) = self.interrupt.recv() => false,
+            answer = answered => answer? != Some(false),
+        };
+        ensure!(is_agreed, Advice::new("nothing was sent").hint("without this question: --yes"));
+        Ok(())
     }
 
     /// Whether Ctrl-C was pressed meanwhile.
