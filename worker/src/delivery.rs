@@ -2,7 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::{command::Manifest, event::Decision, limits, name::JobId, secret::Digest, trust::sshsig::Signature};
+use protocol::{
+    command::Manifest,
+    event::Decision,
+    limits,
+    name::JobId,
+    secret::Digest,
+    trust::sshsig::{self, Signature},
+};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::log::{self, excerpt};
@@ -20,6 +27,8 @@ pub(crate) struct Asker {
     pub(crate) signer: Vec<u8>,
     /// The others who have signed.
     pub(crate) approved_by: Vec<String>,
+    /// The schedule of whose standing order it is a run; none where it was signed itself, or nobody is believed.
+    pub(crate) standing_order: Option<String>,
     /// Each principal who counts, and the key or certificate that signed, in the SSH encoding.
     pub(crate) signatories: Vec<(String, Vec<u8>)>,
 }
@@ -29,6 +38,16 @@ impl Asker {
     pub(crate) fn claimed(operator: &str) -> Self {
         let operator = excerpt(operator, log::NAME);
         Self { operator, ..Self::default() }
+    }
+
+    /// It is a run of this schedule.
+    pub(crate) fn stands(&mut self, name: &str) {
+        self.standing_order = Some(excerpt(name, log::NAME));
+    }
+
+    /// What the signatures are for.
+    pub(crate) const fn purpose(&self) -> &'static str {
+        if self.standing_order.is_some() { sshsig::STANDING } else { sshsig::JOB }
     }
 
     /// This operator's signature was verified.

@@ -40,6 +40,7 @@ impl Dispatcher {
             } else {
                 self.clock.judged(limits::CLOCK_MARGIN)
             },
+            reached_ms: self.clock.reached(limits::CLOCK_MARGIN),
         };
         let taken_ms = known.taken_ms;
         match admission::admit(&entry, opened, &known) {
@@ -83,13 +84,13 @@ impl Dispatcher {
         };
         let job = match dropped {
             Dropped::Answered(manifest) => Some(manifest.job),
-            // Another entry of the same job may still be meant for this host.
-            Dropped::Entry(_) | Dropped::Duplicate(_) | Dropped::Pending => None,
+            // Another entry of the same job may still be meant for this host, or come in time.
+            Dropped::Entry(_) | Dropped::Duplicate(_) | Dropped::Early(..) | Dropped::Pending => None,
         };
         match dropped {
             _ if !logs => {}
             Dropped::Answered(manifest) => self.span(manifest).in_scope(|| tracing::info!("{dropped}")),
-            Dropped::Duplicate(manifest) => {
+            Dropped::Duplicate(manifest) | Dropped::Early(_, manifest) => {
                 self.span(manifest).in_scope(|| tracing::warn!("dropped an entry: {dropped}"));
             }
             dropped => tracing::warn!(entry, "dropped an entry: {}", excerpt(&with_sources(dropped), log::SENTENCE)),
@@ -130,7 +131,7 @@ impl Dispatcher {
     /// Why a command that has waited must not start any more: somebody who has signed it is trusted no more.
     pub(super) fn distrusted(&self, waiting: &Waiting) -> Option<Refusal> {
         let asker = waiting.delivery.asker.as_deref().filter(|_| !fault::planted(Bug::NoSecondLook))?;
-        let untrusted = self.trusted.borrow().still_accepts(&asker.signatories).err()?;
+        let untrusted = self.trusted.borrow().still_accepts(asker.purpose(), &asker.signatories).err()?;
         Some(admission::distrusted(&untrusted))
     }
 }
