@@ -247,7 +247,20 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         grant(
             Both,
             [keys.schedule(&Any), keys.schedule_open(&Any), keys.schedule_runs(&Any)],
-            &["eval", "exists", "hget", "hset", "hdel", "hlen", "hkeys", "hincrby", "pexpireat", "del", "pttl"],
+            &[
+                "eval",
+                "exists",
+                "hexists",
+                "hget",
+                "hset",
+                "hdel",
+                "hlen",
+                "hkeys",
+                "hincrby",
+                "pexpireat",
+                "del",
+                "pttl",
+            ],
             "keep schedules, and account for their runs",
         ),
         grant(

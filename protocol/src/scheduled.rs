@@ -187,7 +187,9 @@ impl Scheduled {
     /// Adds it, or puts it in the place of the one of its name. Replies 1; 0 where there is one, and `replaces` is not set.
     pub fn put(&self, keys: &Keys, replaces: bool, now: Millis) -> Cmd {
         let mut eval = redis::cmd("EVAL");
-        eval.arg(PUT_SCHEDULE).arg(2).arg(keys.schedule(self.name())).arg(keys.schedule_open(self.name()));
+        let name = self.name();
+        eval.arg(PUT_SCHEDULE).arg(3);
+        eval.arg(keys.schedule(name)).arg(keys.schedule_open(name)).arg(keys.schedule_runs(name));
         eval.arg(if replaces { "any" } else { "new" }).arg(self.expires_ms());
         for (name, value) in self.standing.signed().fields() {
             eval.arg(name).arg(value);
@@ -275,4 +277,81 @@ fn tag(standing: &Standing) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        action::Arguments,
+        name::Salt,
+        standing::{Conduct, Overlap, schedule, selector::Selector},
+    };
+
+    fn scheduled(salt: u8) -> Scheduled {
+        let order = StandingOrder {
+            name: "tidy".parse().unwrap(),
+            action: "ping".into(),
+            arguments: Arguments::new(),
+            operator: "ann".into(),
+            salt: Salt::new([salt; 16]),
+            issued_at_ms: 1_790_000_000_000,
+            valid_until_ms: 1_790_000_060_000,
+            start_within_ms: 1000,
+            timeout_ms: 1000,
+            retention_ms: 1000,
+            keep_output: None,
+            namespace: None,
+            selector: Selector::default(),
+            schedule: schedule::Schedule::At { instant_ms: 1_790_000_010_000 },
+            conduct: Conduct { overlap: Overlap::Skip, late: true, jitter_ms: 0, pause_after: 0, retries: 0 },
+        };
+        Scheduled::new(Standing::open(Signed::unsigned(&order)).unwrap())
+    }
+
+    fn fields(scheduled: &Scheduled) -> Fields {
+        let mut fields: Fields = Fields::new();
+        for (name, value) in scheduled.standing.signed().fields() {
+            fields.insert(name.to_owned(), value);
+        }
+        fields.insert("accounted_until".into(), scheduled.accounted(scheduled.accounted_ms).into_bytes());
+        fields.insert("failures".into(), b"2".to_vec());
+        fields
+    }
+
+    #[test]
+    fn a_schedule_reads_back_from_its_hash() {
+        let name = "tidy".parse().unwrap();
+        let read = Scheduled::from_fields(fields(&scheduled(1)), &name).unwrap();
+        assert_eq!((read.accounted_ms, read.failures, read.paused), (1_790_000_000_000, 2, None));
+        let other = "other".parse().unwrap();
+        assert!(matches!(Scheduled::from_fields(fields(&scheduled(1)), &other), Err(ScheduledError::Foreign)));
+        assert!(matches!(Scheduled::from_fields(Fields::new(), &name), Err(ScheduledError::Document(_))));
+    }
+
+    /// Of two orders of one name, what was accounted for of one says nothing about the other.
+    #[test]
+    fn what_was_accounted_for_is_that_of_the_order() {
+        let mut mixed = fields(&scheduled(1));
+        mixed.insert("accounted_until".into(), fields(&scheduled(2))["accounted_until"].clone());
+        let read = Scheduled::from_fields(mixed, &"tidy".parse().unwrap());
+        assert!(matches!(read, Err(ScheduledError::Accounted)));
+    }
+
+    #[test]
+    fn what_became_of_an_instant_reads_back_as_it_was_written() {
+        let run = Instant {
+            state: Fate::Overlap,
+            becomes: None,
+            job: Some(JobId::new()),
+            attempt: 2,
+            by: "one".into(),
+            at_ms: 1_790_000_000_000,
+            end: Some(End::Failed),
+            reason: Some("a \"word\"".into()),
+        };
+        assert_eq!(Instant::read(&run.text()), Some(run.clone()));
+        assert!(run.text().starts_with("{\"state\":\"skipped: overlap\""), "{}", run.text());
+        assert_eq!(Instant::read("{}"), None);
+    }
 }

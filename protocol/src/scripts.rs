@@ -169,13 +169,20 @@ redis.call('HSET', KEYS[1], 'closed', ARGV[1])
 return 1
 ";
 
-/// Adds a schedule, or puts another order in its place. Replies 1; 0 where there is one, and it may not be replaced.
+/// Adds a schedule, or puts another order in its place. Replies 1; 0 where there is one, and it may not be replaced. How runs
+/// of the order before have ended is not found out any more.
 /// ```text
-/// KEYS[1] → schedule:{NAME}   KEYS[2] → schedule:{NAME}:open
+/// KEYS[1] → schedule:{NAME}   KEYS[2] → schedule:{NAME}:open   KEYS[3] → schedule:{NAME}:runs
 /// ARGV[1] → `new`: only if there is none, else `any`   ARGV[2] → when it expires   ARGV[3]… → fields and values
 /// ```
 pub const PUT_SCHEDULE: &str = "\
 if ARGV[1] == 'new' and redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local open = redis.call('HGETALL', KEYS[2])
+for at = 1, #open, 2 do
+  local run = string.gsub(open[at + 1], '\"state\":\"claimed\"', '\"state\":\"ran\"')
+  redis.call('HSET', KEYS[3], open[at], (string.gsub(run, '^{', '{\"end\":\"unknown\",')))
+  redis.call('PEXPIREAT', KEYS[3], ARGV[2])
+end
 redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 redis.call('PEXPIREAT', KEYS[1], ARGV[2])

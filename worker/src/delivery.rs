@@ -29,6 +29,8 @@ pub(crate) struct Asker {
     pub(crate) approved_by: Vec<String>,
     /// The schedule of whose standing order it is a run; none where it was signed itself, or nobody is believed.
     pub(crate) standing_order: Option<String>,
+    /// Whether it ends prior runs of that schedule.
+    pub(crate) ends_prior: bool,
     /// Each principal who counts, and the key or certificate that signed, in the SSH encoding.
     pub(crate) signatories: Vec<(String, Vec<u8>)>,
 }
@@ -41,8 +43,15 @@ impl Asker {
     }
 
     /// It is a run of this schedule.
-    pub(crate) fn stands(&mut self, name: &str) {
+    pub(crate) fn stands(&mut self, name: &str, ends_prior: bool) {
         self.standing_order = Some(excerpt(name, log::NAME));
+        self.ends_prior = ends_prior;
+    }
+
+    /// Whether this is another run of the same principal's schedule.
+    pub(crate) fn is_of_schedule(&self, other: &Self) -> bool {
+        self.standing_order.is_some()
+            && (&self.standing_order, &self.principal) == (&other.standing_order, &other.principal)
     }
 
     /// What the signatures are for.

@@ -296,7 +296,7 @@ impl Fleet {
         }
     }
 
-    async fn job(&mut self, id: JobId) -> Result<Job, Error> {
+    pub(super) async fn job(&mut self, id: JobId) -> Result<Job, Error> {
         let (hash,): (RawHash,) = self.query(redis::pipe().hgetall(self.keys().job(id))).await?;
         if hash.is_empty() {
             return Err(Error::UnknownJob(id.to_string()));

@@ -147,6 +147,9 @@ fn spelled_out(expression: &str) -> &str {
 /// the rest of it.
 fn times_of_day(expression: &str) -> Option<(Vec<Time>, String)> {
     let fields: Vec<&str> = expression.split_whitespace().collect();
+    if !(5..=7).contains(&fields.len()) {
+        return None;
+    }
     let (seconds, rest) = match fields.split_first()? {
         (seconds, rest) if fields.len() > 5 => (numbers(seconds)?, rest),
         _ => (vec![0], &fields[..]),

@@ -100,7 +100,7 @@ pub enum Overlap {
     Queue,
     /// It runs beside the prior one.
     Allow,
-    /// The prior one is cancelled.
+    /// It runs, and each host ends the prior one: a scheduler has no key that could order that.
     Cancel,
 }
 

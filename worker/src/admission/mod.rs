@@ -85,7 +85,7 @@ pub(crate) fn open(mut fields: Fields, identity: &Identity, trusted: &Trusted) -
     let signature = if is_run {
         let vouched = standing::vouch(&manifest, &envelope.signed, identity, trusted);
         vouched.map(|vouched| {
-            asker.stands(&vouched.name);
+            asker.stands(&vouched.name, vouched.ends_prior);
             vouched.signature
         })
     } else {

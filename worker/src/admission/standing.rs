@@ -5,7 +5,7 @@ use protocol::{
     command::Manifest,
     limits,
     signed::Signed,
-    standing::{Standing, Unfounded},
+    standing::{Overlap, Standing, Unfounded},
     time::Millis,
     trust::sshsig::{self, Signature},
 };
@@ -23,6 +23,8 @@ use crate::{
 pub(super) struct Vouched {
     /// What operators call the schedule.
     pub(super) name: String,
+    /// Whether prior runs of it that go on are to be ended.
+    pub(super) ends_prior: bool,
     /// The operator's, over the order.
     pub(super) signature: Option<Signature>,
 }
@@ -44,7 +46,8 @@ pub(super) fn vouch(
             _ => {}
         }
     }
-    Ok(Vouched { name: order.name.to_string(), signature })
+    let ends_prior = order.conduct.overlap == Overlap::Cancel;
+    Ok(Vouched { name: order.name.to_string(), ends_prior, signature })
 }
 
 /// The bug that overlooks this.

@@ -47,6 +47,7 @@ impl Dispatcher {
             Admission::Admitted(manifest, Admitted { call, claim }) => {
                 let (delivery, span) = (Delivery::new(entry, &manifest, stated, asker), self.span(&manifest));
                 let receipt = self.accepted(&delivery, &manifest, &digest, claim.repeatable, prior);
+                self.end_prior_runs(&delivery);
                 let prior = Prior::of(published, prior);
                 self.pending.add(delivery.entry.clone(), delivery.job);
                 let waiting = Waiting { delivery, manifest, call, receipt, prior, taken_ms, announced: None, span };

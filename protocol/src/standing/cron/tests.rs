@@ -159,7 +159,9 @@ fn seconds_years_names_and_nicknames_are_read() {
 
 #[test]
 fn what_is_no_expression_or_no_zone_is_refused() {
-    for expression in ["", "* * * *", "60 * * * *", "0 24 * * *", "soon", "@soon", "5-1 * * * *", "* * * * * * * *"] {
+    for expression in
+        ["", "* * * *", "0 2 * *", "0 2", "60 * * * *", "0 24 * * *", "soon", "@soon", "5-1 * * * *", "* * * * * * * *"]
+    {
         assert!(matches!(Cron::new(expression, "UTC", &[]), Err(ScheduleError::Expression(..))), "{expression}");
     }
     let long = "0,".repeat(limits::CRON_BYTES);

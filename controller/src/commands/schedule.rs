@@ -1,0 +1,492 @@
+//! `ctl schedule`: what runs again and again while nobody types.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::bail;
+use jiff::{Timestamp, civil::DateTime};
+use protocol::{
+    action::Repeat,
+    clock::millis,
+    job::shown_arguments,
+    limits,
+    name::{JobId, ScheduleName},
+    scheduled::{End, Fate, Instant, Scheduled},
+    standing::{Conduct, Overlap, StandingOrder, schedule::Schedule, selector::Selector},
+    targets::Targets,
+    time::{Millis, show_moment},
+};
+use serde_json::{Value, json};
+
+use super::{
+    register::Register,
+    watch::{self, Live, Sent},
+};
+use crate::{
+    cli::{
+        keys,
+        schedules::{AddSchedule, Schedule as Command},
+        settings::Settings,
+        targeting::joined,
+        zones::{self, Zone},
+    },
+    client::{Fleet, Host, Request, ends_soon, in_words, next_times, understand},
+    output::{Advice, Cell, Exit, Format, Printer, Table, events, fold, moments, style, summary},
+};
+
+/// Where nothing else is said, a run may start so long after its time at most.
+const GRACE: Duration = Duration::from_secs(600);
+
+/// How many of the next times are looked at to find how near they can be.
+const LOOKED_AHEAD: usize = 50;
+
+/// Runs a command on schedules.
+pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
+    match command {
+        Command::Add(options) => add(*options, fleet, settings, printer).await?,
+        Command::List => list(fleet, printer).await?,
+        Command::Show { name } => show(&name, fleet, settings, printer).await?,
+        Command::Pause { name } => {
+            fleet.schedule(&name).await?;
+            fleet.pause_schedule(&name, &format!("by {}", settings.operator)).await?;
+            printer.note(&format!("{name}: paused; go on: ctl schedule resume {name}"));
+        }
+        Command::Resume { name } => {
+            let was_paused = fleet.resume_schedule(&name).await?;
+            let scheduled = fleet.schedule(&name).await?;
+            let next = next_of(&scheduled, fleet.now());
+            let word = if was_paused { "resumed" } else { "it was not paused" };
+            printer.note(&format!("{name}: {word}; next: {next}"));
+        }
+        Command::RunNow { name, detach } => return run_now(&name, detach, fleet, settings, printer).await,
+        Command::Rm { name, yes } => remove(&name, yes, fleet, printer).await?,
+        Command::History { name, limit } => history(&name, limit, fleet, printer).await?,
+    }
+    Ok(Exit::Success)
+}
+
+async fn add(options: AddSchedule, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
+    let texts =
+        |words: &[crate::cli::targeting::Words]| joined(words).iter().map(|word| word.text().to_owned()).collect();
+    let selector = Selector {
+        hosts: texts(&options.hosts),
+        except: texts(&options.exclude),
+        labels: options.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+    };
+    let hosts = fleet.selected_hosts(&selector).await?;
+    if hosts.is_empty() {
+        bail!(Advice::new("no host is meant now, so nobody knows whether the action is right").hint("ctl host list"));
+    }
+    let hosts = fleet.hosts(&hosts).await?;
+    let understood = understand(&hosts, &options.action, &options.arguments, &options.words)?;
+    if let Some(secret) = understood.secrets.keys().next() {
+        let no_secrets =
+            Advice::new(format!("'{secret}' is a secret, and a standing order can have none: a scheduler has no key"));
+        bail!(no_secrets.hint("keep the secret in a file on the hosts, and have the action read it"));
+    }
+    if understood.approvals > 1 {
+        let approvals = Advice::new(format!(
+            "{} needs the approvals of others on these hosts, and nobody is awake to give them",
+            options.action
+        ));
+        bail!(approvals.hint("a rule of its own can let you run it alone (worker.toml, [[policy]])"));
+    }
+
+    let now = fleet.order_moment().await?;
+    let schedule = when(&options, now)?;
+    let order = StandingOrder {
+        name: options.name.clone(),
+        operator: settings.operator.clone(),
+        salt: JobId::salt(),
+        issued_at_ms: now,
+        valid_until_ms: now.saturating_add(millis(options.valid_for)),
+        start_within_ms: 0,
+        timeout_ms: millis(options.timeout.or(settings.timeout).unwrap_or(understood.timeout)),
+        retention_ms: millis(options.retention.unwrap_or(settings.retention)),
+        keep_output: options.keep_output,
+        namespace: fleet.namespace().cloned(),
+        selector,
+        schedule,
+        conduct: Conduct {
+            overlap: options.overlap.into(),
+            late: options.late || waits(&options) || !may_change(&hosts, &options.action),
+            jitter_ms: options.jitter.map_or(0, millis),
+            pause_after: options.pause_after.unwrap_or(0),
+            retries: options.retries,
+        },
+        action: options.action,
+        arguments: understood.arguments,
+    };
+    order.schedule.times()?;
+    let start_within_ms = options.grace.map_or_else(|| grace(&order), millis);
+    let order = StandingOrder { start_within_ms, ..order };
+    let next = next_times(&order, now, 1);
+    if next.is_empty() {
+        let never = Advice::new(format!(
+            "it would never run: {} has no time before {}",
+            in_words(&order.schedule),
+            moments::exact(order.valid_until_ms)
+        ));
+        bail!(never.hint("a longer order: --valid-for 366d"));
+    }
+    if order.conduct.jitter_ms >= order.start_within_ms {
+        let (jitter, grace) = (span(order.conduct.jitter_ms), span(order.start_within_ms));
+        bail!(
+            Advice::new(format!(
+                "with --jitter {jitter} a run could come too late to start, which it must within {grace}"
+            ))
+            .hint("a longer time: --grace")
+        );
+    }
+
+    if !options.replace && fleet.schedule_names().await?.contains(&order.name) {
+        bail!(exists(&order.name));
+    }
+    let signer = keys::open(settings).await?;
+    let scheduled = Scheduled::new(fleet.sign_order(&order, &signer).await?);
+    if !fleet.put_schedule(&scheduled, options.replace).await? {
+        bail!(exists(&order.name));
+    }
+    let names: Vec<_> = hosts.iter().map(|host| &host.name).collect();
+    if printer.format() != Format::Table {
+        printer.object(&object(&scheduled, None, fleet.now()))?;
+    }
+    printer.note(&format!(
+        "{}: {} on {} ({} now: {}); next: {}",
+        order.name,
+        command(&order),
+        meant(&order.selector),
+        summary::hosts(names.len()),
+        fold::names(&names),
+        next_of(&scheduled, fleet.now()),
+    ));
+    printer.note(&format!(
+        "the order is valid until {}; a `ctl serve` must run somewhere",
+        moments::exact(order.valid_until_ms)
+    ));
+    Ok(())
+}
+
+fn exists(name: &ScheduleName) -> Advice {
+    Advice::new(format!("there is a schedule '{name}' already"))
+        .hint(format!("see it: ctl schedule show {name}"))
+        .hint("put this one in its place: --replace")
+}
+
+/// What waits for the prior run may be sent late.
+fn waits(options: &AddSchedule) -> bool {
+    Overlap::from(options.overlap) == Overlap::Queue
+}
+
+/// Whether the action may change any of these hosts.
+fn may_change(hosts: &[Host], action: &str) -> bool {
+    hosts.iter().filter_map(|host| host.action(action)).any(|action| action.repeat == Repeat::Once)
+}
+
+/// When it runs, as the flags say.
+fn when(options: &AddSchedule, now: Millis) -> anyhow::Result<Schedule> {
+    if let Some(every) = options.every {
+        return Ok(Schedule::Every { period_ms: millis(every), anchor_ms: now });
+    }
+    let zone = zones::find(options.tz.as_deref())?;
+    if let Some(expression) = &options.cron {
+        let Zone { name, tzif, .. } = zone;
+        return Ok(Schedule::Cron { expression: expression.clone(), zone: name, tzif });
+    }
+    let text = options.at.as_deref().unwrap_or_default().trim();
+    let moment =
+        text.parse::<Timestamp>().or_else(|_| Ok(zone.clocks.to_zoned(text.parse::<DateTime>()?)?.timestamp()));
+    let moment: Result<Timestamp, jiff::Error> = moment;
+    let moment = moment.ok().and_then(|moment| Millis::try_from(moment.as_millisecond()).ok());
+    match moment {
+        Some(instant_ms) if instant_ms > now => Ok(Schedule::At { instant_ms }),
+        Some(instant_ms) => {
+            bail!(Advice::new(format!("{} is over", moments::exact(instant_ms))).hint("now: ctl run …"))
+        }
+        None => bail!(
+            Advice::new(format!("'{text}' is no time")).hint("such as 2026-12-01T14:00, or 2026-12-01T14:00:00+01:00")
+        ),
+    }
+}
+
+/// How long after its time a run may start: until the next one, at most ten minutes.
+fn grace(order: &StandingOrder) -> Millis {
+    let next = next_times(order, order.issued_at_ms, LOOKED_AHEAD);
+    let nearest = next.windows(2).map(|pair| pair[1] - pair[0]).min();
+    nearest.unwrap_or(Millis::MAX).min(millis(GRACE))
+}
+
+fn span(duration_ms: u64) -> String {
+    moments::span(Duration::from_millis(duration_ms))
+}
+
+/// An action with its arguments, as people read it.
+fn command(order: &StandingOrder) -> String {
+    style::plain(&summary::command(&order.action, &shown_arguments(&order.arguments)))
+}
+
+/// Which hosts, in words.
+fn meant(Selector { hosts, except, labels }: &Selector) -> String {
+    let whom = if hosts.is_empty() { "all hosts".to_owned() } else { hosts.join(",") };
+    let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let with = if labels.is_empty() { String::new() } else { format!(" with {}", labels.join(",")) };
+    let without = if except.is_empty() { String::new() } else { format!(" except {}", except.join(",")) };
+    style::plain(&format!("{whom}{with}{without}"))
+}
+
+/// When it runs next, in words.
+fn next_of(scheduled: &Scheduled, now: Millis) -> String {
+    match (&scheduled.paused, next_times(scheduled.order(), now.max(scheduled.accounted_ms), 1).first()) {
+        (Some(_), _) => "paused".to_owned(),
+        (None, Some(next)) => moments::local(*next, now),
+        (None, None) => "never again".to_owned(),
+    }
+}
+
+/// A schedule as an object.
+fn object(scheduled: &Scheduled, last: Option<&(Millis, Instant)>, now: Millis) -> Value {
+    let order = scheduled.order();
+    let next: Vec<_> = next_times(order, now.max(scheduled.accounted_ms), 10).into_iter().map(show_moment).collect();
+    let mut object = json!({
+        "schedule": order.name,
+        "when": in_words(&order.schedule),
+        "action": order.action,
+        "arguments": shown_arguments(&order.arguments),
+        "operator": order.operator,
+        "hosts": order.selector.hosts,
+        "except": order.selector.except,
+        "labels": order.selector.labels,
+        "issued_at": show_moment(order.issued_at_ms),
+        "valid_until": show_moment(order.valid_until_ms),
+        "ends_soon": ends_soon(order, now),
+        "start_within_ms": order.start_within_ms,
+        "timeout_ms": order.timeout_ms,
+        "overlap": order.conduct.overlap,
+        "late": order.conduct.late,
+        "jitter_ms": order.conduct.jitter_ms,
+        "pause_after": order.conduct.pause_after,
+        "retries": order.conduct.retries,
+        "failures": scheduled.failures,
+        "paused": scheduled.paused,
+        "next": if scheduled.paused.is_some() { Vec::new() } else { next },
+    });
+    if let Some((instant, last)) = last {
+        object["last"] = of_instant(*instant, last);
+    }
+    object
+}
+
+fn of_instant(instant_ms: Millis, instant: &Instant) -> Value {
+    json!({
+        "at": show_moment(instant_ms),
+        "state": instant.state.word(),
+        "job": instant.job,
+        "end": instant.end,
+        "attempt": instant.attempt,
+        "reason": instant.reason,
+        "by": instant.by,
+    })
+}
+
+/// What became of an instant, in words.
+fn standing(instant: &Instant) -> String {
+    let end = match instant.end {
+        Some(End::Succeeded) => ", succeeded",
+        Some(End::Failed) => ", failed",
+        Some(End::Unknown) => ", its end is not known",
+        None if matches!(instant.state, Fate::Ran | Fate::Late) => ", goes on",
+        None => "",
+    };
+    let retry = if instant.attempt > 0 { format!(" (retry {})", instant.attempt) } else { String::new() };
+    format!("{}{end}{retry}", instant.state.word())
+}
+
+fn look(instant: &Instant) -> anstyle::Style {
+    match (instant.state, instant.end) {
+        (Fate::NotSent, _) | (_, Some(End::Failed)) => style::BAD,
+        _ => style::PLAIN,
+    }
+}
+
+async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+    let names = fleet.schedule_names().await?;
+    let mut found = Vec::new();
+    for (name, scheduled) in fleet.schedules(&names).await? {
+        let last = fleet.schedule_history(&name).await?.into_iter().next();
+        found.push((name, scheduled, last));
+    }
+    let now = fleet.now();
+    if printer.format() != Format::Table {
+        let objects = found.iter().map(|(name, scheduled, last)| match scheduled {
+            Ok(scheduled) => object(scheduled, last.as_ref(), now),
+            Err(error) => json!({ "schedule": name, "problem": error.to_string() }),
+        });
+        return printer.objects(&objects.collect::<Vec<_>>());
+    }
+    if found.is_empty() {
+        printer.note("there is no schedule; add one: ctl schedule add NAME --cron '*/5 * * * *' --host 'web*' ACTION");
+        return Ok(());
+    }
+    let mut table = Table::new(["SCHEDULE", "WHEN", "NEXT", "LAST", "HOSTS", "COMMAND"]);
+    for (name, scheduled, last) in &found {
+        let Ok(scheduled) = scheduled else { continue };
+        let order = scheduled.order();
+        let last = last.as_ref().map_or_else(
+            || Cell::from("-"),
+            |(at, last)| Cell::styled(&format!("{}: {}", moments::ago(*at, now), standing(last)), look(last)),
+        );
+        table.row([
+            name.as_str().into(),
+            style::plain(&in_words(&order.schedule)).as_str().into(),
+            next_of(scheduled, now).as_str().into(),
+            last,
+            meant(&order.selector).as_str().into(),
+            command(order).as_str().into(),
+        ]);
+    }
+    printer.table(&table.folded())?;
+    for gone in names.iter().filter(|name| !found.iter().any(|(known, ..)| known == *name)) {
+        printer.trouble(&format!("{gone}: its record is gone; take it off the list: ctl schedule rm {gone}"));
+    }
+    for (name, scheduled, _) in &found {
+        match scheduled {
+            Err(error) => printer.trouble(&format!("{name}: cannot be read: {error}")),
+            Ok(scheduled) => warn(scheduled, now, printer),
+        }
+    }
+    Ok(())
+}
+
+/// What an operator should know about a schedule.
+fn warn(scheduled: &Scheduled, now: Millis, printer: &Printer) {
+    let (name, order) = (scheduled.name(), scheduled.order());
+    if let Some(paused) = &scheduled.paused {
+        printer.trouble(&format!("{name}: paused {}; go on: ctl schedule resume {name}", style::plain(paused)));
+    }
+    if ends_soon(order, now) {
+        let (until, over) = (moments::exact(order.valid_until_ms), order.valid_until_ms <= now);
+        let ends = if over { "ended" } else { "ends" };
+        printer.trouble(&format!(
+            "{name}: its standing order {ends} at {until}; sign another one: ctl schedule add {name} --replace …"
+        ));
+    }
+}
+
+async fn show(name: &ScheduleName, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
+    let scheduled = fleet.schedule(name).await?;
+    let last = fleet.schedule_history(name).await?.into_iter().next();
+    let (order, now) = (scheduled.order(), fleet.now());
+    if printer.format() != Format::Table {
+        return printer.object(&object(&scheduled, last.as_ref(), now));
+    }
+    let signed = scheduled.standing.signed();
+    let register = Register::read(settings, now, printer);
+    let by = register.judge(&order.operator, protocol::trust::sshsig::STANDING, (&signed.bytes, &signed.signature));
+    let mut pairs = Table::of_pairs();
+    pairs.pair("schedule", name.as_str());
+    pairs.pair("when", style::plain(&in_words(&order.schedule)));
+    pairs.pair("command", command(order));
+    pairs.pair("hosts", meant(&order.selector));
+    pairs.pair("ordered by", by.shown());
+    pairs.pair(
+        "valid",
+        format!("from {} until {}", moments::exact(order.issued_at_ms), moments::exact(order.valid_until_ms)),
+    );
+    pairs.pair("may start", format!("within {}", span(order.start_within_ms)));
+    pairs.pair("timeout", span(order.timeout_ms));
+    let Conduct { overlap, late, jitter_ms, pause_after, retries } = &order.conduct;
+    let overlap = match overlap {
+        Overlap::Skip => "skipped",
+        Overlap::Queue => "waits",
+        Overlap::Allow => "runs beside it",
+        Overlap::Cancel => "the prior one is cancelled",
+    };
+    pairs.pair("if the prior run goes on", overlap);
+    pairs.pair("runs late", if *late { "yes" } else { "no" });
+    if *jitter_ms > 0 {
+        pairs.pair("jitter", span(*jitter_ms));
+    }
+    if *retries > 0 {
+        pairs.pair("retries", retries.to_string());
+    }
+    if *pause_after > 0 {
+        pairs.pair("pauses after", format!("{pause_after} failed runs in a row (now {})", scheduled.failures));
+    }
+    if let Some((at, last)) = &last {
+        pairs.pair("last", format!("{}: {}", moments::exact(*at), standing(last)));
+    }
+    let next = next_times(order, now.max(scheduled.accounted_ms), 10);
+    for (number, next) in next.iter().enumerate().filter(|_| scheduled.paused.is_none()) {
+        pairs.pair(if number == 0 { "next" } else { "" }, moments::exact(*next));
+    }
+    printer.table(&pairs.folded())?;
+    warn(&scheduled, now, printer);
+    if let Some(remark) = by.remark() {
+        printer.note(&remark);
+    }
+    Ok(())
+}
+
+async fn run_now(
+    name: &ScheduleName,
+    detach: bool,
+    fleet: &mut Fleet,
+    settings: &Settings,
+    printer: &Printer,
+) -> anyhow::Result<Exit> {
+    let order = fleet.schedule(name).await?.order().clone();
+    let hosts = fleet.selected_hosts(&order.selector).await?;
+    let hosts = fleet.hosts(&hosts).await?;
+    let request = Request {
+        action: order.action,
+        arguments: order.arguments,
+        secrets: protocol::action::Arguments::new(),
+        targets: Targets::new(hosts.iter().map(|host| host.name.clone())),
+        timeout: Duration::from_millis(order.timeout_ms),
+        start_by: settings.start_by,
+        retention: Duration::from_millis(order.retention_ms).min(limits::RETENTION_MAX),
+        keep_output: order.keep_output,
+        operator: settings.operator.clone(),
+        trace: settings.trace.clone(),
+    };
+    let signer = keys::open(settings).await?;
+    let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
+    let sent = Sent { detach, live: Live::Results, wait: false };
+    watch::sent(fleet, &job, &hosts, &sent, printer).await
+}
+
+async fn remove(name: &ScheduleName, yes: bool, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+    // One that is damaged can be removed, too.
+    if !fleet.schedule_names().await?.contains(name) {
+        fleet.schedule(name).await?;
+    }
+    if !yes && Printer::confirm(&format!("Remove the schedule {name} and its history?")) == Some(false) {
+        bail!(Advice::new("nothing was removed").hint("without this question: --yes"));
+    }
+    fleet.remove_schedule(name).await?;
+    printer.note(&format!("{name}: removed"));
+    Ok(())
+}
+
+async fn history(name: &ScheduleName, limit: usize, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+    fleet.schedule(name).await?;
+    let mut history = fleet.schedule_history(name).await?;
+    history.truncate(limit);
+    let now = fleet.now();
+    if printer.format() != Format::Table {
+        return printer.objects(&history.iter().map(|(at, instant)| of_instant(*at, instant)).collect::<Vec<_>>());
+    }
+    if history.is_empty() {
+        printer.note(&format!("{name}: nothing was due yet"));
+        return Ok(());
+    }
+    let mut table = Table::new(["AT", "STATE", "JOB", "REASON"]);
+    for (at, instant) in &history {
+        table.row([
+            moments::local(*at, now).as_str().into(),
+            Cell::styled(&standing(instant), look(instant)),
+            instant.job.map(|job| job.short()).unwrap_or_default().as_str().into(),
+            style::plain(instant.reason.as_deref().unwrap_or_default()).as_str().into(),
+        ]);
+    }
+    printer.table(&table.folded())
+}
