@@ -227,9 +227,9 @@ pub fn standing(input: &[u8]) {
     assert_eq!(again.signed().bytes, standing.signed().bytes);
     let run = standing.run(instant, 0, Targets::new([host()]).root());
     assert!(run.has_its_own_id());
-    let founded = standing.founds(&run, &Signed::unsigned(&run).bytes);
+    let founded = standing.founds(&run);
     let longer = Manifest { timeout_ms: run.timeout_ms.wrapping_add(1), ..run.clone() };
-    assert!(standing.founds(&longer, &Signed::unsigned(&longer).bytes).is_err());
+    assert!(standing.founds(&longer).is_err());
     _ = (standing.selects(&host(), &BTreeMap::new()), founded.map_err(|error| error.to_string()));
     // Zones that nobody has do not end: their times are asked for one by one only.
     if let Schedule::Every { .. } = standing.order().schedule

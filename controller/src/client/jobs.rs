@@ -150,10 +150,10 @@ impl Job {
     /// # Errors
     /// The order cannot be read, or asks for something else.
     pub fn standing(&self) -> Option<Result<Standing, Unfounded>> {
-        let Signed { bytes, signature, .. } = &self.record.signed;
+        let signature = &self.record.signed.signature;
         let read = || {
             let standing = Standing::of_voucher(signature)?;
-            standing.founds(&self.record.manifest, bytes)?;
+            standing.founds(&self.record.manifest)?;
             Ok(standing)
         };
         signed::is_voucher(signature).then(read)

@@ -179,6 +179,22 @@ impl Fleet {
         Ok(found.into_iter().rev().collect())
     }
 
+    /// What became of the last instant of a schedule.
+    pub async fn last_instant(&mut self, scheduled: &Scheduled) -> Result<Option<(Millis, Instant)>, Error> {
+        let (name, at_ms) = (scheduled.name(), scheduled.accounted_ms);
+        if at_ms <= scheduled.order().issued_at_ms {
+            return Ok(None);
+        }
+        let mut ask = redis::pipe();
+        ask.hget(self.keys().schedule_open(name), at_ms).hget(self.keys().schedule_runs(name), at_ms);
+        let (open, run): (Option<String>, Option<String>) = self.query(&ask).await?;
+        match open.or(run).and_then(|record| Instant::read(&record)) {
+            Some(last) => Ok(Some((at_ms, last))),
+            // It was paused since: then the history is read, which may be long.
+            None => Ok(self.schedule_history(name).await?.into_iter().next()),
+        }
+    }
+
     /// The runs of these schedules of which it is not known how they have ended, the oldest first.
     pub(super) async fn open_runs(&mut self, names: &[ScheduleName]) -> Result<Vec<Vec<(Millis, Instant)>>, Error> {
         let ask = |keys: &protocol::keys::Keys, name: &ScheduleName| [Cmd::hgetall(keys.schedule_open(name))];

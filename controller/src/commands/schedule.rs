@@ -311,7 +311,10 @@ async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
     let names = fleet.schedule_names().await?;
     let mut found = Vec::new();
     for (name, scheduled) in fleet.schedules(&names).await? {
-        let last = fleet.schedule_history(&name).await?.into_iter().next();
+        let last = match &scheduled {
+            Ok(scheduled) => fleet.last_instant(scheduled).await?,
+            Err(_) => None,
+        };
         found.push((name, scheduled, last));
     }
     let now = fleet.now();
@@ -373,7 +376,7 @@ fn warn(scheduled: &Scheduled, now: Millis, printer: &Printer) {
 
 async fn show(name: &ScheduleName, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
     let scheduled = fleet.schedule(name).await?;
-    let last = fleet.schedule_history(name).await?.into_iter().next();
+    let last = fleet.last_instant(&scheduled).await?;
     let (order, now) = (scheduled.order(), fleet.now());
     if printer.format() != Format::Table {
         return printer.object(&object(&scheduled, last.as_ref(), now));

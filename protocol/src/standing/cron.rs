@@ -8,9 +8,9 @@
 
 use croner::{Cron as Pattern, CronDateTime, Weekday, parser::CronParser};
 use jiff::{
-    SignedDuration, Timestamp, Zoned,
+    Timestamp, Zoned,
     civil::{DateTime, Time},
-    tz::TimeZone,
+    tz::{AmbiguousOffset, TimeZone},
 };
 
 use crate::{
@@ -31,8 +31,9 @@ pub enum ScheduleError {
     #[error("the cron expression has more than {} bytes", limits::CRON_BYTES)]
     Long,
     /// The data of the time zone is none, or too large.
-    #[error("the data of the time zone '{0}' cannot be used: {1}")]
-    Zone(String, String),
+    // Why not, the library could say: in words that take more room than hosts have for them.
+    #[error("the data of the time zone '{0}' cannot be used")]
+    Zone(String),
     /// The span is too short or too long.
     #[error(
         "it must be at least {} and at most {} from one time to the next",
@@ -75,18 +76,19 @@ impl Cron {
             }
             None => vec![Part { pattern: parse(text)?, fixed: None }],
         };
-        if tzif.len() > limits::ZONE_BYTES {
-            return Err(ScheduleError::Zone(zone.to_owned(), format!("it has {} bytes", tzif.len())));
-        }
-        let read = if tzif.is_empty() { Ok(TimeZone::UTC) } else { TimeZone::tzif(zone, tzif) };
-        let zone = read.map_err(|error| ScheduleError::Zone(zone.escape_debug().to_string(), error.to_string()))?;
+        let read = match tzif {
+            [] => Some(TimeZone::UTC),
+            _ if tzif.len() > limits::ZONE_BYTES => None,
+            _ => TimeZone::tzif(zone, tzif).ok(),
+        };
+        let zone = read.ok_or_else(|| ScheduleError::Zone(zone.escape_debug().to_string()))?;
         Ok(Self { zone, parts })
     }
 
+    /// Hosts need no more than this: it is kept to what the clocks show, as a search takes more code than they have room for.
     pub(super) fn is_instant(&self, moment: Millis) -> bool {
-        let is_second = moment.is_multiple_of(1000);
-        let zoned = self.zoned(moment).filter(|_| is_second);
-        zoned.is_some_and(|zoned| self.parts.iter().any(|part| part.is_instant(&zoned) == Some(true)))
+        let second = i64::try_from(moment / 1000).ok().filter(|_| moment.is_multiple_of(1000));
+        second.is_some_and(|second| self.parts.iter().any(|part| part.is_instant(&self.zone, second) == Some(true)))
     }
 
     pub(super) fn next_after(&self, moment: Millis) -> Option<Millis> {
@@ -104,21 +106,30 @@ impl Cron {
 
 impl Part {
     /// Whether the library finds this second when it searches from the one before. `None` at the end of time.
-    fn is_instant(&self, second: &Zoned) -> Option<bool> {
-        let is_shown = self.pattern.is_time_matching(second).ok()?;
+    fn is_instant(&self, zone: &TimeZone, second: i64) -> Option<bool> {
+        let shown = |second| {
+            let timestamp = Timestamp::from_second(second).ok()?;
+            let offset = zone.to_offset(timestamp);
+            Some((offset.to_datetime(timestamp), offset))
+        };
+        let (at, offset) = shown(second)?;
+        let is_shown = self.pattern.is_time_matching(&at).ok()?;
         let Some(time) = self.fixed else { return Some(is_shown) };
         if is_shown {
-            let first = second.time_zone().to_ambiguous_zoned(second.datetime()).earlier().ok()?;
-            return Some(first.timestamp() == second.timestamp());
+            // Of two seconds that show the same, the first counts.
+            let AmbiguousOffset::Fold { before, .. } = zone.to_ambiguous_timestamp(at).offset() else {
+                return Some(true);
+            };
+            return Some(offset == before);
         }
         // Is it the end of a gap, in which the time would have been?
-        let before = second.checked_sub(SignedDuration::from_secs(1)).ok()?;
-        let gap = before.datetime().checked_add(SignedDuration::from_secs(1)).ok()?..second.datetime();
-        if gap.is_empty() || !self.is_day(second.datetime())? {
+        let (last, before) = shown(second - 1)?;
+        if offset <= before || !self.is_day(at)? {
             return Some(false);
         }
-        let skipped = [gap.start.date(), gap.end.date()].map(|date| date.to_datetime(time));
-        Some(skipped.iter().any(|at| gap.contains(at) && self.pattern.is_time_matching(at).unwrap_or(false)))
+        let skipped = [last.date(), at.date()].map(|date| date.to_datetime(time));
+        let is_skipped = |skipped: &DateTime| last < *skipped && *skipped < at;
+        Some(skipped.iter().any(|at| is_skipped(at) && self.pattern.is_time_matching(at).unwrap_or(false)))
     }
 
     fn is_day(&self, at: DateTime) -> Option<bool> {

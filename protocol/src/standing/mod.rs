@@ -242,18 +242,17 @@ impl Standing {
         Salt::new(salt)
     }
 
-    /// Whether this command, of which these bytes were received, is a run that the order asks for, on whatever hosts.
+    /// Whether this command is a run that the order asks for, on whatever hosts.
     ///
     /// # Errors
     /// Why it is not.
-    pub fn founds(&self, manifest: &Manifest, bytes: &[u8]) -> Result<(), Unfounded> {
+    pub fn founds(&self, manifest: &Manifest) -> Result<(), Unfounded> {
         let order = &self.order;
         let (name, instant_ms) = (|| order.name.clone(), manifest.issued_at_ms);
         let retries = order.conduct.retries.min(u32::try_from(limits::STANDING_RETRIES).unwrap_or(0));
-        // Nothing else decides about a run than what was signed: so its bytes must be the ones that follow from that.
+        // Nothing else decides about a run than what was signed: so all of its fields must be those that follow from that.
         let is_run = (0..=retries).any(|attempt| {
-            self.salt(attempt) == manifest.salt
-                && signed::encode(&self.run(instant_ms, attempt, manifest.targets.clone())) == bytes
+            self.salt(attempt) == manifest.salt && self.run(instant_ms, attempt, manifest.targets.clone()) == *manifest
         });
         if !is_run {
             return Err(Unfounded::Other(name()));

@@ -39,7 +39,7 @@ pub(super) fn vouch(
     let standing = Standing::of_voucher(&signed.signature).map_err(Unfounded::from)?;
     let (order, document) = (standing.order(), standing.signed());
     let signature = trusted.verify(sshsig::STANDING, &order.operator, &document.bytes, &document.signature)?;
-    let founded = standing.founds(manifest, &signed.bytes);
+    let founded = standing.founds(manifest);
     for judged in [founded, standing.selects(&identity.host, &identity.labels)] {
         match judged {
             Err(unfounded) if !fault::planted(bug_of(&unfounded)) => return Err(unfounded.into()),

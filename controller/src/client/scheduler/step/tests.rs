@@ -1,8 +1,11 @@
+use std::collections::BTreeMap;
+
 use protocol::{
     action::Arguments,
     name::{JobId, Salt},
     signed::Signed,
     standing::{Conduct, Standing, schedule::Schedule, selector::Selector},
+    targets::Targets,
 };
 
 use super::*;
@@ -122,4 +125,76 @@ fn retries_come_slower_and_slower_as_long_as_the_run_may_start() {
     assert_eq!(retried(2, MINUTE + 20_000), Some(MINUTE + 40_000));
     assert_eq!(retried(2, MINUTE + 40_000), None, "it may not start any more");
     assert_eq!(retried(3, MINUTE), None);
+}
+
+/// A scheduler: what it has decided, and from where, if it was frozen before it could say so.
+type Frozen = Option<(Millis, Step)>;
+
+/// Two years in a zone, with three schedulers that are frozen and killed at random, and all away now and then. Returns what
+/// became of each instant.
+fn two_years(mut scheduled: Scheduled, random: &mut fastrand::Rng) -> BTreeMap<Millis, Fate> {
+    let times = scheduled.order().schedule.times().unwrap();
+    let (mut fates, mut frozen): (BTreeMap<_, _>, [Frozen; 3]) = (BTreeMap::new(), [None, None, None]);
+    let mut now = scheduled.order().issued_at_ms;
+    loop {
+        let at = random.usize(..3);
+        let (read_ms, step) = match frozen[at].take() {
+            Some(decided) => decided,
+            None => (scheduled.accounted_ms, step(&scheduled, &times, 0, now)),
+        };
+        match step {
+            Step::Wait(None) => break,
+            // Mostly somebody is there in time.
+            Step::Wait(Some(next)) => now = next + [0, 0, 0, 30_000, 20 * MINUTE, 50 * 60 * MINUTE][random.usize(..6)],
+            step @ Step::Account { .. } if random.u8(..4) == 0 => frozen[at] = Some((read_ms, step)),
+            // It dies.
+            Step::Account { .. } if random.u8(..8) == 0 => {}
+            // As the script does: only who has read the newest state may move it on.
+            Step::Account { .. } if read_ms != scheduled.accounted_ms => {}
+            Step::Account { until_ms, begins, others } => {
+                let begun = begins.map(|fate| (until_ms, fate));
+                for (instant, fate) in others.into_iter().map(|(instant, fate, _)| (instant, fate)).chain(begun) {
+                    assert_eq!(fates.insert(instant, fate), None, "{instant} is accounted for twice");
+                }
+                if begins.is_some() {
+                    let run = scheduled.standing.run(until_ms, 0, Targets::new(["web1".parse().unwrap()]).root());
+                    scheduled.standing.founds(&run).unwrap();
+                }
+                scheduled.accounted_ms = until_ms;
+            }
+        }
+    }
+    fates
+}
+
+#[test]
+fn in_two_years_of_four_zones_each_instant_is_accounted_for_once_whoever_dies() {
+    let zones: [(&str, &[u8]); 4] = [
+        ("Europe/Berlin", include_bytes!("../../../../../protocol/fixtures/zones/Europe-Berlin")),
+        ("America/New_York", include_bytes!("../../../../../protocol/fixtures/zones/America-New_York")),
+        ("Australia/Lord_Howe", include_bytes!("../../../../../protocol/fixtures/zones/Australia-Lord_Howe")),
+        ("Asia/Kolkata", include_bytes!("../../../../../protocol/fixtures/zones/Asia-Kolkata")),
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    for ((name, tzif), expression) in
+        zones.into_iter().flat_map(|zone| [(zone, "30 2 * * *"), (zone, "*/30 1-3 * * *")])
+    {
+        // An order lives for a year at most: the second year is that of the next one.
+        for year in [0, 366] {
+            let begin = 1_798_761_600_000 + year * 24 * 60 * MINUTE;
+            let scheduled = order(|order| {
+                let (expression, zone, tzif) = (expression.to_owned(), name.to_owned(), tzif.to_vec());
+                order.schedule = Schedule::Cron { expression, zone, tzif };
+                (order.issued_at_ms, order.valid_until_ms) = (begin, begin + 366 * 24 * 60 * MINUTE);
+                order.start_within_ms = 10 * MINUTE;
+            });
+            let times = scheduled.order().schedule.times().unwrap();
+            let until_ms = scheduled.order().valid_until_ms;
+            let expected: Vec<_> = times.after(begin).take_while(|instant| *instant <= until_ms).collect();
+            let fates = two_years(scheduled, &mut random);
+            assert_eq!(fates.keys().copied().collect::<Vec<_>>(), expected, "{name} {expression}");
+            let count = |fate| fates.values().filter(|found| **found == fate).count();
+            assert!(count(Fate::Ran) > 0 && count(Fate::Late) > 0 && count(Fate::Missed) > 0, "{name} {expression}");
+        }
+    }
 }
