@@ -14,6 +14,7 @@ use protocol::{
     job::JobRecord,
     name::Salt,
     outcome::{Outcome, State},
+    rollout::{Plan, Waves},
     sealing::{SealingKey, UnsealingKey},
     secret::{JobKey, Sealed, digest},
     signed::Signed,
@@ -159,6 +160,28 @@ fn documents() -> Result<()> {
     let standing = Standing::open(Signed::of_bytes(order, SigningKey::generate().sign(sshsig::STANDING, DOCUMENT)))?;
     write("standing", "cron", &join(&[&NOW.to_be_bytes(), &standing.voucher()]))?;
     write("record", "exec", &seed(&["manifest", "signature", "targets"], &record.fields()))?;
+
+    let plan = Plan {
+        rollout: job(),
+        salt: Salt::new(SALT),
+        from: None,
+        action: "exec".to_owned(),
+        arguments: record.manifest.arguments.clone(),
+        secrets: vec!["secret".to_owned()],
+        operator: ANN.to_owned(),
+        issued_at_ms: NOW,
+        start_by_ms: 300_000,
+        timeout_ms: 60_000,
+        retention_ms: 3_600_000,
+        keep_output: Some(1024),
+        targets: targets.root(),
+        namespace: None,
+        waves: Waves { canary: 1, batch: 5, wait_ms: 1000, max_fail: 2, abort_if: Some("cpu.usage > 90".to_owned()) },
+    };
+    let names: Vec<_> = targets.hosts().map(|host| host.as_str()).collect();
+    let wave = |host: Option<&&str>| host.map(|host| format!("{} {host}", job())).unwrap_or_default().into_bytes();
+    let (plan, waves) = (Signed::unsigned(&plan).bytes, [wave(names.first()), wave(names.get(1))]);
+    write("rollout", "waves", &join(&[&plan, &[], names.join(" ").as_bytes(), &waves[0], &waves[1]]))?;
 
     let status = Status {
         last_seen_ms: NOW,

@@ -22,6 +22,7 @@ use protocol::{
     event::{Event, Piece},
     job::JobRecord,
     name::{HostName, JobId, Salt},
+    rollout::{Plan, RolloutRecord},
     sealing::{SealedKey, SealingKey, UnsealingKey},
     secret::{JobKey, digest},
     signed::{Fields, Signed},
@@ -240,6 +241,20 @@ pub fn standing(input: &[u8]) {
     }
 }
 
+/// The hash of a rolling run: plan, signature, targets, two waves.
+pub fn rollout(input: &[u8]) {
+    let values = split(input);
+    let Ok(plan) = Signed::<Plan>::of_bytes(values[0].to_vec(), Vec::new()).open() else { return };
+    let fields = || fields(["plan", "signature", "targets", "wave:1", "wave:2"], values);
+    if let Ok(record) = RolloutRecord::from_fields(fields(), plan.rollout) {
+        assert!(record.id() == plan.rollout && record.signed.bytes == values[0]);
+        let reached: Vec<_> = record.waves.values().flat_map(|wave| &wave.hosts).collect();
+        assert!(reached.iter().all(|host| record.targets.has(host)), "no host is slipped in");
+        assert!(reached.len() <= record.targets.len(), "no host is reached twice");
+    }
+    assert!(RolloutRecord::from_fields(fields(), JobId::new()).is_err());
+}
+
 /// A host's sealing key, as its facts have it, and as its file does.
 pub fn sealing(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
@@ -326,7 +341,9 @@ pub fn filter(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     _ = text.parse::<Word>();
     if let Ok(group) = text.parse::<Group>() {
-        assert_eq!(group.to_string(), text, "what we save reads back");
+        let saved = group.to_string();
+        let read = saved.parse::<Group>().expect("what we save can be read");
+        assert_eq!(read.to_string(), saved, "what we save reads back");
     }
     match text.parse::<Filter>() {
         Ok(filter) => {

@@ -230,6 +230,7 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
             &["exists", "hexists", "hset", "pexpire", "eval"],
             "record a rolling run and its waves",
         ),
+        grant(Both, [keys.job_undo(Any)], &["set", "get"], "record that a playbook is being undone"),
         grant(
             Both,
             [keys.artifact(&Any, Any)],

@@ -187,6 +187,11 @@ impl Keys {
         format!("{}:rollout", self.job(rollout))
     }
 
+    /// String: the step whose failure has begun to undo the run of a playbook. Expires like the runs of its steps.
+    pub fn job_undo(&self, run: impl JobPart) -> String {
+        format!("{}:undo", self.job(run))
+    }
+
     /// Hash: a host's outcome. Expires with the job's retention.
     pub fn job_result(&self, job: impl JobPart, host: &impl HostPart) -> String {
         format!("{}:result:{host}", self.job(job))
@@ -328,6 +333,7 @@ mod tests {
             keys.job_keys(job),
             keys.job_cancels(job),
             keys.job_rollout(job),
+            keys.job_undo(job),
             keys.job_result(job, &host),
             keys.job_events(job),
             keys.job_output(job, &host),

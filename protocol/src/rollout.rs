@@ -24,7 +24,7 @@ use crate::{
     clock::millis,
     keys::Keys,
     limits,
-    name::{HostName, JobId, Namespace},
+    name::{HostName, JobId, Namespace, Salt},
     scripts::{BEGIN_ROLLOUT, CLOSE_ROLLOUT, SET_ROLLOUT},
     signed::{Document, DocumentError, Fields, Signed},
     targets::{TargetRoot, Targets},
@@ -38,6 +38,8 @@ use crate::{
 pub struct Plan {
     /// The run.
     pub rollout: JobId,
+    /// Sets the plans apart that one operator signs in the same millisecond: of several who resume a run, one begins it.
+    pub salt: Salt,
     /// The run, or the job, whose remaining hosts these are. Then this run's id is [`next`] of that one's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<JobId>,
@@ -207,7 +209,7 @@ impl RolloutRecord {
         let names: Vec<_> = self.targets.hosts().map(HostName::as_str).collect();
         let signed = self.signed.fields().into_iter().map(|(name, value)| (name.to_owned(), value));
         let plain = [("targets".to_owned(), names.join(" ")), ("seen_at".to_owned(), show_moment(now))];
-        let waves = self.waves.iter().map(|(number, wave)| (format!("{WAVE}{number}"), show_wave(wave)));
+        let waves = self.waves.iter().map(|(number, wave)| (field_of(*number), show_wave(wave)));
         signed.chain(plain.into_iter().chain(waves).map(|(name, value)| (name, value.into_bytes()))).collect()
     }
 
@@ -218,19 +220,28 @@ impl RolloutRecord {
         add
     }
 
-    /// Claims a wave, before its hosts are sent anything. Replies 1; 0 where the run was closed, -1 where Redis has lost it.
+    /// Claims the wave of this number, before its hosts are sent anything. Replies 1; 0 where the run was closed before;
+    /// -1 where Redis has lost it; -2 where Redis has lost the wave before it, as a failover can: then [`Self::restore`].
     pub fn claim(&self, keys: &Keys, number: u32, wave: &Wave, now: Millis) -> Cmd {
-        self.set(keys, &[(&format!("{WAVE}{number}"), show_wave(wave)), ("seen_at", show_moment(now))])
+        let prior = self.waves.range(..number).next_back().map(|(number, _)| *number);
+        self.set(keys, prior, [(field_of(number), show_wave(wave)), ("seen_at".into(), show_moment(now))])
+    }
+
+    /// Writes the waves that were begun once more. Each replies as [`Self::claim`] does.
+    pub fn restore(&self, keys: &Keys) -> Vec<Cmd> {
+        let waves: Vec<_> = self.waves.iter().map(|(number, wave)| (field_of(*number), show_wave(wave))).collect();
+        waves.chunks(WAVES_PER_SCRIPT).map(|waves| self.set(keys, None, waves.iter().cloned())).collect()
     }
 
     /// Says that the driver of the run lives. Replies as [`Self::claim`] does.
     pub fn beat(&self, keys: &Keys, now: Millis) -> Cmd {
-        self.set(keys, &[("seen_at", show_moment(now))])
+        self.set(keys, None, [("seen_at".into(), show_moment(now))])
     }
 
     /// Says how the run has ended. Replies as [`Self::claim`] does.
     pub fn end(&self, keys: &Keys, how: &str) -> Cmd {
-        self.set(keys, &[("ended", how.to_owned())])
+        let last = self.waves.keys().next_back().copied();
+        self.set(keys, last, [("ended".into(), how.to_owned())])
     }
 
     /// Keeps whoever drives the run from adding another wave. Replies -1 where Redis has lost it.
@@ -238,9 +249,10 @@ impl RolloutRecord {
         self.script(keys, CLOSE_ROLLOUT, &[by.to_owned()])
     }
 
-    fn set(&self, keys: &Keys, fields: &[(&str, String)]) -> Cmd {
-        let pairs = fields.iter().flat_map(|(name, value)| [(*name).to_owned(), value.clone()]);
-        let words: Vec<_> = [self.lifetime().to_string()].into_iter().chain(pairs).collect();
+    /// `prior`: the wave that must be there.
+    fn set(&self, keys: &Keys, prior: Option<u32>, fields: impl IntoIterator<Item = (String, String)>) -> Cmd {
+        let mut words = vec![self.lifetime().to_string(), prior.map(field_of).unwrap_or_default()];
+        words.extend(fields.into_iter().flat_map(|(name, value)| [name, value]));
         self.script(keys, SET_ROLLOUT, &words)
     }
 
@@ -260,6 +272,13 @@ impl RolloutRecord {
 
 /// What begins the name of a wave's field.
 const WAVE: &str = "wave:";
+
+/// How many waves one script sets: Lua spreads some thousand values at most.
+const WAVES_PER_SCRIPT: usize = 1000;
+
+fn field_of(number: u32) -> String {
+    format!("{WAVE}{number}")
+}
 
 fn show_wave(wave: &Wave) -> String {
     let hosts = wave.hosts.iter().map(ToString::to_string);
@@ -281,6 +300,7 @@ mod tests {
         let targets = Targets::new(["web2", "web1"].map(|name| name.parse().unwrap()));
         let plan = Plan {
             rollout: JobId::new(),
+            salt: JobId::salt(),
             from: None,
             action: "ping".into(),
             arguments: Arguments::new(),

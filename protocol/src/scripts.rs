@@ -143,16 +143,21 @@ redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1
 ";
 
-/// Sets fields of a rolling run, unless somebody has closed it. Replies 1; 0 where it is closed, -1 where Redis has lost it.
+/// Sets fields of a rolling run, unless somebody has closed it. Replies 1, also where the first of them was set to this
+/// before it was closed; 0 where it is closed; -1 where Redis has lost it; -2 where Redis has lost the end of it.
 ///
 /// ```text
 /// KEYS[1] → job:{ID}:rollout
-/// ARGV[1] → milliseconds until it expires   ARGV[2]… → fields and values
+/// ARGV[1] → milliseconds until it expires   ARGV[2] → the field that was set before these, or empty
+/// ARGV[3]… → fields and values
 /// ```
 pub const SET_ROLLOUT: &str = "\
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
-if redis.call('HEXISTS', KEYS[1], 'closed') == 1 then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+if redis.call('HEXISTS', KEYS[1], 'closed') == 1 then
+    return redis.call('HGET', KEYS[1], ARGV[3]) == ARGV[4] and 1 or 0
+end
+if ARGV[2] ~= '' and redis.call('HEXISTS', KEYS[1], ARGV[2]) == 0 then return -2 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1
 ";

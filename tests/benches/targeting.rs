@@ -93,7 +93,10 @@ fn fill(raw: &mut Connection, keys: &Keys, hosts: &[HostName], now: u64) {
         pipeline.hset_multiple(keys.status(host), &status.fields()).ignore();
         pipeline.hset_multiple(keys.labels(host), &[("env", "prod"), ("role", "web")]).ignore();
         let facts: Vec<_> = (0..12).map(|fact| (format!("fact{fact}"), "a value of some length")).collect();
-        pipeline.hset_multiple(keys.facts(host), &facts).hset(keys.facts(host), "os", "Debian GNU/Linux").ignore();
+        // Every worker publishes its architecture: without it nothing counts as published.
+        let own = [("os", "Debian GNU/Linux"), ("architecture", "x86_64")];
+        pipeline.hset_multiple(keys.facts(host), &facts).hset_multiple(keys.facts(host), &own).ignore();
+        pipeline.hset(keys.set_labels(host), "tier", "gold").ignore();
         let figures: Vec<_> = (0..12).map(|figure| (format!("figure{figure}"), "12.5")).collect();
         let cpu = keys.metrics(host, MetricGroup::Cpu);
         let usage = (number % 1000) as f64 / 10.0;
@@ -107,7 +110,7 @@ fn fill(raw: &mut Connection, keys: &Keys, hosts: &[HostName], now: u64) {
     }
 }
 
-/// Reads the four hashes of all hosts, or only the fields that the expression asks for.
+/// Reads the five hashes of all hosts, or only the fields that the expression asks for.
 fn read(raw: &mut Connection, keys: &Keys, hosts: &[HostName], is_part: bool) {
     for chunk in hosts.chunks(CHUNK) {
         let mut pipeline = Pipeline::new();
@@ -115,7 +118,8 @@ fn read(raw: &mut Connection, keys: &Keys, hosts: &[HostName], is_part: bool) {
             for (key, fields) in [
                 (keys.status(host), &["last_seen", "state", "clock_ahead_ms"][..]),
                 (keys.labels(host), &["env"]),
-                (keys.facts(host), &["os"]),
+                (keys.set_labels(host), &["env"]),
+                (keys.facts(host), &["os", "architecture"]),
                 (keys.metrics(host, MetricGroup::Cpu), &["usage", "sampled_at"]),
             ] {
                 if is_part {

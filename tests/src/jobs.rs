@@ -94,10 +94,19 @@ impl Raw {
         });
     }
 
-    /// Waits until a worker blocks in a read: Redis delivers the next entry to it.
+    /// Waits until a worker has begun to block in a read: Redis delivers the next entry to it, even if the worker is halted
+    /// before that. It blocks for seconds.
     #[track_caller]
     pub fn wait_reading(&mut self) {
-        eventually("a worker to read", || (self.readers() > 0).then_some(()));
+        let begun = |client: &str| {
+            let field = |name: &str| client.split(' ').find_map(|field| field.strip_prefix(name));
+            let is_fresh = field("idle=").and_then(|idle| idle.parse().ok()).is_some_and(|idle: u64| idle < 3);
+            is_fresh && field("cmd=") == Some("xreadgroup") && field("flags=").is_some_and(|flags| flags.contains('b'))
+        };
+        eventually("a worker to read", || {
+            let clients: String = self.query(&["CLIENT", "LIST"]);
+            clients.lines().any(begun).then_some(())
+        });
     }
 
     /// How many clients block in a read.

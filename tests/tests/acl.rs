@@ -14,7 +14,7 @@ use protocol::{
     name::{HostName, JobId, ScheduleName},
 };
 use redis::{Connection, RedisError, Value};
-use tests::{Ctl, Raw, Redis, Worker};
+use tests::{Ctl, Raw, Redis, Worker, eventually};
 
 /// What Redis replies to a command that a user may not run, whatever its keys are.
 const NOT_RUN: &str = "has no permissions to run";
@@ -245,8 +245,11 @@ fn the_doctor_serves_a_controller() {
     let worker = Worker::on(&redis).start();
     worker.wait_online();
     Raw::on(&redis).wait_reading();
-    let output = Ctl::on(&redis).run(["doctor", "-o", "json"]).expect(0);
-    assert_eq!(output.json()["warnings"], 0, "{output}");
+    // On a busy machine it may find that Redis replies slowly.
+    eventually("no warning", || {
+        let report = Ctl::on(&redis).run(["doctor", "-o", "json"]).expect(0).json();
+        (report["warnings"] == 0).then_some(())
+    });
     // An administrator may ask what the worker's user may do: all that it needs, on its own keys.
     let output = Ctl::as_administrator(&redis).run(["doctor", "-o", "json"]).expect(0);
     assert!(output.stdout.contains("ctl and the workers may send all that they need"), "{output}");

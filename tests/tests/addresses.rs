@@ -12,15 +12,19 @@ use tests::{Ctl, Redis, Worker, eventually, free_port};
 #[track_caller]
 fn named(url: &str, what: &str, instead: &str) {
     for line in ["host list", "run --all ping", "doctor"] {
-        let output = Ctl::alone().env("REDFLEET_REDIS", url).run(line.split(' ')).expect(1);
-        assert!(output.stderr.starts_with(&format!("error: {url} {what}")), "{line}: {output}");
+        let named = format!("error: {url} {what}");
+        // What replies late, on a busy machine, is not looked at for long.
+        let output = eventually(&format!("{line}: {named}"), || {
+            let output = Ctl::alone().env("REDFLEET_REDIS", url).run(line.split(' ')).expect(1);
+            output.stderr.starts_with(&named).then_some(output)
+        });
         assert!(output.stderr.contains("\nhint: ") && output.stderr.contains(instead), "{line}: {output}");
     }
     // Its worker gets no login: what is there might refuse that first.
     let redis = Redis::options().password("unused").start();
     let worker = Worker::on(&redis).redis(url).start();
-    let line = worker.wait_log("is away");
-    assert!(line.contains(&format!("{url} {what}")) && line.contains(instead), "{line}");
+    let line = worker.wait_log(&format!("{url} {what}"));
+    assert!(line.contains(instead), "{line}");
 }
 
 /// A TCP server that reads a line and replies with `reply`, whoever asks.

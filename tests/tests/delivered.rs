@@ -35,7 +35,7 @@ fn a_command_whose_result_cannot_be_written_is_delivered() {
     Raw::on(&redis).wait_reading();
     worker.stop();
     let script = format!("{}; {}", evidence.script(), gate.script());
-    let words = ["run", "--host", "web1", "--detach", "--start-by", "4s", "exec", "--", "sh", "-c", &script];
+    let words = ["run", "--host", "web1", "--detach", "--start-by", "8s", "exec", "--", "sh", "-c", &script];
     let job = ctl.run(words).expect(0).stdout.trim().to_owned();
     // Less than an empty server needs.
     redis.cli(["CONFIG", "SET", "maxmemory", "1"]);
@@ -57,7 +57,7 @@ fn a_command_of_a_worker_that_may_not_run_scripts_is_delivered() {
     let worker = Worker::on(&redis).redis(&format!("{}?user=worker&pass=secret", redis.url())).allow_exec().start();
     worker.wait_online();
     let (ctl, evidence) = (Ctl::on(&redis), Evidence::new(&redis, "evidence"));
-    let words = ["run", "--host", "web1", "--detach", "--start-by", "2s", "exec", "--", "sh", "-c", &evidence.script()];
+    let words = ["run", "--host", "web1", "--detach", "--start-by", "8s", "exec", "--", "sh", "-c", &evidence.script()];
     let job = ctl.run(words).expect(0).stdout.trim().to_owned();
     evidence.wait();
     expect_delivered(&redis, &ctl, &job);
@@ -78,7 +78,7 @@ fn a_command_that_ends_between_two_looks_is_never_called_expired() {
         worker.wait_online();
         let (ctl, evidence, network) = (Ctl::on(&redis), Evidence::new(&redis, "evidence"), Network::to(&redis));
         let script = evidence.script();
-        let dispatch = ["run", "--host", "web1", "--detach", "--start-by", "2s", "exec", "--", "sh", "-c", &script];
+        let dispatch = ["run", "--host", "web1", "--detach", "--start-by", "8s", "exec", "--", "sh", "-c", &script];
         let job = ctl.run(dispatch).expect(0).stdout.trim().to_owned();
         evidence.wait();
         eventually("it to be shown as delivered", || (ctl.host_states(&job)[0].1 == "delivered").then_some(()));

@@ -1,7 +1,7 @@
 //! `ctl doctor`: it finds what is wrong, and nothing where all is well.
 
 use serde_json::Value;
-use tests::{Aof, Ctl, Output, Raw, Redis, Worker};
+use tests::{Aof, Ctl, Output, Raw, Redis, Worker, eventually};
 
 /// The findings of one check: level and message.
 fn findings(output: &Output, check: &str) -> Vec<(String, String)> {
@@ -33,7 +33,11 @@ fn a_sound_fleet_has_no_problem_and_no_key_without_bounds() {
     ctl.run(["run", "--host", "web1", "collect-all"]).expect(0);
     ctl.run(["run", "--host", "web1", "exec", "--", "seq", "1000"]).expect(0);
     ctl.run(["run", "--host", "web1", "exec", "--", "false"]).expect(2);
-    let output = examine(&redis, 0);
+    // On a busy machine Redis may reply slowly, which is worth a warning.
+    let output = eventually("no warning", || {
+        let output = examine(&redis, 0);
+        (output.json()["warnings"] == 0).then_some(output)
+    });
     found(&output, "keys", "ok", "every key has a TTL or a cap");
     found(&output, "hosts", "ok", "1 online");
     found(&output, "readers", "ok", "");
@@ -41,14 +45,17 @@ fn a_sound_fleet_has_no_problem_and_no_key_without_bounds() {
     found(&output, "persistence", "ok", "synced every second");
     found(&output, "eviction", "ok", "noeviction");
     found(&output, "version", "ok", "redis 7");
-    let report = output.json();
-    assert_eq!((&report["problems"], &report["warnings"]), (&0.into(), &0.into()), "{output}");
-    let table = ctl.run(["doctor"]).expect(0);
+    assert_eq!(output.json()["problems"], 0, "{output}");
+    let table = eventually("a table without a warning", || {
+        let table = ctl.run(["doctor"]).expect(0);
+        table.stderr.contains("0 problems, 0 warnings").then_some(table)
+    });
     assert!(table.stdout.contains("every key has a TTL or a cap"), "{table}");
-    assert!(table.stderr.contains("0 problems, 0 warnings"), "{table}");
-    for line in ctl.run(["doctor", "-o", "jsonl"]).expect(0).stdout.lines() {
-        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["level"], "ok", "{line}");
-    }
+    eventually("a list without a warning", || {
+        let listed = ctl.run(["doctor", "-o", "jsonl"]).expect(0).stdout;
+        let is_ok = |line| serde_json::from_str::<Value>(line).expect("JSON")["level"] == "ok";
+        listed.lines().all(is_ok).then_some(())
+    });
 }
 
 #[test]

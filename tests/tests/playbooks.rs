@@ -2,11 +2,11 @@
 
 use std::{fs, path::PathBuf};
 
-use tests::{Ctl, Evidence, Gate, Output, Redis, Running, Worker};
+use tests::{Ctl, Evidence, Gate, Output, Raw, Redis, Running, Worker, eventually};
 
 struct Stage {
     redis: Redis,
-    _workers: Vec<Worker>,
+    workers: Vec<Worker>,
     ctl: Ctl,
 }
 
@@ -18,7 +18,7 @@ impl Stage {
         let workers: Vec<_> = (1..=count).map(start).collect();
         workers.iter().for_each(Worker::wait_online);
         let ctl = Ctl::on(&redis);
-        Self { redis, _workers: workers, ctl }
+        Self { redis, workers, ctl }
     }
 
     fn write(&self, text: &str) -> PathBuf {
@@ -40,6 +40,30 @@ impl Stage {
 
 fn words<'a>(more: &[&'a str]) -> Vec<&'a str> {
     ["playbook", "run", "book.toml"].iter().chain(more).copied().collect()
+}
+
+/// A file into which steps write a word and their host.
+struct Trail(PathBuf);
+
+impl Trail {
+    fn new(stage: &Stage) -> Self {
+        Self(stage.redis.directory().join("trail"))
+    }
+
+    /// A line of shell that writes this word.
+    fn write(&self, word: &str) -> String {
+        format!("echo {word}-$REDFLEET_HOST >> '{}'", self.0.display())
+    }
+
+    /// The line of a step that is undone by writing this word.
+    fn undo(&self, word: &str) -> String {
+        let script = self.write(word);
+        format!("rollback = {{ action = 'exec', arguments = {{ argv = ['sh', '-c', \"\"\"{script}\"\"\"] }} }}")
+    }
+
+    fn lines(&self) -> Vec<String> {
+        fs::read_to_string(&self.0).expect("a file").lines().map(str::to_owned).collect()
+    }
 }
 
 /// A step that runs a line of shell.
@@ -157,25 +181,112 @@ fn a_playbook_that_was_killed_repeats_nothing() {
 #[test]
 fn what_was_done_is_undone_in_the_reverse_order() {
     let stage = Stage::new(2);
-    let trail = stage.redis.directory().join("trail");
-    let write = |word: &str| format!("echo {word}-$REDFLEET_HOST >> '{}'", trail.display());
-    let undo = |word: &str| {
-        format!("rollback = {{ action = 'exec', arguments = {{ argv = ['sh', '-c', \"\"\"{}\"\"\"] }} }}", write(word))
-    };
-    let broken = format!("{}; test $REDFLEET_HOST = web1", write("b"));
+    let trail = Trail::new(&stage);
+    let broken = format!("{}; test $REDFLEET_HOST = web1", trail.write("b"));
     stage.write(&format!(
         "hosts = {{ all = true }}\n{}{}{}",
-        step("a", &write("a"), &undo("undo-a")),
-        step("b", &broken, &format!("on_failure = 'rollback'\n{}", undo("undo-b"))),
-        step("c", &write("c"), "")
+        step("a", &trail.write("a"), &trail.undo("undo-a")),
+        step("b", &broken, &format!("on_failure = 'rollback'\n{}", trail.undo("undo-b"))),
+        step("c", &trail.write("c"), "")
     ));
     let output = stage.run(&[]).expect(2);
-    let trail = fs::read_to_string(&trail).expect("a file");
-    let words: Vec<_> = trail.lines().map(|line| line.rsplit_once('-').expect("a host").0).collect();
+    let lines = trail.lines();
+    let words: Vec<_> = lines.iter().map(|line| line.rsplit_once('-').expect("a host").0).collect();
     assert_eq!(words, ["a", "a", "b", "b", "undo-b", "undo-b", "undo-a", "undo-a"], "{output}");
     assert!(output.stderr.contains("what was done is undone"), "{output}");
-    let again = stage.run(&["--resume", &id(&output)]).expect(2);
-    assert_eq!(fs::read_to_string(stage.redis.directory().join("trail")).expect("a file"), trail, "{again}");
+    let again = stage.run(&["--resume", &id(&output), "--yes"]).expect(2);
+    assert_eq!(trail.lines(), lines, "{again}");
+}
+
+#[test]
+fn what_never_ran_on_a_host_is_not_undone_there() {
+    let mut stage = Stage::new(2);
+    let trail = Trail::new(&stage);
+    stage.ctl.write(".config/redfleet/ctl.toml", "start_by = '20s'");
+    let more = format!("on_failure = 'rollback'\n{}", trail.undo("undo"));
+    stage.write(&format!("hosts = {{ all = true }}\n{}", step("a", &trail.write("a"), &more)));
+    // It is sent the command, and goes offline. The command could still start then, so it is to be undone.
+    stage.workers[1].stop();
+    let output = stage.run(&[]).expect(4);
+    assert!(output.stderr.contains("not all that was done is undone"), "{output}");
+    stage.workers[1].kill9();
+    // It comes back too late for the command: nothing has happened there.
+    let mut raw = Raw::on(&stage.redis);
+    let start_by = raw.now() + 20_000;
+    eventually("the start-by to have passed", || (raw.now() > start_by).then_some(()));
+    let back = stage.workers[1].options().start();
+    back.wait_online();
+    raw.wait_settled("web2");
+    let again = stage.run(&["--resume", &id(&output), "--yes"]).expect(2);
+    assert!(again.stderr.contains("what was done is undone"), "{again}");
+    let mut lines = trail.lines();
+    lines.sort();
+    assert_eq!(lines, ["a-web1", "undo-web1"], "{again}");
+}
+
+#[test]
+fn a_playbook_that_is_being_undone_never_goes_forward_again() {
+    let stage = Stage::new(2);
+    let trail = Trail::new(&stage);
+    let differs = "rollback = { action = 'exec', arguments = { argv = ['echo', '${result.look.stdout}'] } }";
+    stage.write(&format!(
+        "hosts = {{ all = true }}\n{}{}{}",
+        step("look", "echo $REDFLEET_HOST", ""),
+        step("b", &trail.write("b"), differs),
+        "[[step]]\nname = 'gold'\ncheck = 'label.tier = gold'\non_failure = 'rollback'\n"
+    ));
+    // What undoes it cannot be asked for: its hosts have different results.
+    let output = stage.run(&[]).expect(2);
+    assert!(output.stderr.contains("to go on with undoing it: "), "{output}");
+    let before = trail.lines();
+    assert_eq!(before.len(), 2, "{output}");
+    let again = stage.run(&["--resume", &id(&output), "--yes"]).expect(2);
+    assert!(again.stderr.contains("failed: step gold"), "{again}");
+    assert!(again.stderr.contains("not all that was done is undone"), "{again}");
+    assert_eq!(trail.lines(), before);
+}
+
+#[test]
+fn hosts_that_were_not_shown_are_asked_about() {
+    let stage = Stage::new(2);
+    let (first, second) = (stage.evidence("first"), stage.evidence("second"));
+    let good = stage.redis.directory().join("good");
+    let shaky = format!("{}; test -e '{}'", first.script(), good.display());
+    stage.write(&format!(
+        "{}{}",
+        step("a", &shaky, "hosts = { host = 'web1' }"),
+        step("b", &second.script(), "hosts = { all = true }")
+    ));
+    let output = stage.run(&[]).expect(2);
+    fs::write(good, "").expect("a file");
+    let (code, shown) = stage.ctl.at_terminal(words(&["--resume", &id(&output)]), "n\n");
+    assert!(shown.contains("step b on 2 hosts: web[1,2]. Go on?"), "{shown}");
+    assert_eq!((code, first.count(), second.count()), (4, 2, 0), "{shown}");
+}
+
+#[test]
+fn who_waits_for_a_step_that_was_begun_before_can_stop_waiting() {
+    let stage = Stage::new(2);
+    let evidence = stage.evidence("ran");
+    let mut gate = Gate::new(&stage.redis, "gate");
+    let script = format!("{}; test $REDFLEET_HOST != web1 || {}", evidence.script(), gate.script());
+    stage.write(&format!("hosts = {{ all = true }}\n{}", step("a", &script, "batch = 1")));
+    let mut running = stage.spawn(&[]);
+    let line = running.wait_stderr("run ");
+    let id = line.split(' ').nth(1).expect("an id").to_owned();
+    gate.reached();
+    running.kill9();
+    let resumed = stage.spawn(&["--resume", &id, "--yes"]);
+    // The old wave is closed before it is awaited.
+    let record = stage.redis.cli(["--scan", "--pattern", "job:*:rollout"]);
+    eventually("it to be taken over", || (stage.redis.cli(["HEXISTS", &record, "closed"]) == "1").then_some(()));
+    resumed.interrupt();
+    let output = resumed.wait();
+    assert!(output.code != 0 && output.stderr.contains("ended at step 1 of 1: a"), "{output}");
+    gate.open();
+    assert_eq!(evidence.count(), 1, "the next wave was not begun");
+    stage.run(&["--resume", &id, "--yes"]).expect(0);
+    assert_eq!(evidence.count(), 2);
 }
 
 #[test]

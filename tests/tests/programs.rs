@@ -14,7 +14,7 @@ use protocol::{
 use tests::{Ctl, Gate, Raw, Redis, Worker, eventually, fleet, is_alive, kill_groups};
 
 /// Long enough for a program to have begun even on a busy machine.
-const TIMEOUT_MS: u64 = 3000;
+const TIMEOUT_MS: u64 = 8000;
 
 /// Runs a line of shell with one more argument of `exec`.
 fn run_with(raw: &mut Raw, script: &str, name: &str, value: Argument) -> Outcome {

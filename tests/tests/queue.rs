@@ -24,9 +24,8 @@ fn a_command_behind_a_lock_names_the_holder_and_runs_when_its_turn_comes() {
     gate.reached();
     let holder = &holder[holder.len() - 8..];
 
-    let start_by = raw.now() + 100;
-    let second =
-        ctl.spawn(["run", "--host", "web1", "--start-by", "100ms", "exec", "lock=deploy", "--", "echo", "mine"]);
+    let start_by = raw.now() + 3000;
+    let second = ctl.spawn(["run", "--host", "web1", "--start-by", "3s", "exec", "lock=deploy", "--", "echo", "mine"]);
     let waits = format!("web1: waiting for lock 'deploy', held by job {holder}");
     second.wait_stderr(&waits);
     let shown = ctl.run(["job", "show", "last"]).expect(0);
@@ -112,7 +111,7 @@ fn a_worker_that_returns_too_late_does_not_start_what_its_predecessor_had_taken(
     let first = locked(raw.shell("web1", &gate.script()));
     raw.send("web1", &first);
     gate.reached();
-    let start_by_ms = raw.now() + 300;
+    let start_by_ms = raw.now() + 3000;
     let second = Manifest { start_by_ms, ..locked(raw.shell("web1", "true")) };
     raw.send("web1", &second);
     raw.wait_state("web1", &second, State::Delivered);

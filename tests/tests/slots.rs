@@ -147,12 +147,10 @@ fn a_job_for_many_hosts_runs_once_on_each() {
 fn the_status_shows_soon_how_many_commands_run() {
     let (redis, worker, mut raw) = fleet(2);
     worker.wait_online();
+    let begun = Instant::now();
     let shows = |running: u64| {
-        let begun = Instant::now();
         let shown = || (worker.status()?.running == running).then_some(());
         eventually(&format!("{running} to run according to the status"), shown);
-        // By the heartbeats alone, some of these would take longer.
-        assert!(begun.elapsed() < Duration::from_secs(3), "after {:?}", begun.elapsed());
     };
     for round in 0..4 {
         let mut gate = Gate::new(&redis, &format!("gate{round}"));
@@ -163,4 +161,6 @@ fn the_status_shows_soon_how_many_commands_run() {
         gate.open();
         shows(0);
     }
+    // By the heartbeats alone, eight changes take some 20 s.
+    assert!(begun.elapsed() < Duration::from_secs(15), "after {:?}", begun.elapsed());
 }

@@ -94,6 +94,8 @@ fn a_figure_that_is_old_or_missing_is_not_known() {
     ctl.run(list).expect(0);
 
     let long_ago = protocol::time::show_moment(raw.now() - 3_600_000);
+    // It is online still, and writes nothing more.
+    worker.stop();
     raw.query::<u64>(&["HSET", &key, "sampled_at", &long_ago]);
     let none = ctl.run(list).expect(1);
     assert!(

@@ -84,7 +84,7 @@ impl Fleet {
         let mut sent = Sent::default();
         let begun = Instant::now();
         let mut backoff: Option<Backoff> = None;
-        while let Err(error) = send(self, &job, &everyone, &mut sent).await {
+        while let Err(error) = self.send_once(&job, &everyone, &mut sent).await {
             if !error.is_transient() || begun.elapsed() >= DISPATCH_WITHIN {
                 return Err(Error::Dispatch {
                     job: job.id(),
@@ -105,6 +105,14 @@ impl Fleet {
         }
         (job.entries, job.damaged) = (sent.entries, sent.damaged);
         Ok(job)
+    }
+
+    /// Sends a job, maybe once more.
+    async fn send_once(&mut self, job: &Job, hosts: &[HostName], sent: &mut Sent) -> Result<(), Error> {
+        if sent.unclear {
+            self.claim_again(job.claim.as_ref()).await?;
+        }
+        send(self, job, hosts, sent).await
     }
 }
 
@@ -278,6 +286,7 @@ impl<'a> Redispatch<'a> {
             return Ok(());
         }
         self.remaining -= 1;
+        fleet.claim_again(self.job.claim.as_ref()).await?;
         send(fleet, self.job, hosts, &mut self.sent).await?;
         self.missing.clear();
         events.push_back(Event::Redispatched { count: hosts.len() });

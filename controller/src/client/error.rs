@@ -254,7 +254,7 @@ pub enum Error {
     #[error("the rolling run {0} has been begun already")]
     Begun(JobId),
     /// Somebody else goes on with a rolling run.
-    #[error("the rolling run {0} was taken over: somebody resumes it")]
+    #[error("the rolling run {0} was taken over: somebody resumes it, or has cancelled a wave of it")]
     RolloutClosed(JobId),
     /// The record of the rolling run to which a job says that it belongs is gone, or knows nothing of it.
     #[error("job {job} is a wave of the rolling run {rollout}, of which Redis has lost the record")]
@@ -336,6 +336,12 @@ impl Error {
             Self::Redis { source, .. } => source.code() == Some("WRONGTYPE"),
             _ => false,
         }
+    }
+
+    /// Whether a record is absent, damaged, or of another fleet or release. Others may be read all the same.
+    pub(super) fn is_of_record(&self) -> bool {
+        let is_other = matches!(self, Self::UnknownJob(_) | Self::ForeignJob { .. } | Self::LostRollout { .. });
+        is_other || matches!(self, Self::DamagedJob(..) | Self::DamagedRollout(..)) || self.is_wrong_type()
     }
 
     /// Whether the same call may succeed a little later: the connection broke, or Redis is loading or

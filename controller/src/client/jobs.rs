@@ -26,6 +26,7 @@ use redis::Cmd;
 use wildmatch::WildMatch;
 
 use super::{
+    claim::Claim,
     error::{Error, WrongType},
     fleet::{Fleet, RawHash, fields},
     proposal::Proposal,
@@ -68,6 +69,8 @@ pub struct Job {
     pub(super) entries: HashMap<HostName, String>,
     /// The inboxes that could not take the command.
     pub(super) damaged: HashMap<HostName, WrongType>,
+    /// Its place in the rolling run that this process drives.
+    pub(super) claim: Option<Claim>,
 }
 
 impl Job {
@@ -127,7 +130,7 @@ impl Job {
 
     /// A job that was read back from Redis.
     pub(super) fn of_record(record: JobRecord, sealed_keys: HashMap<HostName, SealedKey>) -> Self {
-        Self { record, sealed_keys, entries: HashMap::new(), damaged: HashMap::new() }
+        Self { record, sealed_keys, entries: HashMap::new(), damaged: HashMap::new(), claim: None }
     }
 
     /// Its id.
@@ -220,7 +223,7 @@ pub struct JobFilter {
 /// How many candidates [`Error::AmbiguousJob`] shows.
 const CANDIDATES: usize = 5;
 /// Jobs that are read in one round trip to find those that match a filter.
-const PAGE: usize = 100;
+pub(super) const PAGE: usize = 100;
 
 impl Fleet {
     /// The newest jobs that are still kept and match the filter, the newest first.

@@ -15,7 +15,7 @@ use crate::{
         settings::Settings,
     },
     client::{
-        Fleet, Host, Job, Origin, Outlook, Request, Rollout, Run, Selection, Signer, Standing, Standings, secrets_of,
+        Chain, Fleet, Host, Job, Origin, Outlook, Request, Run, Selection, Signer, Standing, Standings, secrets_of,
     },
     output::{Advice, Exit, Printer, Table, events, fold, moments, style, summary},
 };
@@ -50,7 +50,7 @@ pub async fn resume(
     let run = chain.newest().clone();
     // All that can be refused is refused before its driver is stopped.
     let secrets = secrets_again(&run, &again.secrets, fleet).await?;
-    agree(&run, &signer, again.yes, Some(fleet.now()), settings, printer)?;
+    agree(&chain, &signer, again.yes, Some(fleet.now()), settings, printer)?;
 
     if let Run::Rollout(rollout) = &run {
         let closed = fleet.close_rollout(rollout, &settings.operator).await?;
@@ -75,10 +75,11 @@ pub async fn resume(
 /// Runs everything once more, on all hosts.
 pub async fn rerun(options: Again, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
     let run = find(&options.id.id, fleet, settings).await?;
-    let run = fleet.chain(run).await?.first().clone();
+    let chain = fleet.chain(run).await?;
+    let run = chain.first().clone();
     let signer = keys::open(settings).await?;
     let secrets = secrets_again(&run, &options.secrets, fleet).await?;
-    agree(&run, &signer, options.yes, None, settings, printer)?;
+    agree(&chain, &signer, options.yes, None, settings, printer)?;
     let hosts = run.hosts();
     OnceMore { origin: Origin::New, run, secrets, options, signer: &signer }.run(&hosts, fleet, settings, printer).await
 }
@@ -95,7 +96,7 @@ async fn find(typed: &str, fleet: &mut Fleet, settings: &Settings) -> anyhow::Re
 /// Asks before something runs that another key has signed: what stands in Redis may be anybody's. Asks also before a run is
 /// taken from a living driver. `now`: where it is to be taken from one.
 fn agree(
-    run: &Run,
+    chain: &Chain,
     signer: &Signer,
     is_sure: bool,
     now: Option<Millis>,
@@ -103,15 +104,14 @@ fn agree(
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let mut doubts = Vec::new();
-    if let Run::Rollout(rollout) = run
-        && now.is_some_and(|now| is_driven(rollout, now))
-    {
+    if now.is_some_and(|now| is_driven(chain.newest(), now)) {
         doubts.push("a ctl has driven it within the last seconds; if it lives, it begins no further wave".to_owned());
     }
-    if !run.is_signed_by(signer) {
-        for line in described(run, settings, printer).lines(None) {
-            if is_sure { printer.note(&line) } else { printer.trouble(&line) }
-        }
+    let strange: Vec<_> = chain.not_signed_by(signer).collect();
+    for line in strange.iter().flat_map(|run| described(run, settings, printer).lines(None)) {
+        if is_sure { printer.note(&line) } else { printer.trouble(&line) }
+    }
+    if !strange.is_empty() {
         doubts.push(format!("it was not signed with your key, and you would sign it as {}", settings.operator));
     }
     if is_sure || doubts.is_empty() {
@@ -131,7 +131,8 @@ fn agree(
 }
 
 /// Whether a living `ctl` drives the run, as far as is known at `now`.
-pub fn is_driven(rollout: &Rollout, now: Millis) -> bool {
+pub fn is_driven(run: &Run, now: Millis) -> bool {
+    let Run::Rollout(rollout) = run else { return false };
     rollout.ended().is_none() && rollout.seen_ms().is_some_and(|seen| now < seen.saturating_add(ALIVE))
 }
 

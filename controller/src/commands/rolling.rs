@@ -74,6 +74,8 @@ pub enum End {
     Stopped,
     /// It was interrupted, or cannot go on from here.
     Broken,
+    /// Redis has lost its record: it cannot be resumed.
+    Lost,
 }
 
 impl Ran {
@@ -84,7 +86,8 @@ impl Ran {
 
     /// The exit code.
     pub fn exit(&self) -> Exit {
-        if self.results.is_empty() && self.offline.is_empty() && self.end == End::Broken {
+        let is_cut_off = matches!(self.end, End::Broken | End::Lost);
+        if self.results.is_empty() && self.offline.is_empty() && is_cut_off {
             return Exit::NotSent;
         }
         let exit = Exit::of(self.results.iter().map(|result| result.state));
@@ -173,6 +176,7 @@ pub async fn roll(
     drive.ran.end = match &stop {
         None => End::Reached,
         Some(Stop::Failures | Stop::Aborted(_)) => End::Stopped,
+        Some(Stop::Error(Error::UnknownJob(_))) => End::Lost,
         Some(Stop::Interrupted | Stop::Error(_)) => End::Broken,
     };
     drive.conclude(&rollout, stop).await;
@@ -354,7 +358,7 @@ impl Drive<'_> {
             },
             Stop::Aborted(reason) => style::plain(reason),
             Stop::Interrupted => "interrupted".to_owned(),
-            Stop::Error(Error::RolloutClosed(_)) => "somebody else has taken it over".to_owned(),
+            Stop::Error(Error::RolloutClosed(_)) => "somebody has taken it over, or cancelled a wave of it".to_owned(),
             Stop::Error(Error::UnknownJob(_)) => "Redis has lost the record of the run".to_owned(),
             Stop::Error(error) => style::plain(&error.to_string()),
         });
@@ -363,7 +367,7 @@ impl Drive<'_> {
         if !is_error {
             let how = reason.as_deref().unwrap_or("all hosts were reached");
             if let Ok(false) = self.fleet.end_rollout(rollout, how).await {
-                printer.trouble("somebody else has taken the run over");
+                printer.trouble("somebody has taken the run over, or cancelled a wave of it");
                 self.ran.end = End::Broken;
             }
         }
@@ -397,7 +401,12 @@ impl Drive<'_> {
         let is_whole = unreached.is_empty() && self.ran.failures() == 0;
         if !is_whole && !self.rolling.is_part {
             let short = rollout.id().short();
-            printer.note(&format!("to go on with the hosts on which it has not succeeded: ctl job resume {short}"));
+            printer.note(&match self.ran.end {
+                End::Lost => {
+                    "it cannot be resumed; give its command again, for the hosts that were not reached".to_owned()
+                }
+                _ => format!("to go on with the hosts on which it has not succeeded: ctl job resume {short}"),
+            });
         }
         let whole = json!({
             "rollout": rollout.id(),

@@ -2,7 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use protocol::time::Millis;
+use protocol::{outcome::State, time::Millis};
 use serde_json::json;
 
 use crate::{
@@ -185,9 +185,11 @@ pub async fn watch_as(
     printer.stop_progress();
     let results: Vec<_> = follower.results().collect();
     printer.report_loss(output.all(&results, fleet.now()), again);
-    if follower.left() > 0 {
-        let left = format!("{} still queued: ctl job wait {}", summary::hosts(follower.left()), job.id().short());
-        printer.note(&left);
+    let queued = results.iter().filter(|result| result.state == State::Queued).count().min(follower.left());
+    for (count, what) in [(queued, "still queued"), (follower.left() - queued, "gone silent")] {
+        if count > 0 {
+            printer.note(&format!("{} {what}: ctl job wait {}", summary::hosts(count), job.id().short()));
+        }
     }
     if detached {
         printer.note(&format!("detached; the job goes on: ctl job wait {}", job.id().short()));

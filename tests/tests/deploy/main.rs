@@ -36,7 +36,7 @@ impl Host {
         let settings = format!(
             "[services.web]\nprogram = [\"{shown}/current/bin/web\"]\nlisten = [\"{address}\"]\n{environment}\n\
              settle = '100ms'\ncheck = {{ http = 'http://{address}/health', status = 200 }}\n\
-             [apps.web]\ndirectory = \"{shown}\"\nservice = 'web'\nwithin = '2s'\nsettle = '300ms'\n{app}\n{ALLOW}"
+             [apps.web]\ndirectory = \"{shown}\"\nservice = 'web'\nwithin = '6s'\nsettle = '2s'\n{app}\n{ALLOW}"
         );
         let worker = Worker::on(redis).host(name).config(&settings).start();
         worker.wait_online();

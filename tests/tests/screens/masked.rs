@@ -16,7 +16,7 @@ pub(crate) fn masked(screen: &str, is_aligned: bool) -> String {
 }
 
 fn line_masked(line: &str, is_aligned: bool) -> String {
-    let line = directory_masked(line);
+    let line = wait_masked(&directory_masked(line));
     let mut masked = String::new();
     let mut rest = line.as_str();
     let is_job = line
@@ -72,6 +72,12 @@ fn joined(line: &str) -> String {
     cells.collect::<Vec<_>>().join("  ")
 }
 
+/// Without the remark that a command waited long for its start, as it does on a busy machine.
+fn wait_masked(line: &str) -> String {
+    let waited = line.split_once(" (waited ").and_then(|(before, behind)| Some((before, behind.split_once(')')?.1)));
+    waited.map_or_else(|| line.to_owned(), |(before, behind)| format!("{before}{behind}"))
+}
+
 #[test]
 fn what_differs_is_replaced_in_its_place() {
     assert_eq!(
@@ -84,5 +90,6 @@ fn what_differs_is_replaced_in_its_place() {
     );
     assert_eq!(masked("w  [||||      ]  45.1", true), "w  [~~~~~~~~~~]   #.#");
     assert_eq!(masked("8ee22555  12 s   ann  1 running", true), "XXXXXXXX  #   ann  1 running");
+    assert_eq!(masked("1 host: 1 succeeded in 3 s (waited 2 s)", true), "1 host: 1 succeeded in #");
     assert_eq!(masked("web1  online  1 s ago    39.0 %  0/4", false), "web1  online  #  #  0/4");
 }

@@ -235,7 +235,7 @@ fn stop_ends_children_too_wherever_they_went() {
 
 #[test]
 fn what_does_not_end_in_time_is_killed() {
-    let host = Host::supervising("settle = '100ms'\ndrain = '500ms'");
+    let host = Host::supervising("settle = '100ms'\ndrain = '2s'");
     host.served.behave("stubborn");
     let first = host.run("start").good().pid();
     let second = host.run("restart").good().pid();
@@ -257,7 +257,7 @@ fn a_program_without_sockets_is_ended_before_the_next_one_starts() {
     let dry = host.run("--dry-run restart").good();
     assert!(dry.would()[0].starts_with("end process"), "{dry:?}");
     let second = host.run("restart").good().pid();
-    assert!(!is_alive(first) && second == host.served.pid());
+    assert!(!is_alive(first) && second == host.served.wait_pid());
     // The new one does not come up: the old one cannot go on, but what it was started with can.
     host.served.behave("crash");
     host.run("restart").bad("exit code 3");

@@ -201,7 +201,7 @@ mod tests {
         let (fake, prober) = Fake::new(&["/hung"]);
         let mounts = mounts(&["/", "/hung", "/home", "/gone"]);
         let expected = [MountState::Space(SPACE), MountState::Unresponsive, MountState::Space(SPACE), MountState::Gone];
-        let limit = Duration::from_millis(400);
+        let limit = Duration::from_secs(3);
         let begin = Instant::now();
         assert_eq!(prober.probe(&mounts, limit).await.unwrap(), expected);
         assert!(begin.elapsed() < 10 * limit, "{:?}", begin.elapsed());
@@ -245,7 +245,7 @@ mod tests {
         let hung: Vec<&str> = (0..40).map(|n| &*format!("/hung/{n}").leak()).collect();
         let (fake, prober) = Fake::new(&hung);
         let mounts = mounts(&[&hung[..], &["/"]].concat());
-        let states = prober.probe(&mounts, Duration::from_secs(1)).await.unwrap();
+        let states = prober.probe(&mounts, Duration::from_secs(5)).await.unwrap();
         assert_eq!(states[40], MountState::Space(SPACE));
         assert!(states[..40].iter().all(|state| *state == MountState::Unresponsive));
         assert!(hung.iter().all(|point| fake.times_probed(point) == 1));

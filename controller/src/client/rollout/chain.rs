@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use protocol::{
     action::Arguments,
+    keys::Keys,
     limits,
     name::{HostName, JobId},
     rollout::{Waves, next},
     time::Millis,
 };
 
+use redis::Cmd;
+
 use super::Rollout;
 use crate::client::{
-    error::Error,
+    error::{Error, WrongType},
     fleet::Fleet,
-    jobs::{Job, Request},
+    jobs::{Job, PAGE, Request},
     signer::Signer,
 };
 
@@ -29,7 +32,7 @@ pub enum Run {
 
 impl Run {
     /// Its id.
-    pub const fn id(&self) -> JobId {
+    pub fn id(&self) -> JobId {
         match self {
             Self::Rollout(rollout) => rollout.id(),
             Self::Job(job) => job.id(),
@@ -98,7 +101,7 @@ impl Run {
     }
 
     /// How it goes from host to host; none: to all at once.
-    pub const fn waves(&self) -> Option<&Waves> {
+    pub fn waves(&self) -> Option<&Waves> {
         match self {
             Self::Rollout(rollout) => Some(&rollout.plan().waves),
             Self::Job(_) => None,
@@ -141,6 +144,11 @@ impl Chain {
         &self.0
     }
 
+    /// Those that this key has not signed: what stands in Redis in their place may be anybody's.
+    pub fn not_signed_by<'a>(&'a self, signer: &'a Signer) -> impl Iterator<Item = &'a Run> {
+        self.0.iter().filter(|run| !run.is_signed_by(signer))
+    }
+
     /// Replaces the newest one, as it was read anew.
     pub fn renew(&mut self, rollout: Rollout) {
         if let Some(newest) = self.0.last_mut() {
@@ -181,20 +189,36 @@ impl Fleet {
     /// # Errors
     /// There is none, or it cannot be read.
     pub async fn last_run(&mut self, operator: &str) -> Result<Run, Error> {
-        for id in self.job_ids(limits::JOBS).await? {
-            match self.rollout_if_any(id).await? {
-                Some(rollout) if rollout.plan().operator == operator => return Ok(Run::Rollout(Box::new(rollout))),
-                Some(_) => continue,
-                None => {}
-            }
-            match self.find_job(&id.to_string()).await {
-                Ok(job) if job.manifest().operator == operator => return self.run_of(job).await,
-                // Others may be anything.
-                Ok(_) | Err(Error::UnknownJob(_) | Error::DamagedJob(..) | Error::ForeignJob { .. }) => {}
-                Err(error) => return Err(error),
+        let ids = self.job_ids(limits::JOBS).await?;
+        for page in ids.chunks(PAGE) {
+            for id in self.may_be_of(page, operator).await? {
+                match self.rollout_if_any(id).await {
+                    Ok(Some(rollout)) if rollout.plan().operator == operator => {
+                        return Ok(Run::Rollout(Box::new(rollout)));
+                    }
+                    Ok(None) => {}
+                    Ok(Some(_)) => continue,
+                    Err(error) if error.is_of_record() => continue,
+                    Err(error) => return Err(error),
+                }
+                match self.find_job(&id.to_string()).await {
+                    Ok(job) if job.manifest().operator == operator => return self.run_of(job).await,
+                    Ok(_) => {}
+                    Err(error) if error.is_of_record() => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Err(Error::NoJobs(operator.to_owned()))
+    }
+
+    /// Those of these ids that may be of a rolling run, or of a job of this operator.
+    async fn may_be_of(&mut self, ids: &[JobId], operator: &str) -> Result<Vec<JobId>, Error> {
+        let ask = |keys: &Keys, &id: &JobId| [Cmd::hget(keys.job(id), "operator"), Cmd::exists(keys.job_rollout(id))];
+        let read = |&id: &JobId, (by, is_rollout): (Option<String>, bool), _: Option<WrongType>| {
+            (is_rollout || by.as_deref() == Some(operator)).then_some(id)
+        };
+        Ok(self.query_each(ids, ask, read).await?.into_iter().flatten().collect())
     }
 
     /// The run with those before it, whose remaining hosts are its own, and those that have gone on with it.

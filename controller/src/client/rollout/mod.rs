@@ -10,6 +10,8 @@ mod chain;
 mod course;
 mod standing;
 
+use std::sync::Arc;
+
 use protocol::{
     clock::millis,
     name::{HostName, JobId},
@@ -18,7 +20,7 @@ use protocol::{
     time::Millis,
     trust::sshsig::{self, Signature},
 };
-use redis::{Cmd, Pipeline, Value};
+use redis::{Pipeline, Value};
 
 pub use self::{
     budget::{Budget, BudgetError},
@@ -27,6 +29,7 @@ pub use self::{
     standing::{Standing, Standings},
 };
 use super::{
+    claim::Claim,
     error::Error,
     events::Event,
     fleet::{Fleet, RawHash, fields},
@@ -37,7 +40,7 @@ use super::{
 /// A rolling run.
 #[derive(Clone, Debug)]
 pub struct Rollout {
-    record: RolloutRecord,
+    record: Arc<RolloutRecord>,
 }
 
 /// Where a rolling run comes from.
@@ -53,17 +56,17 @@ pub enum Origin {
 
 impl Rollout {
     /// Its id.
-    pub const fn id(&self) -> JobId {
+    pub fn id(&self) -> JobId {
         self.record.id()
     }
 
     /// What runs, and where.
-    pub const fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Plan {
         &self.record.plan
     }
 
     /// All of its hosts.
-    pub const fn targets(&self) -> &Targets {
+    pub fn targets(&self) -> &Targets {
         &self.record.targets
     }
 
@@ -78,12 +81,12 @@ impl Rollout {
     }
 
     /// When the `ctl` that drives it was last alive.
-    pub const fn seen_ms(&self) -> Option<Millis> {
+    pub fn seen_ms(&self) -> Option<Millis> {
         self.record.seen_ms
     }
 
     /// The plan's bytes, and its signature.
-    pub const fn signed(&self) -> (&[u8], &[u8]) {
+    pub fn signed(&self) -> (&[u8], &[u8]) {
         let signed = &self.record.signed;
         (signed.bytes.as_slice(), signed.signature.as_slice())
     }
@@ -136,13 +139,15 @@ impl Fleet {
             return Err(Error::NoTargets);
         }
         let now = self.signing_moment().await?;
+        let salt = JobId::salt();
         let (rollout, from) = match origin {
-            Origin::New => (JobId::derive(&request.operator, now, &JobId::salt()), None),
+            Origin::New => (JobId::derive(&request.operator, now, &salt), None),
             Origin::Resumes(prior) => (next(prior), Some(prior)),
             Origin::Part(id) => (id, None),
         };
         let plan = Plan {
             rollout,
+            salt,
             from,
             action: request.action.clone(),
             arguments: request.arguments.clone(),
@@ -171,7 +176,7 @@ impl Fleet {
         let mut index = redis::pipe();
         index.add_command(record.write_index(self.keys()));
         self.write_whole(index).await?;
-        Ok(Rollout { record })
+        Ok(Rollout { record: Arc::new(record) })
     }
 
     /// Makes a job of the run's next wave, signs it and claims it. It is to be sent with [`Self::send_wave`].
@@ -196,16 +201,13 @@ impl Fleet {
 
         let number = rollout.record.waves.keys().next_back().map_or(1, |last| last + 1);
         let wave = Wave { job: job.id(), hosts: job.targets().hosts().cloned().collect() };
-        let claim = rollout.record.claim(self.keys(), number, &wave, self.now());
-        match self.ask_rollout(claim).await? {
-            1 => {
-                rollout.record.waves.insert(number, wave);
-                Ok(job)
-            }
-            0 => Err(Error::RolloutClosed(rollout.id())),
+        if !self.claim(&rollout.record, number, &wave).await? {
             // It would be written anew without knowing who has closed it.
-            _ => Err(Error::UnknownJob(rollout.id().to_string())),
+            return Err(Error::UnknownJob(rollout.id().to_string()));
         }
+        Arc::make_mut(&mut rollout.record).waves.insert(number, wave);
+        job.claim = Some(Claim::new(&rollout.record, number));
+        Ok(job)
     }
 
     /// Sends the job of a wave that was claimed, as [`Self::dispatch`] does.
@@ -227,7 +229,7 @@ impl Fleet {
     /// Records how the run has ended. Returns whether it was still its driver's.
     pub async fn end_rollout(&mut self, rollout: &Rollout, how: &str) -> Result<bool, Error> {
         let end = rollout.record.end(self.keys(), how);
-        self.ask_rollout(end).await.map(|reply| reply == 1)
+        self.add_to_rollout(&rollout.record, end).await.map(|reply| reply == 1)
     }
 
     /// The run of that id.
@@ -245,7 +247,7 @@ impl Fleet {
             let (theirs, ours) = (record.plan.namespace, self.namespace.clone());
             return Err(Error::ForeignJob { job: id, theirs, ours });
         }
-        Ok(Rollout { record })
+        Ok(Rollout { record: Arc::new(record) })
     }
 
     /// The run of that id, if there is one.
@@ -263,11 +265,13 @@ impl Fleet {
     /// Keeps whoever drives the run from beginning another wave, and reads the run as it is now.
     ///
     /// # Errors
-    /// As of [`Self::rollout`].
+    /// As of [`Self::rollout`], and [`Error::Replaced`].
     pub async fn close_rollout(&mut self, rollout: &Rollout, operator: &str) -> Result<Rollout, Error> {
         let close = rollout.record.close(self.keys(), operator);
         self.ask_rollout(close).await?;
-        self.rollout(rollout.id()).await
+        let closed = self.rollout(rollout.id()).await?;
+        // What was looked at, and maybe agreed to, is what is gone on with.
+        if closed.signed() == rollout.signed() { Ok(closed) } else { Err(Error::Replaced(rollout.id())) }
     }
 
     /// Waits until Redis replies, as long as that may pass. Returns whether it was away.
@@ -289,12 +293,5 @@ impl Fleet {
     /// Sends writes on one key as one transaction.
     async fn write_whole(&mut self, mut writes: Pipeline) -> Result<(), Error> {
         self.persist::<Vec<Value>>(writes.atomic()).await.map(drop)
-    }
-
-    async fn ask_rollout(&mut self, command: Cmd) -> Result<i64, Error> {
-        let mut pipeline = redis::pipe();
-        pipeline.add_command(command);
-        let (reply,): (i64,) = self.persist(&pipeline).await?;
-        Ok(reply)
     }
 }

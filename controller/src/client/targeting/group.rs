@@ -26,6 +26,9 @@ pub enum GroupError {
     /// It is too long.
     #[error("it has {0} bytes; {most} are allowed", most = limits::GROUP_BYTES)]
     Size(usize),
+    /// Its words stand for too many hosts.
+    #[error("it names more than {} hosts", limits::HOSTS)]
+    Many,
     /// Its parts are not where they belong.
     #[error("it does not read: HOSTS [except HOSTS] [where EXPR]")]
     Form,
@@ -94,9 +97,18 @@ impl FromStr for Group {
         if text.len() > limits::GROUP_BYTES {
             return Err(GroupError::Size(text.len()));
         }
-        let words = |text: &str| split_words(text).into_iter().map(str::parse).collect::<Result<Vec<_>, WordError>>();
+        let mut room = limits::HOSTS;
+        let mut words = |text: &str| {
+            let read = |text: &str| {
+                let word: Word = text.parse()?;
+                room = room.checked_sub(word.exact().map_or(0, <[_]>::len)).ok_or(GroupError::Many)?;
+                Ok::<_, GroupError>(word)
+            };
+            split_words(text).into_iter().map(read).collect::<Result<Vec<_>, _>>()
+        };
         // No word has a blank in it, so the first one ends the words.
         let (named, rest) = split(text);
+        let named = words(named)?;
         let (excluded, rest) = match rest.strip_prefix("except ") {
             Some(rest) => {
                 let (excluded, rest) = split(rest);
@@ -109,7 +121,7 @@ impl FromStr for Group {
             None if rest.is_empty() => None,
             None => return Err(GroupError::Form),
         };
-        Ok(Self { words: words(named)?, except: excluded, filter })
+        Ok(Self { words: named, except: excluded, filter })
     }
 }
 
@@ -142,6 +154,7 @@ mod tests {
             ("web1 where os = x where os = y", "'and' or 'or' is missing"),
             ("web1\n", "is not a valid name"),
             (&"x,".repeat(5000), "it has 10000 bytes; 8192 are allowed"),
+            (&format!("x{}", ",y[1-9999]".repeat(11)), "it names more than 100000 hosts"),
         ] {
             let refused = text.parse::<Group>().unwrap_err().to_string();
             assert!(refused.contains(problem), "{text:?}: {refused}");

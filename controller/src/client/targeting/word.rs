@@ -17,8 +17,8 @@ pub struct Word {
 
 #[derive(Clone, Debug)]
 enum Meaning {
-    /// These hosts, each of which must be there.
-    Names(Vec<HostName>),
+    /// These hosts, each of which must be there: in the order in which they are written, and sorted.
+    Names { written: Vec<HostName>, sorted: Vec<HostName> },
     /// All that match one of these.
     Patterns(Vec<WildMatch>),
     /// What this group stands for.
@@ -50,7 +50,7 @@ impl Word {
     /// The hosts that it names, where it has no wildcard.
     pub(in crate::client) fn exact(&self) -> Option<&[HostName]> {
         match &self.meaning {
-            Meaning::Names(names) => Some(names),
+            Meaning::Names { written, .. } => Some(written),
             Meaning::Patterns(_) | Meaning::Group(_) => None,
         }
     }
@@ -63,7 +63,7 @@ impl Word {
     /// Whether it means a host of this name. Of a group that is not known here.
     pub fn matches(&self, host: &str) -> bool {
         match &self.meaning {
-            Meaning::Names(names) => names.iter().any(|name| name.as_str() == host),
+            Meaning::Names { sorted, .. } => sorted.binary_search_by(|name| name.as_str().cmp(host)).is_ok(),
             Meaning::Patterns(patterns) => patterns.iter().any(|pattern| pattern.matches(host)),
             Meaning::Group(_) => false,
         }
@@ -81,7 +81,10 @@ impl FromStr for Word {
         let meaning = if text.contains(['*', '?']) {
             Meaning::Patterns(spelled.iter().map(|pattern| WildMatch::new(pattern)).collect())
         } else {
-            Meaning::Names(spelled.iter().map(|name| name.parse()).collect::<Result<_, NameError>>()?)
+            let written = spelled.iter().map(|name| name.parse()).collect::<Result<Vec<HostName>, NameError>>()?;
+            let mut sorted = written.clone();
+            sorted.sort();
+            Meaning::Names { written, sorted }
         };
         Ok(Self { text: text.to_owned(), meaning })
     }
@@ -121,6 +124,10 @@ mod tests {
         assert_eq!(names("web[08-10].eu"), ["web08.eu", "web09.eu", "web10.eu"]);
         assert_eq!(names("web[1,3,7-8]"), ["web1", "web3", "web7", "web8"]);
         assert_eq!(names("r[1-2]n[1-2]"), ["r1n1", "r1n2", "r2n1", "r2n2"]);
+        let out_of_order: Word = "web[7,10,9]".parse().unwrap();
+        for (host, is_meant) in [("web7", true), ("web9", true), ("web10", true), ("web1", false), ("web8", false)] {
+            assert_eq!(out_of_order.matches(host), is_meant, "{host}");
+        }
         let both: Word = "web[1-2]*".parse().unwrap();
         assert!(both.exact().is_none() && both.matches("web2-eu") && !both.matches("web3"));
         let group: Word = "@web".parse().unwrap();

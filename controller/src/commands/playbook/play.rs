@@ -3,20 +3,22 @@
 //! Each step with an action is a rolling run, whose id follows from that of the playbook's run and the step's name. So all that
 //! is needed to go on is the id and the file: which steps were begun, and how far they came, stands in Redis.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use protocol::{
     name::{HostName, JobId},
     outcome::State,
 };
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     super::{
-        resume::{is_driven, remaining},
+        resume::remaining,
         rolling::End,
-        selected::{name_unknown, select},
+        selected::{confirm, may_change, name_unknown, select},
     },
     file::{Call, OnFailure, Playbook, Step, Task},
     stage::Stage,
@@ -24,7 +26,7 @@ use super::{
 };
 use crate::{
     client::{Error, Field, Filter, HostResult, Origin, Rollout, Standing, by_reason},
-    output::{Advice, Exit, explain::explain, fold, style, summary::hosts},
+    output::{Advice, Exit, Printer, explain::explain, fold, style, summary::hosts},
 };
 
 /// How often a check looks.
@@ -36,7 +38,8 @@ pub struct Player<'a> {
     /// The id of this run of it.
     run: JobId,
     stage: Stage<'a>,
-    interrupt: Signal,
+    /// The hosts of each step that were shown before it all began, sorted.
+    agreed: Vec<Vec<HostName>>,
     results: Results,
     /// The states of hosts in all steps.
     states: Vec<State>,
@@ -55,6 +58,8 @@ enum Ended {
     Failed,
     /// It was interrupted, or cannot go on from here.
     Broken,
+    /// Redis has lost its record: whoever resumed it would begin it anew.
+    Lost,
 }
 
 impl Ended {
@@ -63,7 +68,7 @@ impl Ended {
             Self::Done => "done",
             Self::Skipped => "skipped",
             Self::Failed => "failed",
-            Self::Broken => "not_finished",
+            Self::Broken | Self::Lost => "not_finished",
         }
     }
 }
@@ -76,42 +81,45 @@ struct Played<'a> {
     failed: Vec<&'a str>,
     /// Whether it was interrupted, or could not go on.
     is_broken: bool,
+    /// Whether Redis has lost the record of a step, so that it cannot be resumed.
+    is_lost: bool,
     /// Whether what was done was to be undone, and if so whether all of it was.
     undone: Option<bool>,
 }
 
 impl<'a> Player<'a> {
-    /// A player of this run.
-    ///
-    /// # Errors
-    /// Signals cannot be caught.
-    pub fn new(playbook: &'a Playbook, run: JobId, stage: Stage<'a>) -> anyhow::Result<Self> {
-        let interrupt = signal(SignalKind::interrupt())?;
-        let (results, states) = (Results::default(), Vec::new());
-        Ok(Self { playbook, run, stage, interrupt, results, states, left_out: false })
+    /// A player of this run. `agreed`: the hosts of each step that were shown.
+    pub fn new(playbook: &'a Playbook, run: JobId, stage: Stage<'a>, agreed: Vec<Vec<HostName>>) -> Self {
+        Self { playbook, run, stage, agreed, results: Results::default(), states: Vec::new(), left_out: false }
     }
 
     /// Plays all steps that were not finished. `file`: how the file is typed.
-    pub async fn play(mut self, file: &str, is_resumed: bool, is_sure: bool) -> anyhow::Result<Exit> {
-        let begun = if is_resumed { self.begun(is_sure).await? } else { vec![None; self.playbook.steps.len()] };
+    pub async fn play(mut self, file: &str, is_resumed: bool) -> anyhow::Result<Exit> {
+        let (mut begun, mut undoing) = (vec![None; self.playbook.steps.len()], None);
+        if is_resumed {
+            begun = self.begun().await?;
+            undoing = self.undoing().await?;
+        }
         self.stage.printer.begin_document();
-        let played =
-            if self.undoing().await? { self.undo_again(&begun).await? } else { self.play_steps(&begun).await? };
+        let played = match undoing {
+            Some(failed) => self.undo_again(&begun, failed).await?,
+            None => self.play_steps(&begun).await,
+        };
         Ok(self.conclude(&played, file))
     }
 
-    async fn play_steps(&mut self, begun: &[Option<Rollout>]) -> anyhow::Result<Played<'a>> {
+    async fn play_steps(&mut self, begun: &[Option<Rollout>]) -> Played<'a> {
         let printer = self.stage.printer;
         let mut played = Played::default();
         for (at, step) in self.playbook.steps.iter().enumerate() {
-            if self.is_interrupted().await {
+            if self.stage.is_interrupted().await {
                 played.is_broken = true;
                 break;
             }
             printer.note(&format!("step {} of {}: {}", at + 1, self.playbook.steps.len(), step.name));
             printer.begin_document();
             let is_over = begun[at + 1..].iter().any(Option::is_some);
-            let ended = self.step(step, begun[at].as_ref(), is_over).await;
+            let ended = self.step(at, begun[at].as_ref(), is_over).await;
             let ended = ended.unwrap_or_else(|error| {
                 printer.error(&explain(&error));
                 Ended::Broken
@@ -125,19 +133,19 @@ impl<'a> Player<'a> {
                         OnFailure::Continue => printer.trouble(&format!("step {} failed; going on", step.name)),
                         OnFailure::Stop => break,
                         OnFailure::Rollback => {
-                            played.undone = Some(self.undo(at).await?);
+                            played.undone = self.begin_undo(at).await;
                             break;
                         }
                     }
                 }
-                Ended::Broken => {
-                    played.is_broken = true;
+                Ended::Broken | Ended::Lost => {
+                    (played.is_broken, played.is_lost) = (true, ended == Ended::Lost);
                     break;
                 }
             }
             played.finished += 1;
         }
-        Ok(played)
+        played
     }
 
     /// Prints what a step has come to, for programs.
@@ -148,7 +156,7 @@ impl<'a> Player<'a> {
     }
 
     /// The steps that were begun before, each with its rolling run.
-    async fn begun(&mut self, is_sure: bool) -> anyhow::Result<Vec<Option<Rollout>>> {
+    async fn begun(&mut self) -> anyhow::Result<Vec<Option<Rollout>>> {
         let mut begun = Vec::new();
         for step in &self.playbook.steps {
             begun.push(self.find(&step.name).await?);
@@ -157,17 +165,10 @@ impl<'a> Player<'a> {
             let nothing = Advice::new(format!("no step of this playbook was begun in the run {}", self.run));
             return Err(nothing.hint("is the id right? To begin: without --resume").into());
         }
-        let (now, signer) = (self.stage.fleet.now(), self.stage.signer);
+        // All that can be refused is refused before anything is done.
         for (step, rollout) in self.playbook.steps.iter().zip(&begun) {
-            let Some(rollout) = rollout.as_ref().filter(|_| !is_sure) else { continue };
-            if !rollout.is_signed_by(signer) {
-                let by = style::plain(&rollout.plan().operator);
-                let other = Advice::new(format!("step {} was begun by {by}, with another key than yours", step.name));
-                return Err(other.hint("to go on in your name: --yes").into());
-            }
-            if is_driven(rollout, now) {
-                let alive = Advice::new(format!("a ctl has driven step {} within the last seconds", step.name));
-                return Err(alive.hint("to take it over from there: --yes").into());
+            if let Some(rollout) = rollout {
+                self.stage.chain(&step.name, rollout).await?;
             }
         }
         Ok(begun)
@@ -177,27 +178,26 @@ impl<'a> Player<'a> {
         self.stage.fleet.rollout_if_any(self.run.part(step)).await
     }
 
-    /// Whether the run has begun to undo its steps.
-    async fn undoing(&mut self) -> Result<bool, Error> {
-        for step in &self.playbook.steps {
-            if self.find(&undo_of(&step.name)).await?.is_some() {
-                return Ok(true);
-            }
+    /// The place of the step since whose failure the run is being undone. Asks whether to go on with that, as nobody vouches
+    /// for it.
+    async fn undoing(&mut self) -> anyhow::Result<Option<usize>> {
+        let Some(failed) = self.stage.fleet.undoing(self.run).await? else { return Ok(None) };
+        let failed = style::plain(&failed);
+        let Some(at) = self.playbook.steps.iter().position(|step| step.name == failed) else {
+            let other =
+                Advice::new(format!("the run is being undone since its step {failed} failed: there is none here"));
+            return Err(other.hint("restore the file").into());
+        };
+        let question = format!("step {failed} has failed, so what was done is being undone. Go on undoing it?");
+        if !self.stage.is_sure && Printer::confirm(&question) == Some(false) {
+            return Err(Advice::new("nothing was sent").hint("without this question: --yes").into());
         }
-        Ok(false)
-    }
-
-    /// Whether Ctrl-C was pressed meanwhile.
-    async fn is_interrupted(&mut self) -> bool {
-        tokio::select! {
-            biased;
-            Some(()) = self.interrupt.recv() => true,
-            () = std::future::ready(()) => false,
-        }
+        Ok(Some(at))
     }
 
     /// Plays a step, or what is left of it. `is_over`: a later one was begun.
-    async fn step(&mut self, step: &Step, begun: Option<&Rollout>, is_over: bool) -> anyhow::Result<Ended> {
+    async fn step(&mut self, at: usize, begun: Option<&Rollout>, is_over: bool) -> anyhow::Result<Ended> {
+        let step = &self.playbook.steps[at];
         let call = match &step.task {
             // What held when a later step was begun need not hold any more.
             Task::Check { .. } if is_over => return Ok(Ended::Done),
@@ -205,13 +205,15 @@ impl<'a> Player<'a> {
             Task::Run(call) => call,
         };
         let Some(rollout) = begun else {
-            return if is_over { Ok(Ended::Skipped) } else { self.begin(step, call).await };
+            return if is_over { Ok(Ended::Skipped) } else { self.begin(at, call).await };
         };
 
         if !is_over {
             self.stage.check_same(step, call, rollout, &self.results).await?;
         }
-        let (newest, standings) = self.stage.look_back(rollout).await?;
+        let Some((newest, standings)) = self.stage.look_back(&step.name, rollout).await? else {
+            return Ok(Ended::Broken);
+        };
         self.results.add(&step.name, standings.results.values().cloned());
         let succeeded = standings.at(Standing::Succeeded).count();
         let left = if is_over { Vec::new() } else { remaining(&standings, &[]) };
@@ -229,14 +231,28 @@ impl<'a> Player<'a> {
     }
 
     /// Begins a step on the hosts that it is for now.
-    async fn begin(&mut self, step: &Step, call: &Call) -> anyhow::Result<Ended> {
+    async fn begin(&mut self, at: usize, call: &Call) -> anyhow::Result<Ended> {
+        let step = &self.playbook.steps[at];
         let names = self.meant(step).await?;
         if names.is_empty() {
             self.stage.printer.note("skipped: it is for no host now");
             return Ok(Ended::Skipped);
         }
+        self.agree(at, &names).await?;
         let origin = Origin::Part(self.run.part(&step.name));
         self.run_on(step, call, names, origin, 0).await
+    }
+
+    /// Asks before a step changes hosts that were not shown before.
+    async fn agree(&mut self, at: usize, names: &[HostName]) -> anyhow::Result<()> {
+        let (step, agreed) = (&self.playbook.steps[at], &self.agreed[at]);
+        let new: Vec<_> = names.iter().filter(|name| agreed.binary_search(name).is_err()).cloned().collect();
+        let hosts = self.stage.fleet.hosts(&new).await?;
+        let calls = [step.task.call(), step.rollback.as_ref()];
+        if calls.into_iter().flatten().any(|call| may_change(&hosts, &call.action)) {
+            confirm(&format!("step {}", step.name), [(&step.selection, &hosts[..])], self.stage.is_sure)?;
+        }
+        Ok(())
     }
 
     /// The hosts that a step is for now, maybe none. Those of which that is not known are named, and left out.
@@ -277,6 +293,7 @@ impl<'a> Player<'a> {
         self.add(&step.name, ran.results, &ran.offline);
         Ok(match ran.end {
             End::Broken => Ended::Broken,
+            End::Lost => Ended::Lost,
             End::Stopped => Ended::Failed,
             End::Reached if failed > step.budget(names.len()) => Ended::Failed,
             End::Reached => Ended::Done,
@@ -309,8 +326,8 @@ impl<'a> Player<'a> {
                 return Ok(Ended::Done);
             }
             if begun.elapsed() >= within {
-                let is_unknown = |host: &&HostName| unknown.iter().any(|unknown| unknown.host == **host);
-                let not: Vec<_> = names.iter().filter(|host| !holds.contains(host) && !is_unknown(host)).collect();
+                let unsure: HashSet<_> = unknown.iter().map(|unknown| &unknown.host).chain(&holds).collect();
+                let not: Vec<_> = names.iter().filter(|host| !unsure.contains(host)).collect();
                 if !not.is_empty() {
                     printer.trouble(&format!("{}: {} does not hold", fold::names(&not), filter.text()));
                 }
@@ -321,28 +338,45 @@ impl<'a> Player<'a> {
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK.min(within.saturating_sub(begun.elapsed()))) => {}
-                Some(()) = self.interrupt.recv() => return Ok(Ended::Broken),
+                Some(()) = self.stage.interrupt.recv() => return Ok(Ended::Broken),
             }
         }
     }
 
-    /// Goes on with undoing what was done.
-    async fn undo_again(&mut self, begun: &[Option<Rollout>]) -> anyhow::Result<Played<'a>> {
-        let mut last = 0;
-        for (at, (step, rollout)) in self.playbook.steps.iter().zip(begun).enumerate() {
-            let Some(rollout) = rollout else { continue };
-            let (_, standings) = self.stage.look_back(rollout).await?;
-            self.results.add(&step.name, standings.results.into_values());
-            last = at;
+    /// Begins to undo what was done, as the step at `failed` has failed. Returns whether all of it was undone; none where that
+    /// was not begun.
+    async fn begin_undo(&mut self, failed: usize) -> Option<bool> {
+        let step = &self.playbook.steps[failed].name;
+        if let Err(error) = self.stage.fleet.begin_undoing(self.run, step, self.stage.settings.retention).await {
+            self.stage.printer.error(&explain(&error.into()));
+            return None;
         }
-        let undone = Some(self.undo(last).await?);
-        let failed = vec![self.playbook.steps[last].name.as_str()];
-        Ok(Played { finished: last, failed, is_broken: false, undone })
+        Some(self.undo(failed).await)
+    }
+
+    /// Goes on with undoing what was done, as the step at `failed` has failed.
+    async fn undo_again(&mut self, begun: &[Option<Rollout>], failed: usize) -> anyhow::Result<Played<'a>> {
+        let name = self.playbook.steps[failed].name.as_str();
+        let mut played = Played { finished: failed, failed: vec![name], undone: Some(false), ..Played::default() };
+        for (step, rollout) in self.playbook.steps.iter().zip(begun) {
+            let Some(rollout) = rollout else { continue };
+            let Some((_, standings)) = self.stage.look_back(&step.name, rollout).await? else { return Ok(played) };
+            self.results.add(&step.name, standings.results.into_values());
+        }
+        played.undone = Some(self.undo(failed).await);
+        Ok(played)
     }
 
     /// Undoes what was done on the hosts that were changed: the step at `last`, and those before it, the last one first.
     /// Returns whether all of it was undone.
-    async fn undo(&mut self, last: usize) -> anyhow::Result<bool> {
+    async fn undo(&mut self, last: usize) -> bool {
+        self.try_undo(last).await.unwrap_or_else(|error| {
+            self.stage.printer.error(&explain(&error));
+            false
+        })
+    }
+
+    async fn try_undo(&mut self, last: usize) -> anyhow::Result<bool> {
         let playbook = self.playbook;
         let mut is_whole = true;
         for step in playbook.steps[..=last].iter().rev() {
@@ -356,16 +390,21 @@ impl<'a> Player<'a> {
             if names.is_empty() {
                 continue;
             }
-            if self.is_interrupted().await {
+            if self.stage.is_interrupted().await {
                 return Ok(false);
             }
             let name = undo_of(&step.name);
             let (names, origin) = match self.find(&name).await? {
                 None => (names, Origin::Part(self.run.part(&name))),
                 Some(rollout) => {
-                    let (newest, standings) = self.stage.look_back(&rollout).await?;
+                    let Some((newest, standings)) = self.stage.look_back(&name, &rollout).await? else {
+                        return Ok(false);
+                    };
                     is_whole &= standings.open().is_empty();
-                    (remaining(&standings, &[]), Origin::Resumes(newest))
+                    // Of some of them it is known by now that the step never ran there.
+                    let changed: HashSet<_> = names.into_iter().collect();
+                    let left = remaining(&standings, &[]).into_iter().filter(|host| changed.contains(host));
+                    (left.collect(), Origin::Resumes(newest))
                 }
             };
             if names.is_empty() {
@@ -390,7 +429,7 @@ impl<'a> Player<'a> {
                 }
             };
             self.end_document(&name, if is_whole { "done" } else { "failed" });
-            if outcome == End::Broken {
+            if matches!(outcome, End::Broken | End::Lost) {
                 return Ok(false);
             }
         }
@@ -417,6 +456,9 @@ impl<'a> Player<'a> {
             let at = &self.playbook.steps[played.finished].name;
             printer.trouble(&format!("ended at step {} of {total}: {at}", played.finished + 1));
             match played.undone {
+                None if played.is_lost => {
+                    printer.trouble("Redis has lost what this run did: it cannot be resumed, as it would begin anew");
+                }
                 None => printer.note(&format!("to go on with it: {again}")),
                 Some(true) => printer.note("what was done is undone"),
                 Some(false) => {
@@ -434,6 +476,10 @@ impl<'a> Player<'a> {
 
 /// Whether a step may have changed a host: unless it says that it did not, or never started.
 fn may_have_changed(result: &HostResult) -> bool {
+    // It was not begun there, and never will be.
+    if result.state == State::Expired {
+        return false;
+    }
     let Some(outcome) = &result.outcome else { return true };
     let changed = outcome.data.as_ref().and_then(|data| data.get(protocol::action::CHANGED)?.as_bool());
     outcome.started_at_ms.is_some() && changed != Some(false)

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use protocol::name::{HostName, JobId};
+use tokio::signal::unix::Signal;
 
 use super::{
     super::{
         delivery::{Delivery, request},
         deploy::source::Offer,
         proposal,
-        rolling::{Ran, Rolling, foretell, longest},
+        resume::is_driven,
+        rolling::{End, Ran, Rolling, foretell, longest},
         secrets,
         watch::Live,
     },
@@ -19,8 +21,8 @@ use super::{
 };
 use crate::{
     cli::{deploys::Source, settings::Settings, waves::Waves},
-    client::{Fleet, Host, Origin, Outlook, Request, Rollout, Run, Signer, Standings, Understood, understand},
-    output::{Advice, Printer, events},
+    client::{Chain, Fleet, Host, Origin, Outlook, Request, Rollout, Run, Signer, Standings, Understood, understand},
+    output::{Advice, Printer, events, style},
 };
 
 /// What every step needs.
@@ -33,6 +35,10 @@ pub struct Stage<'a> {
     pub settings: &'a Settings,
     /// Prints what happens.
     pub printer: &'a Printer,
+    /// Ctrl-C.
+    pub interrupt: Signal,
+    /// Nothing is asked.
+    pub is_sure: bool,
 }
 
 impl Stage<'_> {
@@ -101,6 +107,11 @@ impl Stage<'_> {
         let content = offer.as_mut().and_then(Offer::content);
         let longest = longest(&outlook, &waves, request.timeout);
         let mut delivery = Delivery::begin(content, longest, self.fleet, self.settings, self.printer).await?;
+        // From here on the run itself listens.
+        if self.is_interrupted().await {
+            delivery.end(self.fleet, self.printer).await;
+            return Ok(Ran { results: Vec::new(), offline: Vec::new(), end: End::Broken, is_open: false });
+        }
         let rolling = Rolling {
             request: &request,
             waves: &waves,
@@ -127,16 +138,53 @@ impl Stage<'_> {
         self.run(call, names, &waves, timeout, origin, results).await
     }
 
-    /// How a step stands that was begun before, with all runs that have gone on with it. Returns also the newest of these.
-    pub async fn look_back(&mut self, rollout: &Rollout) -> anyhow::Result<(JobId, Standings)> {
-        let mut chain = self.fleet.chain(Run::Rollout(Box::new(rollout.clone()))).await?;
+    /// A step that was begun before, with all runs that have gone on with it.
+    ///
+    /// # Errors
+    /// Another key has signed one of them, or a living `ctl` drives the newest; unless nothing is to be asked.
+    pub async fn chain(&mut self, step: &str, rollout: &Rollout) -> anyhow::Result<Chain> {
+        let chain = self.fleet.chain(Run::Rollout(Box::new(rollout.clone()))).await?;
+        if self.is_sure {
+            return Ok(chain);
+        }
+        if let Some(run) = chain.not_signed_by(self.signer).next() {
+            let by = style::plain(&run.request().operator);
+            let other = Advice::new(format!("step {step} was begun by {by}, with another key than yours"));
+            return Err(other.hint("to go on in your name: --yes").into());
+        }
+        if is_driven(chain.newest(), self.fleet.now()) {
+            let alive = Advice::new(format!("a ctl has driven step {step} within the last seconds"));
+            return Err(alive.hint("to take it over from there: --yes").into());
+        }
+        Ok(chain)
+    }
+
+    /// How a step stands that was begun before, and the newest of the runs that have gone on with it; none where Ctrl-C was
+    /// pressed meanwhile.
+    ///
+    /// # Errors
+    /// As of [`Self::chain`].
+    pub async fn look_back(&mut self, step: &str, rollout: &Rollout) -> anyhow::Result<Option<(JobId, Standings)>> {
+        let mut chain = self.chain(step, rollout).await?;
         if let Run::Rollout(newest) = chain.newest() {
             let closed = self.fleet.close_rollout(newest, &self.settings.operator).await?;
             chain.renew(closed);
         }
         let printer = self.printer;
         let report = |job: &_, event, fleet: &Fleet| events::note(&event, job, fleet.now(), printer);
-        let standings = self.fleet.standings(&chain, report).await?;
-        Ok((chain.newest().id(), standings))
+        tokio::select! {
+            biased;
+            Some(()) = self.interrupt.recv() => Ok(None),
+            standings = self.fleet.standings(&chain, report) => Ok(Some((chain.newest().id(), standings?))),
+        }
+    }
+
+    /// Whether Ctrl-C was pressed meanwhile.
+    pub async fn is_interrupted(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            Some(()) = self.interrupt.recv() => true,
+            () = std::future::ready(()) => false,
+        }
     }
 }

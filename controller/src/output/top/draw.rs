@@ -17,8 +17,8 @@ use super::{
     screen::Screen,
 };
 use crate::{
-    client::{Overview, RecentJob, Vitals},
-    output::{moments, style, summary},
+    client::{Overview, RecentJob, Vitals, by_reason},
+    output::{fold, moments, style, summary},
 };
 
 /// What the screen shows.
@@ -50,7 +50,7 @@ pub struct Trouble {
 /// Rows of jobs at most: a part of the screen, and never fewer than this.
 const JOBS: usize = 3;
 
-/// Lines of doubts at most.
+/// Lines at most of doubts, and of hosts of which it is not known whether they are meant.
 const DOUBTS: usize = 3;
 
 /// The greatest widths of the columns of jobs before the command.
@@ -166,12 +166,15 @@ impl Pen {
         if !view.filter.is_empty() || !unknown.is_empty() {
             let left_out = match unknown.len() {
                 0 => String::new(),
-                count => format!("; {count} left out, of which nobody knows"),
+                count => format!("; {count} left out"),
             };
             let counts = format!(": {} of {considered}{left_out}", hosts.len());
             let filter = fit(view.filter, self.width.saturating_sub(counts.width()).min(view.filter.width()), false);
             lines.push(self.line(&format!("{filter}{counts}"), style::HINT));
         }
+        let named = by_reason(unknown).into_iter();
+        let named = named.map(|(reason, hosts)| format!("{}: left out: {reason}", fold::names(&hosts)));
+        let doubts: Vec<_> = doubts.iter().cloned().chain(named).collect();
         let shown = if doubts.len() > DOUBTS { DOUBTS - 1 } else { doubts.len() };
         lines.extend(doubts.iter().take(shown).map(|doubt| self.line(doubt, style::WARNING)));
         if shown < doubts.len() {
