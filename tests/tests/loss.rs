@@ -13,6 +13,8 @@ fn fleet(aof: Aof) -> (Redis, Worker) {
     eventually("the first sample", || {
         (!redis.cli(["HGET", "server:{web1}:network", "sampled_at"]).is_empty()).then_some(())
     });
+    // All of its keys are there: its streams are what it made last.
+    Raw::on(&redis).wait_reading();
     (redis, worker)
 }
 
@@ -144,8 +146,6 @@ fn a_command_that_runs_at_a_restart_without_persistence_is_still_reported() {
 fn whatever_key_of_a_living_host_is_deleted_is_there_again_within_a_heartbeat() {
     let (redis, worker) = fleet(Aof::Off);
     let mut raw = Raw::on(&redis);
-    // The heartbeat does not yet know the samples of a worker that has just started.
-    raw.wait_reading();
     for parts in [&["facts"][..], &["labels", "cpu", "network", "status", "commands", "control"]] {
         for part in parts {
             let deleted: u64 = raw.query(&["DEL", &format!("server:{{web1}}:{part}")]);
