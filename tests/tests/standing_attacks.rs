@@ -167,6 +167,7 @@ fn a_plan_or_a_job_in_the_place_of_a_standing_order_is_refused() {
     let sent = run(&stand(&scene.order()), scene.now);
     let plan = Plan {
         rollout: sent.job,
+        salt: JobId::salt(),
         from: None,
         action: sent.action.clone(),
         arguments: sent.arguments.clone(),

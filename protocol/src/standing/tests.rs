@@ -131,6 +131,7 @@ fn no_document_opens_as_another() {
     let manifest = standing(&order()).run(NOON, 0, root());
     let plan = Plan {
         rollout: manifest.job,
+        salt: Salt::new([7; 16]),
         from: None,
         action: "ping".into(),
         arguments: Arguments::new(),
