@@ -1,0 +1,222 @@
+//! Runs that have begun: they are sent, looked after until they end, tried again, and taken over from schedulers that died.
+
+use std::time::Duration;
+
+use protocol::{
+    clock::millis,
+    name::HostName,
+    outcome::State,
+    scheduled::{End, Fate, Instant, Scheduled},
+    targets::Targets,
+    time::Millis,
+};
+
+use super::{Scheduler, Scheduling, step::retries_at};
+use crate::client::{error::Error, fleet::Fleet, follow::Follower};
+
+/// A claim of which nothing was heard for so long is taken over.
+const TAKE_OVER: Duration = Duration::from_secs(15);
+
+impl Scheduler {
+    /// Sends a run that this scheduler has claimed, and says so.
+    pub(super) async fn send(
+        &mut self,
+        scheduled: &Scheduled,
+        instant_ms: Millis,
+        run: Instant,
+        hosts: Vec<HostName>,
+        fleet: &mut Fleet,
+    ) -> Result<(), Error> {
+        let count = hosts.len();
+        let sent = fleet.send_run(&scheduled.standing, instant_ms, run.attempt, hosts).await;
+        self.settle(scheduled, instant_ms, run, sent, count, fleet).await
+    }
+
+    /// Records whether a claimed run was sent.
+    async fn settle(
+        &mut self,
+        scheduled: &Scheduled,
+        instant_ms: Millis,
+        run: Instant,
+        sent: Result<(), Error>,
+        hosts: usize,
+        fleet: &mut Fleet,
+    ) -> Result<(), Error> {
+        let name = scheduled.name().clone();
+        let fate = run.becomes.unwrap_or(Fate::Ran);
+        let mut pipeline = redis::pipe();
+        let failure = match sent {
+            Ok(()) => None,
+            // Some hosts may have it.
+            Err(Error::Dispatch { asked, unclear, recorded, source, .. }) if asked > 0 || unclear || recorded => {
+                Some((false, source.to_string()))
+            }
+            Err(error) => Some((true, error.to_string())),
+        };
+        match failure {
+            Some((true, reason)) => {
+                let failed =
+                    Instant { state: Fate::NotSent, becomes: None, reason: Some(reason.clone()), ..run.clone() };
+                pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, &run, &failed));
+                fleet.query::<(i64,)>(&pipeline).await?;
+                self.said.push(Scheduling::Left { name, instant_ms, fate: Fate::NotSent, reason: Some(reason) });
+            }
+            other => {
+                let reason = other.map(|(_, reason)| reason);
+                let ran = Instant { state: fate, becomes: None, reason, ..run.clone() };
+                pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &ran));
+                fleet.query::<(i64,)>(&pipeline).await?;
+                if let Some(job) = run.job {
+                    self.said.push(Scheduling::Sent { name, job, hosts, fate });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks after a run whose end is not known. Returns whether it goes on.
+    pub(super) async fn attend(
+        &mut self,
+        scheduled: &Scheduled,
+        instant_ms: Millis,
+        run: Instant,
+        fleet: &mut Fleet,
+    ) -> Result<bool, Error> {
+        let now = fleet.now();
+        if run.state == Fate::Claimed {
+            if now >= run.at_ms.saturating_add(millis(TAKE_OVER)) {
+                self.take_over(scheduled, instant_ms, run, fleet).await?;
+            }
+            return Ok(true);
+        }
+        let job = match run.job {
+            Some(job) => fleet.job_if_any(job).await,
+            None => Ok(None),
+        };
+        let (end, failed) = match job {
+            // Nothing can be learnt of it any more.
+            Ok(None) | Err(Error::DamagedJob(..) | Error::ForeignJob { .. }) => (End::Unknown, Vec::new()),
+            Err(error) => return Err(error),
+            Ok(Some(job)) => {
+                let mut follower = Follower::of_old(&job);
+                follower.only_look();
+                follower.look(fleet).await?;
+                if !follower.results().all(|result| result.has_ended() || result.state == State::Expired) {
+                    return Ok(true);
+                }
+                let good = follower.results().all(|result| result.state == State::Succeeded);
+                // What was cancelled, by somebody or by the next run, is not tried again.
+                let is_bad = |state| !matches!(state, State::Succeeded | State::Cancelled);
+                let failed = follower.results().filter(|result| is_bad(result.state));
+                let failed: Vec<_> = failed.map(|result| result.host.clone()).collect();
+                (if good { End::Succeeded } else { End::Failed }, failed)
+            }
+        };
+        if !failed.is_empty()
+            && let Some(at_ms) = retries_at(scheduled.order(), instant_ms, &run)
+        {
+            if now >= at_ms {
+                self.retry(scheduled, instant_ms, run, failed, fleet).await?;
+            }
+            return Ok(true);
+        }
+        let ended = Instant { end: Some(end), ..run.clone() };
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, &run, &ended));
+        let (reply,): (i64,) = fleet.query(&pipeline).await?;
+        if reply > 0 {
+            let (name, paused) = (scheduled.name().clone(), reply == 2);
+            self.said.push(Scheduling::Ended { name, job: run.job, end, paused });
+        }
+        Ok(false)
+    }
+
+    /// Tries a run again on the hosts where it has failed.
+    async fn retry(
+        &mut self,
+        scheduled: &Scheduled,
+        instant_ms: Millis,
+        run: Instant,
+        hosts: Vec<HostName>,
+        fleet: &mut Fleet,
+    ) -> Result<(), Error> {
+        let attempt = run.attempt + 1;
+        let job = scheduled.standing.run(instant_ms, attempt, Targets::new(hosts.iter().cloned()).root()).job;
+        let claimed = Instant {
+            state: Fate::Claimed,
+            becomes: Some(run.state),
+            job: Some(job),
+            attempt,
+            by: self.name.clone(),
+            at_ms: fleet.now(),
+            ..run.clone()
+        };
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &claimed));
+        let (is_ours,): (bool,) = fleet.query(&pipeline).await?;
+        if is_ours { self.send(scheduled, instant_ms, claimed, hosts, fleet).await } else { Ok(()) }
+    }
+
+    /// Goes on with a run that another scheduler has claimed and not sent, or has sent and not said so.
+    async fn take_over(
+        &mut self,
+        scheduled: &Scheduled,
+        instant_ms: Millis,
+        run: Instant,
+        fleet: &mut Fleet,
+    ) -> Result<(), Error> {
+        let claimed = Instant { by: self.name.clone(), at_ms: fleet.now(), ..run.clone() };
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &claimed));
+        let (is_ours,): (bool,) = fleet.query(&pipeline).await?;
+        if !is_ours {
+            return Ok(());
+        }
+        self.said.push(Scheduling::TakenOver { name: scheduled.name().clone(), instant_ms, from: run.by });
+        let known = match claimed.job {
+            Some(job) => fleet.job_if_any(job).await?,
+            None => None,
+        };
+        if let Some(job) = known {
+            // It was recorded, so hosts may have it: the same goes to all of them once more. Those that have it know it.
+            let (hosts, in_time) = (job.targets().len(), fleet.now() <= job.manifest().start_by_ms);
+            let sent = if in_time { fleet.send_out(job, |_| ()).await.map(drop) } else { Ok(()) };
+            return self.settle(scheduled, instant_ms, claimed, sent, hosts, fleet).await;
+        }
+        let hosts = self.hosts_of(scheduled, instant_ms, claimed.attempt, fleet).await?;
+        let start_by_ms = instant_ms.saturating_add(scheduled.order().start_within_ms);
+        if fleet.now() > start_by_ms || hosts.is_empty() {
+            let reason = if hosts.is_empty() { "no host is meant" } else { "the scheduler that claimed it has ended" };
+            let failed =
+                Instant { state: Fate::NotSent, becomes: None, reason: Some(reason.to_owned()), ..claimed.clone() };
+            let mut pipeline = redis::pipe();
+            pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, &claimed, &failed));
+            fleet.query::<(i64,)>(&pipeline).await?;
+            let (name, reason) = (scheduled.name().clone(), Some(reason.to_owned()));
+            self.said.push(Scheduling::Left { name, instant_ms, fate: Fate::NotSent, reason });
+            return Ok(());
+        }
+        self.send(scheduled, instant_ms, claimed, hosts, fleet).await
+    }
+
+    /// The hosts of an attempt that was not sent.
+    async fn hosts_of(
+        &self,
+        scheduled: &Scheduled,
+        instant_ms: Millis,
+        attempt: u32,
+        fleet: &mut Fleet,
+    ) -> Result<Vec<HostName>, Error> {
+        let Some(before) = attempt.checked_sub(1) else {
+            return fleet.selected_hosts(&scheduled.order().selector).await;
+        };
+        // The id does not depend on the hosts.
+        let prior = scheduled.standing.run(instant_ms, before, Targets::new([]).root()).job;
+        let Some(job) = fleet.job_if_any(prior).await? else { return Ok(Vec::new()) };
+        let mut follower = Follower::of_old(&job);
+        follower.only_look();
+        follower.look(fleet).await?;
+        let failed = follower.results().filter(|result| result.state != State::Succeeded);
+        Ok(failed.map(|result| result.host.clone()).collect())
+    }
+}
