@@ -10,11 +10,12 @@ mod step;
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant as Clock},
 };
 
 use protocol::{
     clock::millis,
+    limits,
     name::{JobId, ScheduleName},
     scheduled::{End, Fate, Instant, Scheduled},
     standing::schedule::Times,
@@ -23,7 +24,7 @@ use protocol::{
 };
 
 use self::step::{LOOK, Step, step};
-use super::{error::Error, fleet::Fleet, schedules::ends_soon};
+use super::{error::Error, fleet::Fleet, schedules::ends_soon, verdict::Course};
 
 /// How often it is said that an order ends.
 const REMIND: Duration = Duration::from_secs(24 * 3600);
@@ -101,6 +102,8 @@ pub struct Scheduler {
     reminded: HashMap<ScheduleName, Millis>,
     broken: HashSet<ScheduleName>,
     said: Vec<Scheduling>,
+    /// Before that, Redis was away, and a missing heartbeat says nothing.
+    heartbeats_from: Clock,
 }
 
 impl Scheduler {
@@ -113,6 +116,7 @@ impl Scheduler {
             reminded: HashMap::new(),
             broken: HashSet::new(),
             said: Vec::new(),
+            heartbeats_from: Clock::now(),
         }
     }
 
@@ -126,6 +130,14 @@ impl Scheduler {
     /// # Errors
     /// Redis cannot be asked. What was begun is gone on with at the next call, or by another scheduler.
     pub async fn tick(&mut self, fleet: &mut Fleet) -> Result<Option<Millis>, Error> {
+        let ticked = self.work(fleet).await;
+        if ticked.is_err() {
+            self.heartbeats_from = Clock::now() + limits::OFFLINE_AFTER;
+        }
+        ticked
+    }
+
+    async fn work(&mut self, fleet: &mut Fleet) -> Result<Option<Millis>, Error> {
         let names = fleet.schedule_names().await?;
         self.times.retain(|name, _| names.binary_search(name).is_ok());
         let found = fleet.schedules(&names).await?;
@@ -190,8 +202,11 @@ impl Scheduler {
         let is_due = scheduled.paused.is_none() && !matches!(step(scheduled, times, 0, fleet.now()), Step::Wait(_));
         let mut running = 0;
         for (instant_ms, run) in open {
-            let goes_on = !(looks || is_due) || self.attend(scheduled, instant_ms, run, fleet).await?;
-            running += usize::from(goes_on);
+            let mut course = Course::GoesOn;
+            if looks || is_due {
+                course = self.attend(scheduled, instant_ms, run, fleet).await?;
+            }
+            running += usize::from(course != Course::Over);
         }
         if scheduled.paused.is_some() {
             return Ok(None);

@@ -2,6 +2,7 @@
 
 mod conduct;
 mod kills;
+mod silent;
 mod typed;
 
 use std::{collections::BTreeMap, fs, path::PathBuf};

@@ -1,6 +1,6 @@
 //! Runs that have begun: they are sent, looked after until they end, tried again, and taken over from schedulers that died.
 
-use std::time::Duration;
+use std::time::{Duration, Instant as Clock};
 
 use protocol::{
     clock::millis,
@@ -12,7 +12,7 @@ use protocol::{
 };
 
 use super::{Scheduler, Scheduling, step::retries_at};
-use crate::client::{error::Error, fleet::Fleet, follow::Follower};
+use crate::client::{error::Error, events::HostResult, fleet::Fleet, follow::Follower, verdict::Course};
 
 /// A claim of which nothing was heard for so long is taken over.
 const TAKE_OVER: Duration = Duration::from_secs(15);
@@ -74,42 +74,49 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Looks after a run whose end is not known. Returns whether it goes on.
+    /// Looks after a run whose end is not known. Returns how it goes on.
     pub(super) async fn attend(
         &mut self,
         scheduled: &Scheduled,
         instant_ms: Millis,
         run: Instant,
         fleet: &mut Fleet,
-    ) -> Result<bool, Error> {
+    ) -> Result<Course, Error> {
         let now = fleet.now();
         if run.state == Fate::Claimed {
             if now >= run.at_ms.saturating_add(millis(TAKE_OVER)) {
                 self.take_over(scheduled, instant_ms, run, fleet).await?;
             }
-            return Ok(true);
+            return Ok(Course::GoesOn);
         }
         let job = match run.job {
             Some(job) => fleet.job_if_any(job).await,
             None => Ok(None),
         };
-        let (end, failed) = match job {
+        let (end, failed, silent) = match job {
             // Nothing can be learnt of it any more.
-            Ok(None) | Err(Error::DamagedJob(..) | Error::ForeignJob { .. }) => (End::Unknown, Vec::new()),
+            Ok(None) | Err(Error::DamagedJob(..) | Error::ForeignJob { .. }) => (End::Unknown, Vec::new(), Vec::new()),
             Err(error) => return Err(error),
             Ok(Some(job)) => {
                 let mut follower = Follower::of_old(&job);
                 follower.only_look();
                 follower.look(fleet).await?;
-                if !follower.results().all(|result| result.has_ended() || result.state == State::Expired) {
-                    return Ok(true);
+                let is_silent = |result: &HostResult| !result.has_ended() && result.state != State::Expired;
+                let course = follower.course(fleet.now());
+                let is_heard = Clock::now() >= self.heartbeats_from || !follower.results().any(is_silent);
+                if course != Course::Over || !is_heard {
+                    return Ok(if is_heard { course } else { Course::GoesOn });
                 }
                 let good = follower.results().all(|result| result.state == State::Succeeded);
-                // What was cancelled, by somebody or by the next run, is not tried again.
-                let is_bad = |state| !matches!(state, State::Succeeded | State::Cancelled);
-                let failed = follower.results().filter(|result| is_bad(result.state));
-                let failed: Vec<_> = failed.map(|result| result.host.clone()).collect();
-                (if good { End::Succeeded } else { End::Failed }, failed)
+                // What was cancelled, by somebody or by the next run, is not tried again; nor is what may still run.
+                let is_bad = |result: &HostResult| {
+                    !matches!(result.state, State::Succeeded | State::Cancelled) && !is_silent(result)
+                };
+                let hosts_where = |which: &dyn Fn(&HostResult) -> bool| -> Vec<HostName> {
+                    follower.results().filter(|result| which(result)).map(|result| result.host.clone()).collect()
+                };
+                let (failed, silent) = (hosts_where(&is_bad), hosts_where(&is_silent));
+                (if good { End::Succeeded } else { End::Failed }, failed, silent)
             }
         };
         if !failed.is_empty()
@@ -118,9 +125,10 @@ impl Scheduler {
             if now >= at_ms {
                 self.retry(scheduled, instant_ms, run, failed, fleet).await?;
             }
-            return Ok(true);
+            return Ok(Course::GoesOn);
         }
-        let ended = Instant { end: Some(end), ..run.clone() };
+        let reason = run.reason.clone().or_else(|| unheard(&silent));
+        let ended = Instant { end: Some(end), reason, ..run.clone() };
         let mut pipeline = redis::pipe();
         pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, &run, &ended));
         let (reply,): (i64,) = fleet.query(&pipeline).await?;
@@ -128,7 +136,7 @@ impl Scheduler {
             let (name, paused) = (scheduled.name().clone(), reply == 2);
             self.said.push(Scheduling::Ended { name, job: run.job, end, paused });
         }
-        Ok(false)
+        Ok(Course::Over)
     }
 
     /// Tries a run again on the hosts where it has failed.
@@ -218,5 +226,16 @@ impl Scheduler {
         follower.look(fleet).await?;
         let failed = follower.results().filter(|result| result.state != State::Succeeded);
         Ok(failed.map(|result| result.host.clone()).collect())
+    }
+}
+
+/// That hosts have begun, and are not heard of any more.
+fn unheard(hosts: &[HostName]) -> Option<String> {
+    match hosts {
+        [] => None,
+        [host] => Some(format!("{host} has told no result, and none is awaited any more")),
+        [host, others @ ..] => {
+            Some(format!("{host} and {} more have told no results, and none are awaited any more", others.len()))
+        }
     }
 }

@@ -1,0 +1,83 @@
+//! Hosts of which nothing is heard: they hold nothing up for ever.
+
+use protocol::{
+    action::{Argument, Arguments},
+    job::JobRecord,
+    keys::Keys,
+    name::{HostName, JobId},
+    scheduled::{Fate, Instant, Scheduled},
+    standing::{Conduct, Overlap, Standing, StandingOrder, schedule::Schedule, selector::Selector},
+    targets::Targets,
+    time::{Millis, show_moment},
+    trust::sshsig,
+};
+use tests::{Raw, operator};
+
+use super::{Hosts, ended, moment};
+
+/// An order for `web1` that leaves evidence each second, as if it had been given ten minutes ago.
+fn old_order(hosts: &Hosts, now: Millis) -> StandingOrder {
+    let argv = ["sh", "-c", &hosts.script()].map(str::to_owned).into();
+    StandingOrder {
+        name: "tidy".parse().expect("a name"),
+        action: "exec".into(),
+        arguments: Arguments::from([("argv".into(), Argument::List(argv))]),
+        operator: "tests".into(),
+        salt: JobId::salt(),
+        issued_at_ms: now - 600_000,
+        valid_until_ms: now + 3_600_000,
+        start_within_ms: 20_000,
+        timeout_ms: 10_000,
+        retention_ms: 3_600_000,
+        keep_output: None,
+        namespace: None,
+        selector: Selector { hosts: vec!["web1".into()], ..Selector::default() },
+        schedule: Schedule::Every { period_ms: 1000, anchor_ms: now - 600_000 },
+        conduct: Conduct { overlap: Overlap::Skip, late: true, jitter_ms: 0, pause_after: 0, retries: 3 },
+    }
+}
+
+/// Redis as it is where a host took the run of an instant, and died.
+fn begun_by_the_dead(hosts: &Hosts, scheduled: &Scheduled, instant: Millis, host: &str) -> JobId {
+    let (mut connection, keys) = (hosts.redis.blocking(), Keys::new(None));
+    let targets = Targets::new([host.parse::<HostName>().expect("a name")]);
+    let record = JobRecord::unsigned(scheduled.standing.run(instant, 0, targets.root()), targets);
+    let record = JobRecord { signed: record.signed.clone().with_signature(scheduled.standing.voucher()), ..record };
+    let job = record.manifest.job;
+    record.write(&keys).query::<()>(&mut connection).expect("the job");
+    scheduled.put(&keys, false, instant).query::<()>(&mut connection).expect("the schedule");
+    let run = Instant {
+        state: Fate::Ran,
+        becomes: None,
+        job: Some(job),
+        attempt: 0,
+        by: "another".into(),
+        at_ms: instant,
+        end: None,
+        reason: None,
+    };
+    let mut raw = Raw::on(&hosts.redis);
+    let name = scheduled.name();
+    raw.query::<()>(&["HSET", &keys.job_hosts(job), host, "running"]);
+    raw.query::<()>(&["HSET", &keys.schedules(), name.as_str(), &show_moment(instant)]);
+    raw.query::<()>(&["HSET", &keys.schedule_open(name), &instant.to_string(), &run.text()]);
+    job
+}
+
+#[test]
+fn a_host_that_died_during_a_run_holds_up_no_run_beyond_the_last_moment() {
+    let mut hosts = Hosts::start(2);
+    hosts.workers[1].kill9();
+    let now = Raw::on(&hosts.redis).now();
+    let standing = Standing::open(operator().sign_for(sshsig::STANDING, &old_order(&hosts, now))).expect("an order");
+    // Its start-by, its timeout and the patience with hosts are over.
+    let scheduled = Scheduled { accounted_ms: now, ..Scheduled::new(standing) };
+    let job = begun_by_the_dead(&hosts, &scheduled, now - 500_000, "web2");
+    let _one = hosts.serve("one");
+    let history = hosts.wait("a run behind it", |history| ended(history, "succeeded") > 0);
+    let dead = &history[0];
+    assert_eq!((dead["job"].as_str(), moment(dead)), (Some(job.to_string().as_str()), now - 500_000), "{history:#?}");
+    assert_eq!((&dead["end"], &dead["attempt"]), (&"failed".into(), &0.into()), "{history:#?}");
+    assert!(dead["reason"].as_str().expect("a reason").contains("web2 has told no result"), "{history:#?}");
+    assert!(!hosts.ran("web1").is_empty());
+}
