@@ -23,7 +23,7 @@ use protocol::{
     time::Millis,
 };
 
-use self::step::{LOOK, Step, step};
+use self::step::{LOOK, Open, Step, step};
 use super::{error::Error, fleet::Fleet, schedules::ends_soon, verdict::Course};
 
 /// How often it is said that an order ends.
@@ -199,20 +199,22 @@ impl Scheduler {
     ) -> Result<Option<Millis>, Error> {
         let Some((_, times)) = self.times.get(scheduled.name()) else { return Ok(None) };
         // What holds a run up may have ended since the last look.
-        let is_due = scheduled.paused.is_none() && !matches!(step(scheduled, times, 0, fleet.now()), Step::Wait(_));
-        let mut running = 0;
+        let is_due = scheduled.paused.is_none()
+            && !matches!(step(scheduled, times, Open::default(), fleet.now()), Step::Wait(_));
+        let mut unended = Open::default();
         for (instant_ms, run) in open {
             let mut course = Course::GoesOn;
             if looks || is_due {
                 course = self.attend(scheduled, instant_ms, run, fleet).await?;
             }
-            running += usize::from(course != Course::Over);
+            unended.all += usize::from(course != Course::Over);
+            unended.at_work += usize::from(course == Course::GoesOn);
         }
         if scheduled.paused.is_some() {
             return Ok(None);
         }
         let Some((_, times)) = self.times.get(scheduled.name()) else { return Ok(None) };
-        match step(scheduled, times, running, fleet.now()) {
+        match step(scheduled, times, unended, fleet.now()) {
             Step::Wait(until) => Ok(until),
             Step::Account { until_ms, begins, others } => {
                 self.account(scheduled, until_ms, begins, &others, fleet).await?;

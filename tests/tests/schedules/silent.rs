@@ -11,9 +11,9 @@ use protocol::{
     time::{Millis, show_moment},
     trust::sshsig,
 };
-use tests::{Raw, operator};
+use tests::{Raw, eventually, operator};
 
-use super::{Hosts, ended, moment};
+use super::{Hosts, count, ended, moment};
 
 /// An order for `web1` that leaves evidence each second, as if it had been given ten minutes ago.
 fn old_order(hosts: &Hosts, now: Millis) -> StandingOrder {
@@ -80,4 +80,21 @@ fn a_host_that_died_during_a_run_holds_up_no_run_beyond_the_last_moment() {
     assert_eq!((&dead["end"], &dead["attempt"]), (&"failed".into(), &0.into()), "{history:#?}");
     assert!(dead["reason"].as_str().expect("a reason").contains("web2 has told no result"), "{history:#?}");
     assert!(!hosts.ran("web1").is_empty());
+}
+
+#[test]
+fn a_host_that_is_offline_holds_up_no_run() {
+    let mut hosts = Hosts::start(2);
+    assert!(hosts.workers[1].terminate().success());
+    let _one = hosts.serve("one");
+    // None of the runs expires before the test ends.
+    hosts.add("--every 2s --grace 10m --late --overlap skip", &hosts.script());
+    let history = hosts.wait("three runs", |history| count(history, "ran") + count(history, "late") >= 3);
+    // How the others stand depends on when they were looked at: web1 may be at work.
+    assert!(history.iter().all(|at| at["end"].is_null()), "web2 may still come back: {history:#?}");
+    eventually("three runs on the other host", || (hosts.ran("web1").len() >= 3).then_some(()));
+    // It runs them when it is back, and they are at an end.
+    let _back = hosts.workers[1].options().start();
+    hosts.wait("their ends", |history| ended(history, "succeeded") >= 3);
+    assert!(hosts.ran("web2").len() >= 3);
 }

@@ -32,6 +32,15 @@ pub(super) enum Step {
     Account { until_ms: Millis, begins: Option<Fate>, others: Vec<(Millis, Fate, &'static str)> },
 }
 
+/// Runs that have not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Open {
+    /// All of them.
+    pub(super) all: usize,
+    /// Those that the next one must wait for: on some host that is online, or has begun.
+    pub(super) at_work: usize,
+}
+
 /// When a failed run is tried again; `None` where it is not.
 pub(super) fn retries_at(order: &StandingOrder, instant_ms: Millis, run: &Instant) -> Option<Millis> {
     let most = order.conduct.retries.min(u32::try_from(limits::STANDING_RETRIES).unwrap_or(0));
@@ -52,8 +61,8 @@ fn jitter(order: &StandingOrder, instant_ms: Millis) -> Millis {
     number % (most + 1)
 }
 
-/// What is to be done about a schedule of which so many runs go on.
-pub(super) fn step(scheduled: &Scheduled, times: &Times, running: usize, now: Millis) -> Step {
+/// What is to be done about a schedule of which these runs are open.
+pub(super) fn step(scheduled: &Scheduled, times: &Times, open: Open, now: Millis) -> Step {
     let order = scheduled.order();
     let due_ms = |instant: &Millis| instant.saturating_add(jitter(order, *instant));
     let from_ms = scheduled.accounted_ms.max(order.issued_at_ms.saturating_sub(1));
@@ -67,7 +76,8 @@ pub(super) fn step(scheduled: &Scheduled, times: &Times, running: usize, now: Mi
     }
     let Some(last) = due.pop() else { return Step::Wait(ahead.peek().map(due_ms)) };
     // Of several that are due one runs, the newest.
-    let waits = running > 0 && order.conduct.overlap == Overlap::Queue;
+    let is_full = open.all >= limits::OPEN_RUNS;
+    let waits = open.at_work > 0 && order.conduct.overlap == Overlap::Queue;
     let passed = if waits { (Fate::Overlap, OVERLAP) } else { (Fate::Missed, COLLAPSED) };
     let mut others: Vec<_> = due.iter().map(|instant| (*instant, passed.0, passed.1)).collect();
     if others.len() >= BATCH {
@@ -78,8 +88,8 @@ pub(super) fn step(scheduled: &Scheduled, times: &Times, running: usize, now: Mi
     let may_start = now <= last.saturating_add(order.start_within_ms);
     let is_late = late_ms > millis(LATE);
     let overlaps = match order.conduct.overlap {
-        Overlap::Skip | Overlap::Queue => running > 0,
-        Overlap::Allow | Overlap::Cancel => running >= limits::OPEN_RUNS,
+        Overlap::Skip | Overlap::Queue => open.at_work > 0 || is_full,
+        Overlap::Allow | Overlap::Cancel => is_full,
     };
     let fate = match order.conduct.overlap {
         Overlap::Queue if overlaps && may_start => {

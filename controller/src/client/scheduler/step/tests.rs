@@ -36,7 +36,11 @@ fn order(change: impl FnOnce(&mut StandingOrder)) -> Scheduled {
 }
 
 fn at(scheduled: &Scheduled, running: usize, now: Millis) -> Step {
-    step(scheduled, &scheduled.order().schedule.times().unwrap(), running, now)
+    beside(scheduled, Open { all: running, at_work: running }, now)
+}
+
+fn beside(scheduled: &Scheduled, open: Open, now: Millis) -> Step {
+    step(scheduled, &scheduled.order().schedule.times().unwrap(), open, now)
 }
 
 /// Up to which instant is accounted for, and the words for what becomes of each.
@@ -99,6 +103,20 @@ fn what_overlaps_is_skipped_waits_or_runs_beside() {
 }
 
 #[test]
+fn what_waits_for_hosts_that_are_offline_holds_nothing_up_but_is_bounded() {
+    let left = |all| Open { all, at_work: 0 };
+    for overlap in [Overlap::Skip, Overlap::Queue, Overlap::Allow, Overlap::Cancel] {
+        let scheduled = order(|order| order.conduct.overlap = overlap);
+        assert_eq!(told(beside(&scheduled, left(1), MINUTE)), (1, vec![(1, "ran")]), "{overlap:?}");
+        let full = beside(&scheduled, left(limits::OPEN_RUNS), MINUTE);
+        match overlap {
+            Overlap::Queue => assert_eq!(full, Step::Wait(Some(MINUTE + 1000))),
+            _ => assert_eq!(told(full), (1, vec![(1, "skipped: overlap")]), "{overlap:?}"),
+        }
+    }
+}
+
+#[test]
 fn each_has_its_own_delay_which_all_schedulers_know() {
     let delayed = order(|order| order.conduct.jitter_ms = 30_000);
     let delays: Vec<_> = (1..20).map(|minute| jitter(delayed.order(), minute * MINUTE)).collect();
@@ -140,7 +158,7 @@ fn two_years(mut scheduled: Scheduled, random: &mut fastrand::Rng) -> BTreeMap<M
         let at = random.usize(..3);
         let (read_ms, step) = match frozen[at].take() {
             Some(decided) => decided,
-            None => (scheduled.accounted_ms, step(&scheduled, &times, 0, now)),
+            None => (scheduled.accounted_ms, step(&scheduled, &times, Open::default(), now)),
         };
         match step {
             Step::Wait(None) => break,
