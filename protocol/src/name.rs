@@ -24,7 +24,7 @@ pub enum NameError {
 }
 
 /// Characters in a name at most: the length of a DNS name.
-const MAX_NAME: usize = 253;
+pub const MAX_NAME: usize = 253;
 
 fn check(text: &str) -> Result<(), NameError> {
     let shown = || text.chars().take(80).collect::<String>();

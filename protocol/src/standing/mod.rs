@@ -276,8 +276,9 @@ impl Standing {
     /// Why it is not.
     pub fn selects(&self, host: &HostName, labels: &BTreeMap<String, String>) -> Result<(), Unfounded> {
         let name = || self.order.name.clone();
-        let selection = self.order.selector.selection().map_err(|error| Unfounded::Selector(name(), error))?;
-        if selection.includes(host, labels) { Ok(()) } else { Err(Unfounded::Host(name())) }
+        let is_meant = self.order.selector.selects(host, labels);
+        let is_meant = is_meant.map_err(|error| Unfounded::Selector(name(), error))?;
+        if is_meant { Ok(()) } else { Err(Unfounded::Host(name())) }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     limits,
     name::{HostName, NameError},
     pattern::{Pattern, PatternError},
-    range::{self, RangeError},
+    range::{self, RangeError, Spelled},
     unique::unique,
 };
 
@@ -70,46 +70,62 @@ impl Selector {
     /// # Errors
     /// One of them names no hosts, or there are too many.
     pub fn selection(&self) -> Result<Selection, SelectorError> {
+        let (mut hosts, mut except) = (Vec::new(), Vec::new());
+        self.read(|word| hosts.push(word), |word| except.push(word))?;
+        Ok(Selection { hosts: (!self.hosts.is_empty()).then_some(hosts), except, labels: self.labels.clone() })
+    }
+
+    /// Whether it selects the host with this name and these labels of its own: as [`Selection::includes`], for a single host.
+    /// No word is kept: that of a hostile order could stand for more names than a host has room for.
+    ///
+    /// # Errors
+    /// As [`Self::selection`].
+    pub fn selects(&self, host: &HostName, labels: &BTreeMap<String, String>) -> Result<bool, SelectorError> {
+        let (mut is_named, mut is_excepted) = (self.hosts.is_empty(), false);
+        self.read(|word| is_named |= word.matches(host), |word| is_excepted |= word.matches(host))?;
+        Ok(is_named && !is_excepted && has(labels, &self.labels))
+    }
+
+    /// Hands over each of its words.
+    fn read(&self, mut hosts: impl FnMut(Word), mut except: impl FnMut(Word)) -> Result<(), SelectorError> {
         let all = self.hosts.iter().chain(&self.except);
         if all.count() > limits::SELECTOR_WORDS || self.labels.len() > limits::SELECTOR_WORDS {
             return Err(SelectorError::Many);
         }
-        let (hosts, except) = (words(&self.hosts)?, words(&self.except)?);
-        if hosts.len() + except.len() > range::MOST {
-            return Err(SelectorError::Many);
-        }
-        Ok(Selection { hosts: (!self.hosts.is_empty()).then_some(hosts), except, labels: self.labels.clone() })
+        let mut room = range::MOST;
+        self.hosts.iter().try_for_each(|text| words(text, &mut room, &mut hosts))?;
+        self.except.iter().try_for_each(|text| words(text, &mut room, &mut except))
     }
 }
 
-fn words(texts: &[String]) -> Result<Vec<Word>, SelectorError> {
-    let mut words = Vec::new();
-    for text in texts {
-        if text.starts_with('@') {
-            return Err(SelectorError::Group(text.escape_debug().to_string()));
-        }
-        for spelled in range::expand(text)? {
-            words.push(if spelled.contains(['*', '?']) {
-                let pattern = Pattern::new(&spelled);
-                Word::Pattern(pattern.map_err(|error| SelectorError::Pattern(text.escape_debug().to_string(), error))?)
-            } else {
-                Word::Name(spelled.parse()?)
-            });
-        }
-        if words.len() > range::MOST {
-            return Err(SelectorError::Many);
-        }
+/// The words of a text. `room`: for how many more there is.
+fn words(text: &str, room: &mut usize, take: &mut impl FnMut(Word)) -> Result<(), SelectorError> {
+    let shown = || text.escape_debug().to_string();
+    if text.starts_with('@') {
+        return Err(SelectorError::Group(shown()));
     }
-    Ok(words)
+    let spelled = Spelled::read(text)?;
+    *room = room.checked_sub(spelled.count()).ok_or(SelectorError::Many)?;
+    for name in spelled.names() {
+        take(if name.contains(['*', '?']) {
+            Word::Pattern(Pattern::new(&name).map_err(|error| SelectorError::Pattern(shown(), error))?)
+        } else {
+            Word::Name(name.parse()?)
+        });
+    }
+    Ok(())
+}
+
+/// Whether all of the `wanted` labels are there.
+fn has(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
 impl Selection {
     /// Whether it selects the host with this name and these labels of its own.
     pub fn includes(&self, host: &HostName, labels: &BTreeMap<String, String>) -> bool {
         let names = |words: &[Word]| words.iter().any(|word| word.matches(host));
-        self.hosts.as_deref().is_none_or(names)
-            && !names(&self.except)
-            && self.labels.iter().all(|(name, value)| labels.get(name) == Some(value))
+        self.hosts.as_deref().is_none_or(names) && !names(&self.except) && has(labels, &self.labels)
     }
 
     /// Whether it asks for labels.
@@ -157,7 +173,9 @@ mod tests {
             (selector(&["web"], &[], &[]), false),
         ] {
             let selection = selector.selection().unwrap();
-            assert_eq!(selection.includes(&"web1".parse().unwrap(), &labels), expected, "{selector:?}");
+            let web1 = "web1".parse().unwrap();
+            assert_eq!(selection.includes(&web1, &labels), expected, "{selector:?}");
+            assert_eq!(selector.selects(&web1, &labels), Ok(expected), "{selector:?}");
         }
     }
 
@@ -169,6 +187,11 @@ mod tests {
         assert!(matches!(refused("web[3-1]"), SelectorError::Range(_)));
         assert!(matches!(refused("web**"), SelectorError::Pattern(..)));
         assert_eq!(selector(&["a[1-9000]"], &["b[1-9000]"], &[]).selection().unwrap_err(), SelectorError::Many);
+        let long = format!("{}[1-10000]", "x".repeat(150_000));
+        assert!(matches!(refused(&long), SelectorError::Range(RangeError::Long(_))));
+        let full = vec!["a[1-10000]"; limits::SELECTOR_WORDS];
+        let web1 = "web1".parse().unwrap();
+        assert_eq!(selector(&full, &[], &[]).selects(&web1, &BTreeMap::new()), Err(SelectorError::Many));
         let words = vec!["web1"; limits::SELECTOR_WORDS + 1];
         assert_eq!(selector(&words, &[], &[]).selection().unwrap_err(), SelectorError::Many);
     }

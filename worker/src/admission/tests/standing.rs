@@ -79,6 +79,12 @@ fn nothing_but_what_was_signed_runs() {
     let standing = stand(&StandingOrder { selector: labels("prod"), ..order() });
     assert!(matches!(setting().admit_fields(entry(&standing, &run(&standing, NOW))), Admission::Admitted(..)));
 
+    // Names are not spelled out where there is no run, nor where no host can be called that.
+    let long = Selector { hosts: vec![format!("{}[1-10000]", "x".repeat(150_000))], ..Selector::default() };
+    let long = StandingOrder { selector: long, ..order() };
+    assert!(reason(&long, NOW + 1).contains("'tidy' has no run at"));
+    assert!(reason(&long, NOW).contains("does not say which hosts are meant"));
+
     let standing = stand(&order());
     let other = Manifest { action: "ping".into(), ..run(&standing, NOW) };
     assert!(setting().refusal_of(entry(&standing, &other)).reason.contains("is not what the standing order 'tidy'"));
