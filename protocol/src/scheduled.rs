@@ -109,6 +109,9 @@ pub struct Instant {
     pub by: String,
     /// When it did, in milliseconds.
     pub at_ms: Millis,
+    /// When it was seen that the run has failed, where it is to be tried again, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_ms: Option<Millis>,
     /// How the run has ended, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
@@ -347,6 +350,7 @@ mod tests {
             attempt: 2,
             by: "one".into(),
             at_ms: 1_790_000_000_000,
+            failed_ms: Some(1_790_000_000_001),
             end: Some(End::Failed),
             reason: Some("a \"word\"".into()),
         };

@@ -240,6 +240,7 @@ impl Scheduler {
             attempt: 0,
             by: self.name.clone(),
             at_ms: now,
+            failed_ms: None,
             end: None,
             reason: None,
         };

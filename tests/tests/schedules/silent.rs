@@ -53,6 +53,7 @@ fn begun_by_the_dead(hosts: &Hosts, scheduled: &Scheduled, instant: Millis, host
         attempt: 0,
         by: "another".into(),
         at_ms: instant,
+        failed_ms: None,
         end: None,
         reason: None,
     };

@@ -11,7 +11,10 @@ use protocol::{
     time::Millis,
 };
 
-use super::{Scheduler, Scheduling, step::retries_at};
+use super::{
+    Scheduler, Scheduling,
+    step::{Retry, retry},
+};
 use crate::client::{error::Error, events::HostResult, fleet::Fleet, follow::Follower, verdict::Course};
 
 /// A claim of which nothing was heard for so long is taken over.
@@ -108,9 +111,10 @@ impl Scheduler {
                     return Ok(if is_heard { course } else { Course::GoesOn });
                 }
                 let good = follower.results().all(|result| result.state == State::Succeeded);
-                // What was cancelled, by somebody or by the next run, is not tried again; nor is what may still run.
+                // What was cancelled, by somebody or by the next run, is not tried again; nor what came too late to start;
+                // nor what may still run.
                 let is_bad = |result: &HostResult| {
-                    !matches!(result.state, State::Succeeded | State::Cancelled) && !is_silent(result)
+                    result.has_ended() && !matches!(result.state, State::Succeeded | State::Cancelled | State::Expired)
                 };
                 let hosts_where = |which: &dyn Fn(&HostResult) -> bool| -> Vec<HostName> {
                     follower.results().filter(|result| which(result)).map(|result| result.host.clone()).collect()
@@ -119,16 +123,27 @@ impl Scheduler {
                 (if good { End::Succeeded } else { End::Failed }, failed, silent)
             }
         };
-        if !failed.is_empty()
-            && let Some(at_ms) = retries_at(scheduled.order(), instant_ms, &run)
-        {
-            if now >= at_ms {
-                self.retry(scheduled, instant_ms, run, failed, fleet).await?;
+        let retry = match failed[..] {
+            [] => Retry::Never,
+            _ => retry(scheduled.order(), instant_ms, &run, fleet.now()),
+        };
+        match retry {
+            Retry::Never => {}
+            Retry::Later => return Ok(Course::GoesOn),
+            Retry::Pause => {
+                let paused = Instant { failed_ms: Some(fleet.now()), ..run.clone() };
+                let mut pipeline = redis::pipe();
+                pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &paused));
+                fleet.query::<(i64,)>(&pipeline).await?;
+                return Ok(Course::GoesOn);
             }
-            return Ok(Course::GoesOn);
+            Retry::Now => {
+                self.retry(scheduled, instant_ms, run, failed, fleet).await?;
+                return Ok(Course::GoesOn);
+            }
         }
         let reason = run.reason.clone().or_else(|| unheard(&silent));
-        let ended = Instant { end: Some(end), reason, ..run.clone() };
+        let ended = Instant { failed_ms: None, end: Some(end), reason, ..run.clone() };
         let mut pipeline = redis::pipe();
         pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, &run, &ended));
         let (reply,): (i64,) = fleet.query(&pipeline).await?;
@@ -157,6 +172,7 @@ impl Scheduler {
             attempt,
             by: self.name.clone(),
             at_ms: fleet.now(),
+            failed_ms: None,
             ..run.clone()
         };
         let mut pipeline = redis::pipe();

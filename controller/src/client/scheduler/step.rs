@@ -41,13 +41,31 @@ pub(super) struct Open {
     pub(super) at_work: usize,
 }
 
-/// When a failed run is tried again; `None` where it is not.
-pub(super) fn retries_at(order: &StandingOrder, instant_ms: Millis, run: &Instant) -> Option<Millis> {
+/// What is to be done about a run that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// It is not tried again.
+    Never,
+    /// It is to be recorded that it was seen now: from then on the pause counts.
+    Pause,
+    /// It is tried again later.
+    Later,
+    /// It is tried again now.
+    Now,
+}
+
+/// Whether a run that has failed is tried again now.
+pub(super) fn retry(order: &StandingOrder, instant_ms: Millis, run: &Instant, now: Millis) -> Retry {
     let most = order.conduct.retries.min(u32::try_from(limits::STANDING_RETRIES).unwrap_or(0));
     let pause = millis(BACKOFF).saturating_mul(1 << run.attempt.min(10));
-    let at_ms = run.at_ms.saturating_add(pause);
-    let is_allowed = run.attempt < most && at_ms < instant_ms.saturating_add(order.start_within_ms);
-    is_allowed.then_some(at_ms)
+    let at_ms = run.failed_ms.unwrap_or(now).saturating_add(pause);
+    let start_by_ms = instant_ms.saturating_add(order.start_within_ms);
+    match run.failed_ms {
+        _ if run.attempt >= most || now.max(at_ms) >= start_by_ms => Retry::Never,
+        None => Retry::Pause,
+        Some(_) if now < at_ms => Retry::Later,
+        Some(_) => Retry::Now,
+    }
 }
 
 /// How long behind its instant a run is due: the same for all schedulers.

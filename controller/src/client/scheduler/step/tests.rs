@@ -128,21 +128,29 @@ fn each_has_its_own_delay_which_all_schedulers_know() {
 #[test]
 fn retries_come_slower_and_slower_as_long_as_the_run_may_start() {
     let tried = order(|order| order.conduct.retries = 3);
-    let run = |attempt, at_ms| Instant {
+    let run = |attempt, failed_ms| Instant {
         state: Fate::Ran,
         becomes: None,
         job: Some(JobId::new()),
         attempt,
         by: "one".into(),
-        at_ms,
+        at_ms: MINUTE,
+        failed_ms,
         end: None,
         reason: None,
     };
-    let retried = |attempt, at_ms| retries_at(tried.order(), MINUTE, &run(attempt, at_ms));
-    assert_eq!(retried(0, MINUTE), Some(MINUTE + 5_000));
-    assert_eq!(retried(2, MINUTE + 20_000), Some(MINUTE + 40_000));
-    assert_eq!(retried(2, MINUTE + 40_000), None, "it may not start any more");
-    assert_eq!(retried(3, MINUTE), None);
+    let retried = |attempt, failed_ms, now| retry(tried.order(), MINUTE, &run(attempt, failed_ms), now);
+    // However long it took to fail, a pause follows.
+    assert_eq!(retried(0, None, MINUTE + 40_000), Retry::Pause);
+    assert_eq!(retried(0, Some(MINUTE + 40_000), MINUTE + 44_999), Retry::Later);
+    assert_eq!(retried(0, Some(MINUTE + 40_000), MINUTE + 45_000), Retry::Now);
+    assert_eq!(retried(2, Some(MINUTE), MINUTE + 19_999), Retry::Later);
+    assert_eq!(retried(2, Some(MINUTE), MINUTE + 20_000), Retry::Now);
+    assert_eq!(retried(2, None, MINUTE + 40_000), Retry::Never, "it may not start any more behind the pause");
+    // No scheduler was there when the pause was over.
+    assert_eq!(retried(0, Some(MINUTE), MINUTE + 59_999), Retry::Now);
+    assert_eq!(retried(0, Some(MINUTE), 2 * MINUTE), Retry::Never, "it may not start any more");
+    assert_eq!(retried(3, None, MINUTE), Retry::Never);
 }
 
 /// A scheduler: what it has decided, and from where, if it was frozen before it could say so.
