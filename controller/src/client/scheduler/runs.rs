@@ -47,7 +47,6 @@ impl Scheduler {
     ) -> Result<(), Error> {
         let name = scheduled.name().clone();
         let fate = run.becomes.unwrap_or(Fate::Ran);
-        let mut pipeline = redis::pipe();
         let failure = match sent {
             Ok(()) => None,
             // Some hosts may have it.
@@ -58,20 +57,40 @@ impl Scheduler {
         };
         match failure {
             Some((true, reason)) => {
-                let failed =
-                    Instant { state: Fate::NotSent, becomes: None, reason: Some(reason.clone()), ..run.clone() };
-                pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, &run, &failed));
-                fleet.query::<(i64,)>(&pipeline).await?;
-                self.said.push(Scheduling::Left { name, instant_ms, fate: Fate::NotSent, reason: Some(reason) });
+                self.give_up(scheduled, instant_ms, &run, &reason, fleet).await?;
             }
             other => {
                 let reason = other.map(|(_, reason)| reason);
                 let ran = Instant { state: fate, becomes: None, reason, ..run.clone() };
+                let mut pipeline = redis::pipe();
                 pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &ran));
                 fleet.query::<(i64,)>(&pipeline).await?;
                 if let Some(job) = run.job {
                     self.said.push(Scheduling::Sent { name, job, hosts, fate });
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a claimed run that cannot be sent.
+    async fn give_up(
+        &mut self,
+        scheduled: &Scheduled,
+        instant_ms: Millis,
+        claimed: &Instant,
+        reason: &str,
+        fleet: &mut Fleet,
+    ) -> Result<(), Error> {
+        let ended = unsent(scheduled, instant_ms, claimed, reason);
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, claimed, &ended));
+        let (reply,): (i64,) = fleet.query(&pipeline).await?;
+        if reply > 0 {
+            let (name, Instant { state, job, end, reason, .. }, paused) = (scheduled.name().clone(), ended, reply == 2);
+            self.said.push(Scheduling::Left { name: name.clone(), instant_ms, fate: state, reason });
+            if paused || end.is_some() {
+                self.said.push(Scheduling::Ended { name, job: end.and(job), end: end.unwrap_or(End::Failed), paused });
             }
         }
         Ok(())
@@ -211,14 +230,7 @@ impl Scheduler {
         let start_by_ms = instant_ms.saturating_add(scheduled.order().start_within_ms);
         if fleet.now() > start_by_ms || hosts.is_empty() {
             let reason = if hosts.is_empty() { "no host is meant" } else { "the scheduler that claimed it has ended" };
-            let failed =
-                Instant { state: Fate::NotSent, becomes: None, reason: Some(reason.to_owned()), ..claimed.clone() };
-            let mut pipeline = redis::pipe();
-            pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, &claimed, &failed));
-            fleet.query::<(i64,)>(&pipeline).await?;
-            let (name, reason) = (scheduled.name().clone(), Some(reason.to_owned()));
-            self.said.push(Scheduling::Left { name, instant_ms, fate: Fate::NotSent, reason });
-            return Ok(());
+            return self.give_up(scheduled, instant_ms, &claimed, reason, fleet).await;
         }
         self.send(scheduled, instant_ms, claimed, hosts, fleet).await
     }
@@ -253,5 +265,49 @@ fn unheard(hosts: &[HostName]) -> Option<String> {
         [host, others @ ..] => {
             Some(format!("{host} and {} more have told no results, and none are awaited any more", others.len()))
         }
+    }
+}
+
+/// What becomes of a claimed run that cannot be sent. A retry changes nothing about that the run has run, and failed.
+fn unsent(scheduled: &Scheduled, instant_ms: Millis, claimed: &Instant, reason: &str) -> Instant {
+    let becomes = claimed.becomes.unwrap_or(Fate::Ran);
+    let claimed = Instant { becomes: None, ..claimed.clone() };
+    match claimed.attempt.checked_sub(1) {
+        None => Instant { state: Fate::NotSent, reason: Some(reason.to_owned()), ..claimed },
+        Some(attempt) => {
+            // The id does not depend on the hosts.
+            let job = Some(scheduled.standing.run(instant_ms, attempt, Targets::new([]).root()).job);
+            let reason = Some(format!("it could not be tried again: {reason}"));
+            Instant { state: becomes, job, attempt, end: Some(End::Failed), reason, ..claimed }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::step::tests::order, *};
+
+    #[test]
+    fn a_retry_that_cannot_be_sent_leaves_a_run_that_failed() {
+        let scheduled = order(|_| ());
+        let job = |attempt| scheduled.standing.run(60_000, attempt, Targets::new([]).root()).job;
+        let claimed = |attempt| Instant {
+            state: Fate::Claimed,
+            becomes: Some(Fate::Late),
+            job: Some(job(attempt)),
+            attempt,
+            by: "one".into(),
+            at_ms: 60_000,
+            failed_ms: None,
+            end: None,
+            reason: None,
+        };
+        let ended = unsent(&scheduled, 60_000, &claimed(0), "Redis is full");
+        assert_eq!((ended.state, ended.becomes, ended.end), (Fate::NotSent, None, None));
+        assert_eq!(ended.reason.as_deref(), Some("Redis is full"));
+        let ended = unsent(&scheduled, 60_000, &claimed(2), "Redis is full");
+        assert_eq!((ended.state, ended.becomes, ended.end), (Fate::Late, None, Some(End::Failed)));
+        assert_eq!((ended.attempt, ended.job), (1, Some(job(1))), "the last one that ran");
+        assert_eq!(ended.reason.as_deref(), Some("it could not be tried again: Redis is full"));
     }
 }

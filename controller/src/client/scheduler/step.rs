@@ -138,4 +138,4 @@ const MISSED: &str = "no scheduler was there in time";
 const NOT_LATE: &str = "it may change the hosts, and must not run late (--late)";
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

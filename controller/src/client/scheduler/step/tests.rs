@@ -13,7 +13,7 @@ use super::*;
 const MINUTE: Millis = 60_000;
 
 /// Every minute, for an hour.
-fn order(change: impl FnOnce(&mut StandingOrder)) -> Scheduled {
+pub(in crate::client::scheduler) fn order(change: impl FnOnce(&mut StandingOrder)) -> Scheduled {
     let mut order = StandingOrder {
         name: "tidy".parse().unwrap(),
         action: "ping".into(),
