@@ -130,15 +130,10 @@ impl Scheduler {
                     return Ok(if is_heard { course } else { Course::GoesOn });
                 }
                 let good = follower.results().all(|result| result.state == State::Succeeded);
-                // What was cancelled, by somebody or by the next run, is not tried again; nor what came too late to start;
-                // nor what may still run.
-                let is_bad = |result: &HostResult| {
-                    result.has_ended() && !matches!(result.state, State::Succeeded | State::Cancelled | State::Expired)
-                };
                 let hosts_where = |which: &dyn Fn(&HostResult) -> bool| -> Vec<HostName> {
                     follower.results().filter(|result| which(result)).map(|result| result.host.clone()).collect()
                 };
-                let (failed, silent) = (hosts_where(&is_bad), hosts_where(&is_silent));
+                let (failed, silent) = (hosts_where(&is_tried_again), hosts_where(&is_silent));
                 (if good { End::Succeeded } else { End::Failed }, failed, silent)
             }
         };
@@ -252,9 +247,15 @@ impl Scheduler {
         let mut follower = Follower::of_old(&job);
         follower.only_look();
         follower.look(fleet).await?;
-        let failed = follower.results().filter(|result| result.state != State::Succeeded);
+        let failed = follower.results().filter(|result| is_tried_again(result));
         Ok(failed.map(|result| result.host.clone()).collect())
     }
+}
+
+/// Whether a run that ended like this is tried again there. Not what was cancelled, by somebody or by the next run; nor what
+/// came too late to start; nor what may still run.
+fn is_tried_again(result: &HostResult) -> bool {
+    result.has_ended() && !matches!(result.state, State::Succeeded | State::Cancelled | State::Expired)
 }
 
 /// That hosts have begun, and are not heard of any more.
@@ -285,7 +286,23 @@ fn unsent(scheduled: &Scheduled, instant_ms: Millis, claimed: &Instant, reason: 
 
 #[cfg(test)]
 mod tests {
+    use protocol::outcome::Outcome;
+
     use super::{super::step::tests::order, *};
+
+    #[test]
+    fn what_failed_is_tried_again_and_nothing_else() {
+        let ended = |state| {
+            let outcome = Some(Outcome::bare(state, None, 0));
+            is_tried_again(&HostResult { state, outcome, ..HostResult::new("web1".parse().unwrap()) })
+        };
+        assert!(ended(State::Failed) && ended(State::TimedOut));
+        assert!(!ended(State::Succeeded) && !ended(State::Cancelled) && !ended(State::Expired));
+        for state in [State::Queued, State::Running, State::Expired] {
+            let open = HostResult { state, ..HostResult::new("web1".parse().unwrap()) };
+            assert!(!is_tried_again(&open), "{state} without an outcome");
+        }
+    }
 
     #[test]
     fn a_retry_that_cannot_be_sent_leaves_a_run_that_failed() {
