@@ -51,6 +51,9 @@ pub enum ScheduledError {
     /// The order is that of another schedule.
     #[error("the order is that of another schedule")]
     Foreign,
+    /// Something else is in its place.
+    #[error("its key is no hash")]
+    Kind,
     /// How far it is accounted for is missing, or about another order.
     #[error("the field 'accounted_until' is malformed")]
     Accounted,

@@ -140,16 +140,13 @@ impl Scheduler {
     async fn work(&mut self, fleet: &mut Fleet) -> Result<Option<Millis>, Error> {
         let names = fleet.schedule_names().await?;
         self.times.retain(|name, _| names.binary_search(name).is_ok());
+        self.broken.retain(|name| names.binary_search(name).is_ok());
         let found = fleet.schedules(&names).await?;
         let mut readable = Vec::new();
         for (name, scheduled) in found {
             match scheduled.map_err(|error| error.to_string()).and_then(|found| self.ready(found)) {
-                Ok(scheduled) => {
-                    self.broken.remove(&name);
-                    readable.push(scheduled);
-                }
-                Err(reason) if self.broken.insert(name.clone()) => self.said.push(Scheduling::Broken { name, reason }),
-                Err(_) => {}
+                Ok(scheduled) => readable.push(scheduled),
+                Err(reason) => self.breaks(&name, reason),
             }
         }
         let names: Vec<_> = readable.iter().map(|scheduled| scheduled.name().clone()).collect();
@@ -161,17 +158,32 @@ impl Scheduler {
         let mut next: Option<Millis> = None;
         for (scheduled, open) in readable.iter().zip(open) {
             self.remind(scheduled, fleet.now());
-            let due = self.serve(scheduled, open, looks, fleet).await?;
-            next = [next, due].into_iter().flatten().min();
+            match self.serve(scheduled, open, looks, fleet).await {
+                Ok(due) => {
+                    self.broken.remove(scheduled.name());
+                    next = [next, due].into_iter().flatten().min();
+                }
+                Err(error) if error.is_transient() => return Err(error),
+                // One that is damaged must not hold up the others.
+                Err(error) => self.breaks(scheduled.name(), error.to_string()),
+            }
         }
         Ok(next)
     }
 
-    /// Makes the times of a schedule ready.
+    /// Says once what is wrong with a schedule, until that is over.
+    fn breaks(&mut self, name: &ScheduleName, reason: String) {
+        if self.broken.insert(name.clone()) {
+            self.said.push(Scheduling::Broken { name: name.clone(), reason });
+        }
+    }
+
+    /// Makes the times of a schedule ready, and looks whether it says which hosts are meant.
     fn ready(&mut self, scheduled: Scheduled) -> Result<Scheduled, String> {
         let bytes = &scheduled.standing.signed().bytes;
         if self.times.get(scheduled.name()).is_none_or(|(known, _)| known != bytes) {
             let times = scheduled.order().schedule.times().map_err(|error| error.to_string())?;
+            scheduled.order().selector.selection().map_err(|error| error.to_string())?;
             self.times.insert(scheduled.name().clone(), (bytes.clone(), times));
         }
         Ok(scheduled)

@@ -68,7 +68,10 @@ impl Fleet {
         names: &[ScheduleName],
     ) -> Result<Vec<(ScheduleName, Result<Scheduled, ScheduledError>)>, Error> {
         let ask = |keys: &_, name: &ScheduleName| [hash(keys, name)];
-        let read = |name: &ScheduleName, values: Vec<Option<Vec<u8>>>, _: Option<WrongType>| {
+        let read = |name: &ScheduleName, values: Vec<Option<Vec<u8>>>, damage: Option<WrongType>| {
+            if damage.is_some() {
+                return Some((name.clone(), Err(ScheduledError::Kind)));
+            }
             let found =
                 Scheduled::FIELDS.iter().zip(values).filter_map(|(name, value)| Some(((*name).to_owned(), value?)));
             let found: protocol::signed::Fields = found.collect();

@@ -309,10 +309,17 @@ fn look(instant: &Instant) -> anstyle::Style {
 
 async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
     let names = fleet.schedule_names().await?;
-    let mut found = Vec::new();
+    let (mut found, mut damaged) = (Vec::new(), Vec::new());
     for (name, scheduled) in fleet.schedules(&names).await? {
         let last = match &scheduled {
-            Ok(scheduled) => fleet.last_instant(scheduled).await?,
+            Ok(scheduled) => match fleet.last_instant(scheduled).await {
+                // What is wrong with one hides no other.
+                Err(error) if !error.is_transient() => {
+                    damaged.push((name.clone(), error));
+                    None
+                }
+                last => last?,
+            },
             Err(_) => None,
         };
         found.push((name, scheduled, last));
@@ -349,6 +356,9 @@ async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
     printer.table(&table.folded())?;
     for gone in names.iter().filter(|name| !found.iter().any(|(known, ..)| known == *name)) {
         printer.trouble(&format!("{gone}: its record is gone; take it off the list: ctl schedule rm {gone}"));
+    }
+    for (name, error) in &damaged {
+        printer.trouble(&format!("{name}: its history cannot be read: {}", style::plain(&error.to_string())));
     }
     for (name, scheduled, _) in &found {
         match scheduled {

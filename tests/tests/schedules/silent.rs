@@ -1,4 +1,4 @@
-//! Hosts of which nothing is heard: they hold nothing up for ever.
+//! Hosts of which nothing is heard, and schedules that are damaged: they hold nothing up for ever.
 
 use protocol::{
     action::{Argument, Arguments},
@@ -81,6 +81,39 @@ fn a_host_that_died_during_a_run_holds_up_no_run_beyond_the_last_moment() {
     assert_eq!((&dead["end"], &dead["attempt"]), (&"failed".into(), &0.into()), "{history:#?}");
     assert!(dead["reason"].as_str().expect("a reason").contains("web2 has told no result"), "{history:#?}");
     assert!(!hosts.ran("web1").is_empty());
+}
+
+/// What a schedule's keys may be in the hands of somebody who can write to Redis. Their names come before the sound one's.
+#[test]
+fn a_damaged_schedule_holds_up_no_other() {
+    let hosts = Hosts::start(1);
+    let (mut raw, keys) = (Raw::on(&hosts.redis), Keys::new(None));
+    let now = raw.now();
+    let put = |name: &str, selector: Selector| {
+        let order = StandingOrder { name: name.parse().expect("a name"), selector, ..old_order(&hosts, now) };
+        let standing = Standing::open(operator().sign_for(sshsig::STANDING, &order)).expect("an order");
+        let scheduled = Scheduled { accounted_ms: now, ..Scheduled::new(standing) };
+        scheduled.put(&keys, false, now).query::<()>(&mut hosts.redis.blocking()).expect("the schedule");
+        scheduled.name().clone()
+    };
+    let hostile = put("a1", Selector { hosts: vec!["web[3-1]".into()], ..Selector::default() });
+    // Whatever is open of it cannot be read, nor begun.
+    let shut = put("a2", Selector::default());
+    raw.query::<()>(&["SET", &keys.schedule_open(&shut), "x"]);
+    let strange: protocol::name::ScheduleName = "a3".parse().expect("a name");
+    raw.query::<()>(&["SET", &keys.schedule(&strange), "x"]);
+    for name in [&hostile, &shut, &strange] {
+        raw.query::<()>(&["HSET", &keys.schedules(), name.as_str(), &show_moment(now)]);
+    }
+    hosts.add("--every 1s --grace 10s --late", &hosts.script());
+    let one = hosts.serve("one");
+    for name in ["a1", "a2", "a3"] {
+        one.wait_stderr(&format!("{name}: cannot be used"));
+    }
+    hosts.wait("a run of the sound one", |history| ended(history, "succeeded") > 0);
+    let listed = hosts.ctl.run(["schedule", "list"]).expect(0);
+    assert!(listed.stderr.contains("a3: cannot be read: its key is no hash"), "{listed}");
+    assert!(listed.stderr.contains("a2: its history cannot be read"), "{listed}");
 }
 
 #[test]
