@@ -6,6 +6,7 @@
 use protocol::{
     action::{Argument, Arguments},
     command::{Envelope, Manifest},
+    control::{CancelOrder, Control},
     name::JobId,
     outcome::State,
     rollout::{Plan, Waves},
@@ -15,7 +16,7 @@ use protocol::{
     time::Millis,
     trust::sshsig,
 };
-use tests::{Evidence, Raw, Redis, Signatory, Worker, eventually, renewed};
+use tests::{Evidence, Gate, Raw, Redis, Signatory, Worker, eventually, renewed};
 
 const MINUTE: u64 = 60_000;
 
@@ -344,5 +345,40 @@ fn attack_going_on_with_the_standing_order_of_a_revoked_key() {
     });
     let sent = scene.send_run(&standing, scene.now - 2 * MINUTE);
     scene.refused(&sent, "is revoked");
+    assert_eq!(scene.evidence.count(), 1);
+}
+
+/// Where the next run ends the prior one, that is one that starts: not one that is sent though it was cancelled, or comes too
+/// late.
+#[test]
+fn a_run_that_never_starts_ends_no_prior_one() {
+    let mut scene = Scene::new();
+    let mut gate = Gate::new(&scene.redis, "gate");
+    let script = format!("{}; {}", gate.script(), scene.evidence.script());
+    let argv = ["sh".to_owned(), "-c".into(), script].into();
+    let order = scene.order();
+    let order = StandingOrder {
+        arguments: Arguments::from([("argv".into(), Argument::List(argv))]),
+        conduct: Conduct { overlap: Overlap::Cancel, ..order.conduct.clone() },
+        ..order
+    };
+    let standing = stand(&order);
+    let older = scene.send_run(&standing, scene.now - MINUTE);
+    gate.reached();
+    let newer = run(&standing, scene.now);
+    let targets = Targets::new(["web1".parse().expect("a name")]);
+    let cancel = CancelOrder::new(&newer, &Signed::unsigned(&newer), targets.root(), "ann".into(), scene.now);
+    let (_, proof) = targets.proofs().next().expect("a host");
+    let cancel = Control::Cancel(Envelope { signed: ann().sign(&cancel), proof });
+    scene.raw.add_control("web1", &cancel.fields());
+    assert_eq!(scene.raw.outcome("web1", &newer).state, State::Cancelled);
+    // Redis forgets it, so that the host judges it once more.
+    let kept: Vec<String> = scene.raw.query(&["KEYS", &format!("job:*{}*", newer.job)]);
+    kept.iter().for_each(|key| scene.raw.query::<()>(&["DEL", key]));
+    scene.send_run(&standing, scene.now);
+    assert_eq!(scene.raw.outcome("web1", &newer).state, State::Cancelled);
+    scene.raw.wait_state("web1", &older, State::Running);
+    gate.open();
+    assert_eq!(scene.raw.outcome("web1", &older).state, State::Succeeded);
     assert_eq!(scene.evidence.count(), 1);
 }

@@ -42,12 +42,15 @@ impl Dispatcher {
             },
             reached_ms: self.clock.reached(limits::CLOCK_MARGIN),
         };
-        let taken_ms = known.taken_ms;
+        let (taken_ms, cancelled, now) = (known.taken_ms, known.cancelled, known.now);
         match admission::admit(&entry, opened, &known) {
             Admission::Admitted(manifest, Admitted { call, claim }) => {
                 let (delivery, span) = (Delivery::new(entry, &manifest, stated, asker), self.span(&manifest));
                 let receipt = self.accepted(&delivery, &manifest, &digest, claim.repeatable, prior);
-                self.end_prior_runs(&delivery);
+                // What never starts ends nothing.
+                if admission::may_start(&manifest, cancelled, taken_ms, now).is_none() {
+                    self.end_prior_runs(&delivery);
+                }
                 let prior = Prior::of(published, prior);
                 self.pending.add(delivery.entry.clone(), delivery.job);
                 let waiting = Waiting { delivery, manifest, call, receipt, prior, taken_ms, announced: None, span };
