@@ -2,7 +2,7 @@
 
 use tests::{Gate, Raw, eventually};
 
-use super::{Hosts, count, ended, moment};
+use super::{Hosts, begun, count, ended, is_settled, moment};
 
 #[test]
 fn what_is_due_while_no_scheduler_runs_is_missed_and_the_next_runs() {
@@ -21,19 +21,24 @@ fn what_is_due_while_no_scheduler_runs_is_missed_and_the_next_runs() {
 fn what_may_change_a_host_runs_late_only_if_it_was_asked_to() {
     let hosts = Hosts::start(1);
     let at = |hosts: &Hosts| {
-        let at = protocol::time::show_moment(Raw::on(&hosts.redis).now() + 1000);
-        format!("--at {at} --grace 10m")
+        // Far enough to be signed in time on a busy machine.
+        let at = Raw::on(&hosts.redis).now() + 10_000;
+        (at, format!("--at {} --grace 10m", protocol::time::show_moment(at)))
     };
-    hosts.add(&at(&hosts), &hosts.script());
-    hosts.wait_ms(7000);
+    let (instant, flags) = at(&hosts);
+    hosts.add(&flags, &hosts.script());
+    // It is late 5 s behind its time.
+    let now = Raw::on(&hosts.redis).now();
+    hosts.wait_ms((instant + 6000).saturating_sub(now));
     let _one = hosts.serve("one");
     let history = hosts.wait("the instant to be accounted for", |history| !history.is_empty());
     assert_eq!(history[0]["state"], "missed: grace");
     assert!(history[0]["reason"].as_str().expect("text").contains("must not run late"), "{history:#?}");
 
-    hosts.add(&format!("{} --late --replace", at(&hosts)), &hosts.script());
+    hosts.add(&format!("{} --late --replace", at(&hosts).1), &hosts.script());
     let history = hosts.wait("a run", |history| ended(history, "succeeded") == 1);
-    assert_eq!(history.last().expect("an instant")["state"], "ran");
+    let run = &history.last().expect("an instant")["state"];
+    assert!(run == "ran" || run == "late", "{history:#?}");
     assert_eq!(hosts.ran("web1").len(), 1);
 }
 
@@ -60,12 +65,12 @@ fn one_waits_for_the_prior_run_and_no_more() {
     hosts.add("--every 1s --grace 60s --overlap queue", &format!("{}; {}", gate.script(), hosts.script()));
     gate.reached();
     let history = hosts.wait("one to wait", |history| count(history, "skipped: overlap") >= 1);
-    assert_eq!(count(&history, "ran"), 1, "{history:#?}");
+    assert_eq!(begun(&history), 1, "{history:#?}");
     gate.open();
     eventually("the first to go on", || (hosts.ran("web1").len() == 1).then_some(()));
     gate.reached();
     let history = hosts.wait("the one that has waited", |history| ended(history, "succeeded") == 1);
-    assert_eq!(count(&history, "ran") + count(&history, "late"), 2, "{history:#?}");
+    assert_eq!(begun(&history), 2, "{history:#?}");
 }
 
 #[test]
@@ -85,9 +90,11 @@ fn the_next_run_ends_the_prior_one_where_the_order_says_so() {
     let _one = hosts.serve("one");
     hosts.add("--every 2s --grace 10s --overlap cancel", &format!("{}; {}", hosts.script(), gate.script()));
     let history = hosts.wait("two to be ended", |history| ended(history, "failed") >= 2);
-    let job = history[0]["job"].as_str().expect("a job");
+    let prior = history.iter().find(|at| at["end"] == "failed").expect("a run that was ended");
+    let job = prior["job"].as_str().expect("a job");
     assert_eq!(hosts.ctl.host_states(job), [("web1".into(), "cancelled".into())]);
-    assert_eq!(count(&history, "ran") + count(&history, "late"), history.len(), "{history:#?}");
+    // On a busy machine some are missed. None is held up.
+    assert_eq!(count(&history, "skipped: overlap"), 0, "{history:#?}");
 }
 
 #[test]
@@ -113,7 +120,7 @@ fn a_failed_run_is_tried_again_where_it_failed() {
         hosts.script(),
         mark.display()
     );
-    let at = protocol::time::show_moment(Raw::on(&hosts.redis).now() + 1000);
+    let at = protocol::time::show_moment(Raw::on(&hosts.redis).now() + 10_000);
     hosts.add(&format!("--at {at} --grace 10m --late --retries 2"), &script);
     let history = hosts.wait("the end", |history| ended(history, "succeeded") == 1);
     assert_eq!((history.len(), &history[0]["attempt"]), (1, &serde_json::json!(1)));
@@ -140,12 +147,13 @@ fn a_paused_schedule_runs_nothing_until_it_is_resumed() {
     hosts.add("--every 1s --grace 10s --late", &hosts.script());
     hosts.wait("a run", |history| ended(history, "succeeded") > 0);
     hosts.ctl.run(["schedule", "pause", "tidy"]).expect(0);
-    let paused = hosts.wait("all to end", |history| history.iter().all(|at| !at["end"].is_null())).len();
+    let paused = hosts.wait("all to end", |history| history.iter().all(is_settled)).len();
     hosts.wait_ms(2500);
     assert_eq!(hosts.history().len(), paused);
     hosts.ctl.run(["schedule", "resume", "tidy"]).expect(0);
     let history = hosts.wait("another run", |history| history.len() > paused);
-    assert_eq!(count(&history, "missed: grace"), 0, "nothing was due in the pause: {history:#?}");
+    let pause = moment(&history[paused]) - moment(&history[paused - 1]);
+    assert!(pause > 2500, "nothing was due in the pause: {history:#?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use nix::{
 };
 use tests::{Aof, Redis, eventually};
 
-use super::{Hosts, count, ended, jobs, moment};
+use super::{Hosts, count, ended, is_settled, jobs, moment};
 
 /// Each instant up to the last one is there once, a second behind the one before.
 #[track_caller]
@@ -66,9 +66,7 @@ fn three_schedulers_that_are_killed_and_frozen_account_for_each_instant_once() {
     }
     hosts.ctl.run(["schedule", "pause", "tidy"]).expect(0);
     // Runs of those that were killed are taken over.
-    let history = hosts.wait("all runs to end", |history| {
-        history.iter().all(|at| at["state"] != "claimed" && (at["job"].is_null() || !at["end"].is_null()))
-    });
+    let history = hosts.wait("all runs to end", |history| history.iter().all(is_settled));
     assert!(count(&history, "ran") + count(&history, "late") >= 16, "{history:#?}");
     expect_all_accounted(&history);
     expect_evidence(&hosts, &history);
@@ -84,8 +82,7 @@ fn a_scheduler_goes_on_when_redis_comes_back() {
     let before = hosts.ran("web1").len();
     eventually("runs after the restart", || (hosts.ran("web1").len() > before + 2).then_some(()));
     hosts.ctl.run(["schedule", "pause", "tidy"]).expect(0);
-    let history =
-        hosts.wait("all runs to end", |history| history.iter().all(|at| at["job"].is_null() || !at["end"].is_null()));
+    let history = hosts.wait("all runs to end", |history| history.iter().all(is_settled));
     expect_all_accounted(&history);
     expect_evidence(&hosts, &history);
     drop(one);

@@ -111,6 +111,20 @@ fn ended(history: &[Value], end: &str) -> usize {
     history.iter().filter(|instant| instant["end"] == end).count()
 }
 
+/// Whether nothing more becomes of an instant: it was not to run, could not be sent, or its run has ended.
+fn is_settled(instant: &Value) -> bool {
+    match instant["state"].as_str().expect("a state") {
+        "claimed" => false,
+        "ran" | "late" => !instant["end"].is_null(),
+        _ => true,
+    }
+}
+
+/// How many runs were sent, or are about to be.
+fn begun(history: &[Value]) -> usize {
+    ["claimed", "ran", "late"].into_iter().map(|state| count(history, state)).sum()
+}
+
 fn moment(instant: &Value) -> u64 {
     protocol::time::read_moment(instant["at"].as_str().expect("text")).expect("a moment")
 }
