@@ -149,7 +149,7 @@ pub use self::{
     rollout::{Budget, BudgetError, Chain, Course, Origin, Outlook, Rollout, Run, Standing, Standings},
     running::Running,
     scheduler::{Scheduler, Scheduling},
-    schedules::{ends_soon, in_words, next_times},
+    schedules::{ends_soon, in_words, next_times, silent_until},
     select::{Known, Selected, Selection},
     signer::{Signer, SignerError},
     spelling::closest,

@@ -24,7 +24,12 @@ use protocol::{
 };
 
 use self::step::{LOOK, Open, Step, step};
-use super::{error::Error, fleet::Fleet, schedules::ends_soon, verdict::Course};
+use super::{
+    error::Error,
+    fleet::Fleet,
+    schedules::{ends_soon, silent_until},
+    verdict::Course,
+};
 
 /// How often it is said that an order ends.
 const REMIND: Duration = Duration::from_secs(24 * 3600);
@@ -82,6 +87,13 @@ pub enum Scheduling {
         /// When.
         until_ms: Millis,
     },
+    /// Times that are still to come are accounted for: Redis' clock was ahead.
+    Silent {
+        /// The schedule.
+        name: ScheduleName,
+        /// Nothing runs until then.
+        until_ms: Millis,
+    },
     /// A schedule cannot be read, or its order cannot be used.
     Broken {
         /// The schedule.
@@ -101,6 +113,7 @@ pub struct Scheduler {
     looked_ms: Millis,
     reminded: HashMap<ScheduleName, Millis>,
     broken: HashSet<ScheduleName>,
+    silent: HashSet<ScheduleName>,
     said: Vec<Scheduling>,
     /// Before that, Redis was away, and a missing heartbeat says nothing.
     heartbeats_from: Clock,
@@ -115,6 +128,7 @@ impl Scheduler {
             looked_ms: 0,
             reminded: HashMap::new(),
             broken: HashSet::new(),
+            silent: HashSet::new(),
             said: Vec::new(),
             heartbeats_from: Clock::now(),
         }
@@ -141,6 +155,7 @@ impl Scheduler {
         let names = fleet.schedule_names().await?;
         self.times.retain(|name, _| names.binary_search(name).is_ok());
         self.broken.retain(|name| names.binary_search(name).is_ok());
+        self.silent.retain(|name| names.binary_search(name).is_ok());
         let found = fleet.schedules(&names).await?;
         let mut readable = Vec::new();
         for (name, scheduled) in found {
@@ -191,6 +206,13 @@ impl Scheduler {
 
     fn remind(&mut self, scheduled: &Scheduled, now: Millis) {
         let (order, name) = (scheduled.order(), scheduled.name());
+        match silent_until(scheduled, now) {
+            Some(until_ms) if self.silent.insert(name.clone()) => {
+                self.said.push(Scheduling::Silent { name: name.clone(), until_ms });
+            }
+            Some(_) => {}
+            None => drop(self.silent.remove(name)),
+        }
         if !ends_soon(order, now) || scheduled.paused.is_some() {
             return;
         }

@@ -27,12 +27,20 @@ use super::{
 const ENDING_SHARE: u64 = 10;
 const ENDING_MS: Millis = 7 * 24 * 3600 * 1000;
 
+/// By less than this, clocks that are set in order may differ.
+const AHEAD_MS: Millis = 60_000;
+
 /// Whether an order ends so soon that its operator should sign another one.
 pub fn ends_soon(order: &StandingOrder, now: Millis) -> bool {
     let life = order.valid_until_ms.saturating_sub(order.issued_at_ms);
     // What runs once, and has run, needs no other order.
     let is_over = order.schedule.times().is_ok_and(|times| times.next_after(now).is_none());
     !is_over && order.valid_until_ms.saturating_sub(now) < ENDING_MS.min(life / ENDING_SHARE)
+}
+
+/// Until when nothing of a schedule runs because Redis' clock was ahead: times that are still to come are accounted for.
+pub fn silent_until(scheduled: &Scheduled, now: Millis) -> Option<Millis> {
+    Some(scheduled.accounted_ms).filter(|accounted| *accounted > now.saturating_add(AHEAD_MS))
 }
 
 /// The next times at which a schedule runs, within its order's life.

@@ -29,7 +29,7 @@ use crate::{
         targeting::joined,
         zones::{self, Zone},
     },
-    client::{Fleet, Host, Request, ends_soon, in_words, next_times, understand},
+    client::{Fleet, Host, Request, ends_soon, in_words, next_times, silent_until, understand},
     output::{Advice, Cell, Exit, Format, Printer, Table, events, fold, moments, style, summary},
 };
 
@@ -374,6 +374,12 @@ fn warn(scheduled: &Scheduled, now: Millis, printer: &Printer) {
     let (name, order) = (scheduled.name(), scheduled.order());
     if let Some(paused) = &scheduled.paused {
         printer.trouble(&format!("{name}: paused {}; go on: ctl schedule resume {name}", style::plain(paused)));
+    }
+    if let Some(until) = silent_until(scheduled, now) {
+        let until = moments::exact(until);
+        printer.trouble(&format!(
+            "{name}: nothing runs before {until}, as Redis' clock was ahead; sign another order: ctl schedule add {name} --replace …"
+        ));
     }
     if ends_soon(order, now) {
         let (until, over) = (moments::exact(order.valid_until_ms), order.valid_until_ms <= now);

@@ -197,6 +197,12 @@ fn tell(said: &Said, printer: &Printer) {
             printer
                 .trouble(&format!("{name}: its standing order ends at {until}: ctl schedule add {name} --replace …"));
         }
+        Scheduling::Silent { name, until_ms } => {
+            let until = moments::exact(*until_ms);
+            printer.trouble(&format!(
+                "{name}: nothing runs before {until}, as Redis' clock was ahead: ctl schedule add {name} --replace …"
+            ));
+        }
         Scheduling::Broken { name, reason } => {
             printer.trouble(&format!("{name}: cannot be used: {}", style::plain(reason)));
         }

@@ -132,3 +132,21 @@ fn a_host_that_is_offline_holds_up_no_run() {
     hosts.wait("their ends", |history| ended(history, "succeeded") >= 3);
     assert!(hosts.ran("web2").len() >= 3);
 }
+
+#[test]
+fn a_schedule_that_a_wrong_clock_has_silenced_is_told() {
+    let hosts = Hosts::start(1);
+    hosts.add("--every 1h", &hosts.script());
+    let (mut raw, keys) = (Raw::on(&hosts.redis), Keys::new(None));
+    let key = keys.schedule(&"tidy".parse::<protocol::name::ScheduleName>().expect("a name"));
+    let accounted: String = raw.query(&["HGET", &key, "accounted_until"]);
+    let (_, order) = accounted.split_once(' ').expect("two words");
+    let ahead = raw.now() + 30 * 24 * 3_600_000;
+    raw.query::<()>(&["HSET", &key, "accounted_until", &format!("{ahead} {order}")]);
+    hosts.serve("one").wait_stderr("tidy: nothing runs before");
+    let listed = hosts.ctl.run(["schedule", "list"]).expect(0);
+    assert!(
+        listed.stderr.contains("tidy: nothing runs before") && listed.stderr.contains("clock was ahead"),
+        "{listed}"
+    );
+}

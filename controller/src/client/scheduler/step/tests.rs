@@ -61,6 +61,17 @@ fn an_instant_begins_when_it_is_due_and_not_before() {
     assert_eq!(at(&accounted, 0, 61 * MINUTE), Step::Wait(None), "the order has ended");
 }
 
+/// Redis' clock was set, and is right again.
+#[test]
+fn times_that_are_accounted_for_before_they_come_are_noticed() {
+    use crate::client::schedules::silent_until;
+    let ahead = Scheduled { accounted_ms: 30 * MINUTE, ..order(|_| ()) };
+    assert_eq!(at(&ahead, 0, 3 * MINUTE), Step::Wait(Some(31 * MINUTE)));
+    assert_eq!(silent_until(&ahead, 3 * MINUTE), Some(30 * MINUTE));
+    assert_eq!(silent_until(&ahead, 29 * MINUTE), None, "clocks may differ a little");
+    assert_eq!(silent_until(&ahead, 31 * MINUTE), None);
+}
+
 #[test]
 fn of_several_that_are_due_the_newest_runs() {
     assert_eq!(
