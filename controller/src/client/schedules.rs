@@ -184,9 +184,10 @@ impl Fleet {
     pub async fn schedule_history(&mut self, name: &ScheduleName) -> Result<Vec<(Millis, Instant)>, Error> {
         let keys = self.keys();
         let mut ask = redis::pipe();
-        ask.hgetall(keys.schedule_runs(name)).hgetall(keys.schedule_open(name));
-        let (runs, open): (RawHash, RawHash) = self.query_with_time(&ask).await?;
-        let found: BTreeMap<_, _> = instants(runs).into_iter().chain(instants(open)).collect();
+        // A run that ends in between is then read twice, instead of not at all.
+        ask.hgetall(keys.schedule_open(name)).hgetall(keys.schedule_runs(name));
+        let (open, runs): (RawHash, RawHash) = self.query_with_time(&ask).await?;
+        let found: BTreeMap<_, _> = instants(open).into_iter().chain(instants(runs)).collect();
         Ok(found.into_iter().rev().collect())
     }
 
@@ -199,7 +200,7 @@ impl Fleet {
         let mut ask = redis::pipe();
         ask.hget(self.keys().schedule_open(name), at_ms).hget(self.keys().schedule_runs(name), at_ms);
         let (open, run): (Option<String>, Option<String>) = self.query(&ask).await?;
-        match open.or(run).and_then(|record| Instant::read(&record)) {
+        match run.or(open).and_then(|record| Instant::read(&record)) {
             Some(last) => Ok(Some((at_ms, last))),
             // It was paused since: then the history is read, which may be long.
             None => Ok(self.schedule_history(name).await?.into_iter().next()),
