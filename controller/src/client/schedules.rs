@@ -213,6 +213,13 @@ impl Fleet {
         self.query_each(names, ask, |_, open: RawHash, _| instants(open).into_iter().collect()).await
     }
 
+    /// The run of an instant, if it has not ended.
+    pub(super) async fn open_run(&mut self, name: &ScheduleName, instant_ms: Millis) -> Result<Option<Instant>, Error> {
+        let (record,): (Option<String>,) =
+            self.query(redis::pipe().hget(self.keys().schedule_open(name), instant_ms)).await?;
+        Ok(record.and_then(|record| Instant::read(&record)))
+    }
+
     /// The hosts that a selector means now, sorted, by what they publish: each judges for itself whether it is one of
     /// them.
     ///

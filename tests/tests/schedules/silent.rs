@@ -65,6 +65,35 @@ fn begun_by_the_dead(hosts: &Hosts, scheduled: &Scheduled, instant: Millis, host
     job
 }
 
+/// The record decides which hosts a run is for, not those that are meant when it is taken over.
+#[test]
+fn a_run_that_was_recorded_is_taken_over_as_it_is() {
+    let hosts = Hosts::start(2);
+    let now = Raw::on(&hosts.redis).now();
+    let order = StandingOrder {
+        selector: Selector::default(),
+        start_within_ms: 600_000,
+        // Nothing else is due.
+        schedule: Schedule::Every { period_ms: 3_600_000, anchor_ms: now - 60_000 },
+        ..old_order(&hosts, now)
+    };
+    let standing = Standing::open(operator().sign_for(sshsig::STANDING, &order)).expect("an order");
+    let scheduled = Scheduled { accounted_ms: now, ..Scheduled::new(standing) };
+    let job = begun_by_the_dead(&hosts, &scheduled, now - 60_000, "web2");
+    let (mut raw, keys) = (Raw::on(&hosts.redis), Keys::new(None));
+    raw.query::<()>(&["DEL", &keys.job_hosts(job)]);
+    let open = keys.schedule_open(scheduled.name());
+    let record: String = raw.query(&["HGET", &open, &(now - 60_000).to_string()]);
+    let run = Instant::read(&record).expect("a run");
+    let claimed = Instant { state: Fate::Claimed, becomes: Some(Fate::Late), ..run };
+    raw.query::<()>(&["HSET", &open, &(now - 60_000).to_string(), &claimed.text()]);
+    let one = hosts.serve("one");
+    one.wait_stderr("taken over from another");
+    let history = hosts.wait("its end", |history| ended(history, "succeeded") == 1);
+    assert_eq!((history.len(), &history[0]["state"]), (1, &"late".into()), "{history:#?}");
+    assert_eq!((hosts.ran("web1"), hosts.ran("web2")), (Vec::new(), vec![job.to_string()]));
+}
+
 #[test]
 fn a_host_that_died_during_a_run_holds_up_no_run_beyond_the_last_moment() {
     let mut hosts = Hosts::start(2);

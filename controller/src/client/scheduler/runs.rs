@@ -15,7 +15,7 @@ use super::{
     Scheduler, Scheduling,
     step::{Retry, retry},
 };
-use crate::client::{error::Error, events::HostResult, fleet::Fleet, follow::Follower, verdict::Course};
+use crate::client::{error::Error, events::HostResult, fleet::Fleet, follow::Follower, jobs::Job, verdict::Course};
 
 /// A claim of which nothing was heard for so long is taken over.
 const TAKE_OVER: Duration = Duration::from_secs(15);
@@ -30,9 +30,39 @@ impl Scheduler {
         hosts: Vec<HostName>,
         fleet: &mut Fleet,
     ) -> Result<(), Error> {
+        // This process may have been frozen since it claimed the run, and another one may have sent it, to other hosts.
+        if let Some(job) = self.recorded(&run, fleet).await? {
+            return self.send_again(scheduled, instant_ms, run, job, fleet).await;
+        }
+        if fleet.open_run(scheduled.name(), instant_ms).await?.as_ref() != Some(&run) {
+            return Ok(());
+        }
         let count = hosts.len();
         let sent = fleet.send_run(&scheduled.standing, instant_ms, run.attempt, hosts).await;
         self.settle(scheduled, instant_ms, run, sent, count, fleet).await
+    }
+
+    /// The job of a claimed run, where it was recorded.
+    async fn recorded(&self, run: &Instant, fleet: &mut Fleet) -> Result<Option<Job>, Error> {
+        match run.job {
+            Some(job) => fleet.job_if_any(job).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Sends a claimed run that was recorded, so that hosts may have it: the same goes to all of them once more. Those that
+    /// have it know it.
+    async fn send_again(
+        &mut self,
+        scheduled: &Scheduled,
+        instant_ms: Millis,
+        claimed: Instant,
+        job: Job,
+        fleet: &mut Fleet,
+    ) -> Result<(), Error> {
+        let (hosts, in_time) = (job.targets().len(), fleet.now() <= job.manifest().start_by_ms);
+        let sent = if in_time { fleet.send_out(job, |_| ()).await.map(drop) } else { Ok(()) };
+        self.settle(scheduled, instant_ms, claimed, sent, hosts, fleet).await
     }
 
     /// Records whether a claimed run was sent.
@@ -111,11 +141,7 @@ impl Scheduler {
             }
             return Ok(Course::GoesOn);
         }
-        let job = match run.job {
-            Some(job) => fleet.job_if_any(job).await,
-            None => Ok(None),
-        };
-        let (end, failed, silent) = match job {
+        let (end, failed, silent) = match self.recorded(&run, fleet).await {
             // Nothing can be learnt of it any more.
             Ok(None) | Err(Error::DamagedJob(..) | Error::ForeignJob { .. }) => (End::Unknown, Vec::new(), Vec::new()),
             Err(error) => return Err(error),
@@ -211,15 +237,8 @@ impl Scheduler {
             return Ok(());
         }
         self.said.push(Scheduling::TakenOver { name: scheduled.name().clone(), instant_ms, from: run.by });
-        let known = match claimed.job {
-            Some(job) => fleet.job_if_any(job).await?,
-            None => None,
-        };
-        if let Some(job) = known {
-            // It was recorded, so hosts may have it: the same goes to all of them once more. Those that have it know it.
-            let (hosts, in_time) = (job.targets().len(), fleet.now() <= job.manifest().start_by_ms);
-            let sent = if in_time { fleet.send_out(job, |_| ()).await.map(drop) } else { Ok(()) };
-            return self.settle(scheduled, instant_ms, claimed, sent, hosts, fleet).await;
+        if let Some(job) = self.recorded(&claimed, fleet).await? {
+            return self.send_again(scheduled, instant_ms, claimed, job, fleet).await;
         }
         let hosts = self.hosts_of(scheduled, instant_ms, claimed.attempt, fleet).await?;
         let start_by_ms = instant_ms.saturating_add(scheduled.order().start_within_ms);
