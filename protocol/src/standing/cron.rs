@@ -6,7 +6,7 @@
 //! real five minutes for `*/5 * * * *`. The library decides by the whole expression, for which `0 2,14 * * *` would be an
 //! interval, and miss a run a year. So an expression that lists fixed times is taken apart into one for each.
 
-use croner::{Cron as Pattern, CronDateTime, Weekday, parser::CronParser};
+use croner::{Cron as Pattern, CronDateTime, JobType, Weekday, parser::CronParser};
 use jiff::{
     Timestamp, Zoned,
     civil::{DateTime, Time},
@@ -74,7 +74,14 @@ impl Cron {
                 };
                 times.into_iter().map(part).collect::<Result<_, ScheduleError>>()?
             }
-            None => vec![Part { pattern: parse(text)?, fixed: None }],
+            None => {
+                let pattern = parse(text)?;
+                // The library searches for a fixed time, which here would count as an interval: `30, 2 * * *`.
+                if pattern.determine_job_type() == JobType::FixedTime {
+                    return Err(wrong("write each hour, minute and second as a number".to_owned()));
+                }
+                vec![Part { pattern, fixed: None }]
+            }
         };
         let read = match tzif {
             [] => Some(TimeZone::UTC),

@@ -164,6 +164,11 @@ fn what_is_no_expression_or_no_zone_is_refused() {
     {
         assert!(matches!(Cron::new(expression, "UTC", &[]), Err(ScheduleError::Expression(..))), "{expression}");
     }
+    // The library takes these for fixed times, and nobody else would.
+    for expression in ["30, 2 * * *", "30 2, * * *", "30-30/1 2 * * *", "0, 30 2 * * *"] {
+        let told = Cron::new(expression, "UTC", &[]).unwrap_err().to_string();
+        assert!(told.contains("as a number"), "{expression}: {told}");
+    }
     let long = "0,".repeat(limits::CRON_BYTES);
     assert_eq!(Cron::new(&long, "UTC", &[]).unwrap_err(), ScheduleError::Long);
     for tzif in [&b"TZif"[..], &[0; 100], &vec![0; limits::ZONE_BYTES + 1], &BERLIN[..BERLIN.len() / 2]] {
