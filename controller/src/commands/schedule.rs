@@ -137,6 +137,12 @@ async fn add(options: AddSchedule, fleet: &mut Fleet, settings: &Settings, print
             .hint("a longer time: --grace")
         );
     }
+    if let Some(period) = nearest(&order).filter(|period| order.conduct.jitter_ms >= *period) {
+        let (jitter, period) = (span(order.conduct.jitter_ms), span(period));
+        let behind =
+            format!("with --jitter {jitter} a run could come behind the next one, which follows {period} later");
+        bail!(Advice::new(behind).hint("a shorter time: --jitter"));
+    }
 
     if !options.replace && fleet.schedule_names().await?.contains(&order.name) {
         bail!(exists(&order.name));
@@ -210,9 +216,13 @@ fn when(options: &AddSchedule, now: Millis) -> anyhow::Result<Schedule> {
 
 /// How long after its time a run may start: until the next one, at most ten minutes.
 fn grace(order: &StandingOrder) -> Millis {
+    nearest(order).unwrap_or(Millis::MAX).min(millis(GRACE))
+}
+
+/// The shortest time from one of its times to the next, as far as is looked.
+fn nearest(order: &StandingOrder) -> Option<Millis> {
     let next = next_times(order, order.issued_at_ms, LOOKED_AHEAD);
-    let nearest = next.windows(2).map(|pair| pair[1] - pair[0]).min();
-    nearest.unwrap_or(Millis::MAX).min(millis(GRACE))
+    next.windows(2).map(|pair| pair[1] - pair[0]).min()
 }
 
 fn span(duration_ms: u64) -> String {

@@ -82,6 +82,7 @@ fn what_no_standing_order_can_say_is_refused_with_what_to_do() {
         (&["--every", "1h", "-l", "role=db", "ping"], "no host is meant now"),
         (&["--every", "1h", "--host", "web1", "exec", "secret.TOKEN=x", "--", "true"], "is a secret"),
         (&["--every", "1h", "--host", "web1", "--jitter", "1h", "ping"], "could come too late"),
+        (&["--every", "1h", "--host", "web1", "--jitter", "1h", "--grace", "2h", "ping"], "behind the next one"),
     ] {
         let told = refused(words);
         assert!(told.contains(expected), "{words:?}: {told}");
