@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A host of a job that is followed.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Awaited {
     /// How the job stands there.
     pub(super) result: HostResult,

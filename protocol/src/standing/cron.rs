@@ -66,22 +66,19 @@ impl Cron {
         let wrong = |reason: String| ScheduleError::Expression(expression.escape_debug().to_string(), reason);
         let parse = |text: &str| CronParser::new().parse(text).map_err(|error| wrong(error.to_string()));
         let text = spelled_out(expression);
-        let parts = match times_of_day(text) {
-            Some((times, days)) => {
-                let part = |time: Time| {
-                    let text = format!("{} {} {} {days}", time.second(), time.minute(), time.hour());
-                    Ok(Part { pattern: parse(&text)?, fixed: Some(time) })
-                };
-                times.into_iter().map(part).collect::<Result<_, ScheduleError>>()?
+        let parts = if let Some((times, days)) = times_of_day(text) {
+            let part = |time: Time| {
+                let text = format!("{} {} {} {days}", time.second(), time.minute(), time.hour());
+                Ok(Part { pattern: parse(&text)?, fixed: Some(time) })
+            };
+            times.into_iter().map(part).collect::<Result<_, ScheduleError>>()?
+        } else {
+            let pattern = parse(text)?;
+            // The library searches for a fixed time, which here would count as an interval: `30, 2 * * *`.
+            if pattern.determine_job_type() == JobType::FixedTime {
+                return Err(wrong("write each hour, minute and second as a number".to_owned()));
             }
-            None => {
-                let pattern = parse(text)?;
-                // The library searches for a fixed time, which here would count as an interval: `30, 2 * * *`.
-                if pattern.determine_job_type() == JobType::FixedTime {
-                    return Err(wrong("write each hour, minute and second as a number".to_owned()));
-                }
-                vec![Part { pattern, fixed: None }]
-            }
+            vec![Part { pattern, fixed: None }]
         };
         let read = match tzif {
             [] => Some(TimeZone::UTC),
