@@ -356,13 +356,10 @@ fn a_run_that_never_starts_ends_no_prior_one() {
     let mut gate = Gate::new(&scene.redis, "gate");
     let script = format!("{}; {}", gate.script(), scene.evidence.script());
     let argv = ["sh".to_owned(), "-c".into(), script].into();
-    let order = scene.order();
-    let order = StandingOrder {
-        arguments: Arguments::from([("argv".into(), Argument::List(argv))]),
-        conduct: Conduct { overlap: Overlap::Cancel, ..order.conduct.clone() },
-        ..order
-    };
-    let standing = stand(&order);
+    let usual = scene.order();
+    let conduct = Conduct { overlap: Overlap::Cancel, ..usual.conduct.clone() };
+    let arguments = Arguments::from([("argv".into(), Argument::List(argv))]);
+    let standing = stand(&StandingOrder { arguments, conduct, ..usual });
     let older = scene.send_run(&standing, scene.now - MINUTE);
     gate.reached();
     let newer = run(&standing, scene.now);
@@ -374,7 +371,9 @@ fn a_run_that_never_starts_ends_no_prior_one() {
     assert_eq!(scene.raw.outcome("web1", &newer).state, State::Cancelled);
     // Redis forgets it, so that the host judges it once more.
     let kept: Vec<String> = scene.raw.query(&["KEYS", &format!("job:*{}*", newer.job)]);
-    kept.iter().for_each(|key| scene.raw.query::<()>(&["DEL", key]));
+    for key in &kept {
+        scene.raw.query::<()>(&["DEL", key]);
+    }
     scene.send_run(&standing, scene.now);
     assert_eq!(scene.raw.outcome("web1", &newer).state, State::Cancelled);
     scene.raw.wait_state("web1", &older, State::Running);
