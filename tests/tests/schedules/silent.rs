@@ -37,6 +37,21 @@ fn old_order(hosts: &Hosts, now: Millis) -> StandingOrder {
     }
 }
 
+/// A run that another scheduler has sent.
+fn run_by_another(instant: Millis) -> Instant {
+    Instant {
+        state: Fate::Ran,
+        becomes: None,
+        job: None,
+        attempt: 0,
+        by: "another".into(),
+        at_ms: instant,
+        failed_ms: None,
+        end: None,
+        reason: None,
+    }
+}
+
 /// Redis as it is where a host took the run of an instant, and died.
 fn begun_by_the_dead(hosts: &Hosts, scheduled: &Scheduled, instant: Millis, host: &str) -> JobId {
     let (mut connection, keys) = (hosts.redis.blocking(), Keys::new(None));
@@ -46,17 +61,7 @@ fn begun_by_the_dead(hosts: &Hosts, scheduled: &Scheduled, instant: Millis, host
     let job = record.manifest.job;
     record.write(&keys).query::<()>(&mut connection).expect("the job");
     scheduled.put(&keys, false, instant).query::<()>(&mut connection).expect("the schedule");
-    let run = Instant {
-        state: Fate::Ran,
-        becomes: None,
-        job: Some(job),
-        attempt: 0,
-        by: "another".into(),
-        at_ms: instant,
-        failed_ms: None,
-        end: None,
-        reason: None,
-    };
+    let run = Instant { job: Some(job), ..run_by_another(instant) };
     let mut raw = Raw::on(&hosts.redis);
     let name = scheduled.name();
     raw.query::<()>(&["HSET", &keys.job_hosts(job), host, "running"]);
@@ -134,8 +139,17 @@ fn a_damaged_schedule_holds_up_no_other() {
     for name in [&hostile, &shut, &strange] {
         raw.query::<()>(&["HSET", &keys.schedules(), name.as_str(), &show_moment(now)]);
     }
+    // Of its open run there is no record that can be read.
+    let lost = put("a4", Selector { hosts: vec!["web1".into()], ..Selector::default() });
+    raw.query::<()>(&["HSET", &keys.schedules(), lost.as_str(), &show_moment(now)]);
+    let job = JobId::new();
+    let run = Instant { job: Some(job), ..run_by_another(now - 1000) };
+    raw.query::<()>(&["HSET", &keys.schedule_open(&lost), &(now - 1000).to_string(), &run.text()]);
+    raw.query::<()>(&["SET", &keys.job(job), "x"]);
     hosts.add("--every 1s --grace 10s --late", &hosts.script());
     let one = hosts.serve("one");
+    one.wait_stderr(&format!("a4: job {} is gone from Redis", job.short()));
+    one.wait_stderr("a4: ran");
     for name in ["a1", "a2", "a3"] {
         one.wait_stderr(&format!("{name}: cannot be used"));
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant as Clock};
 
 use protocol::{
     clock::millis,
-    name::HostName,
+    name::{HostName, JobId},
     outcome::State,
     scheduled::{End, Fate, Instant, Scheduled},
     targets::Targets,
@@ -31,7 +31,7 @@ impl Scheduler {
         fleet: &mut Fleet,
     ) -> Result<(), Error> {
         // This process may have been frozen since it claimed the run, and another one may have sent it, to other hosts.
-        if let Some(job) = self.recorded(&run, fleet).await? {
+        if let Some(job) = recorded(run.job, fleet).await? {
             return self.send_again(scheduled, instant_ms, run, job, fleet).await;
         }
         if fleet.open_run(scheduled.name(), instant_ms).await?.as_ref() != Some(&run) {
@@ -40,14 +40,6 @@ impl Scheduler {
         let count = hosts.len();
         let sent = fleet.send_run(&scheduled.standing, instant_ms, run.attempt, hosts).await;
         self.settle(scheduled, instant_ms, run, sent, count, fleet).await
-    }
-
-    /// The job of a claimed run, where it was recorded.
-    async fn recorded(&self, run: &Instant, fleet: &mut Fleet) -> Result<Option<Job>, Error> {
-        match run.job {
-            Some(job) => fleet.job_if_any(job).await,
-            None => Ok(None),
-        }
     }
 
     /// Sends a claimed run that was recorded, so that hosts may have it: the same goes to all of them once more. Those that
@@ -141,11 +133,10 @@ impl Scheduler {
             }
             return Ok(Course::GoesOn);
         }
-        let (end, failed, silent) = match self.recorded(&run, fleet).await {
+        let (end, failed, silent) = match recorded(run.job, fleet).await? {
             // Nothing can be learnt of it any more.
-            Ok(None) | Err(Error::DamagedJob(..) | Error::ForeignJob { .. }) => (End::Unknown, Vec::new(), Vec::new()),
-            Err(error) => return Err(error),
-            Ok(Some(job)) => {
+            None => (End::Unknown, Vec::new(), Vec::new()),
+            Some(job) => {
                 let mut follower = Follower::of_old(&job);
                 follower.only_look();
                 follower.look(fleet).await?;
@@ -237,7 +228,7 @@ impl Scheduler {
             return Ok(());
         }
         self.said.push(Scheduling::TakenOver { name: scheduled.name().clone(), instant_ms, from: run.by });
-        if let Some(job) = self.recorded(&claimed, fleet).await? {
+        if let Some(job) = recorded(claimed.job, fleet).await? {
             return self.send_again(scheduled, instant_ms, claimed, job, fleet).await;
         }
         let hosts = self.hosts_of(scheduled, instant_ms, claimed.attempt, fleet).await?;
@@ -262,12 +253,21 @@ impl Scheduler {
         };
         // The id does not depend on the hosts.
         let prior = scheduled.standing.run(instant_ms, before, Targets::new([]).root()).job;
-        let Some(job) = fleet.job_if_any(prior).await? else { return Ok(Vec::new()) };
+        let Some(job) = recorded(Some(prior), fleet).await? else { return Ok(Vec::new()) };
         let mut follower = Follower::of_old(&job);
         follower.only_look();
         follower.look(fleet).await?;
         let failed = follower.results().filter(|result| is_tried_again(result));
         Ok(failed.map(|result| result.host.clone()).collect())
+    }
+}
+
+/// A job, where there is a record of it that can be used. One that is damaged must not hold up its schedule.
+async fn recorded(job: Option<JobId>, fleet: &mut Fleet) -> Result<Option<Job>, Error> {
+    let Some(job) = job else { return Ok(None) };
+    match fleet.job_if_any(job).await {
+        Err(error) if error.is_of_record() => Ok(None),
+        found => found,
     }
 }
 
