@@ -10,7 +10,6 @@ pub mod client;
 mod cli;
 mod commands;
 mod output;
-mod serve;
 
 use std::{
     ffi::OsString,

@@ -431,7 +431,7 @@ fn judged(
     let specs: Vec<_> = actions::specs().into_iter().chain(own.specs().cloned()).collect();
     // Redfleet's own actions that only read are allowed already.
     let off = specs.iter().filter(|spec| spec.repeat == Repeat::Once || spec.own).map(|spec| &spec.name);
-    let locked: Vec<_> = off.chain(own.broken()).map(String::as_str).chain(policy::RIGHTS).collect();
+    let locked: Vec<_> = off.chain(own.broken()).map(String::as_str).chain([policy::CANCEL]).collect();
     for name in allow.iter().filter(|name| !locked.contains(&name.as_str())) {
         let (meant, all) = (did_you_mean(name, &locked), locked.join(", "));
         unknown.push(format!("actions.allow names '{name}', but the actions that can be allowed are: {all}{meant}"));

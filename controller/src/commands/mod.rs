@@ -24,10 +24,8 @@ mod register;
 mod resume;
 mod rolling;
 mod run;
-mod schedule;
 mod secrets;
 mod selected;
-mod serve;
 mod top;
 mod trust;
 mod up;
@@ -79,11 +77,6 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
             let mut fleet = connect(settings).await?;
             return Ok(Box::pin(file::run(command, &mut fleet, settings, printer)).await?.into());
         }
-        Command::Schedule(command) => {
-            let mut fleet = connect(settings).await?;
-            return Ok(Box::pin(schedule::run(command, &mut fleet, settings, printer)).await?.into());
-        }
-        Command::Serve(options) => return Ok(Box::pin(serve::run(options, settings, printer)).await?.into()),
         Command::Deploy(command) => {
             let mut fleet = connect(settings).await?;
             return Ok(Box::pin(deploy::run(*command, &mut fleet, settings, printer)).await?.into());

@@ -41,15 +41,7 @@ impl Register {
 
     /// Who asks for the job.
     pub fn operator(&self, job: &Job) -> Signed {
-        let name = &job.manifest().operator;
-        match job.standing() {
-            None => self.judge_job(job, name, &job.signed().signature),
-            Some(Ok(standing)) => {
-                let order = standing.signed();
-                self.judge(name, sshsig::STANDING, (&order.bytes, &order.signature))
-            }
-            Some(Err(unfounded)) => Signed { name: name.clone(), doubt: Some(unfounded.to_string()) },
-        }
+        self.judge_job(job, &job.manifest().operator, &job.signed().signature)
     }
 
     /// Those who have approved it.
