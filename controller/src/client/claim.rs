@@ -1,8 +1,6 @@
 //! The claims of waves: what is sent of a rolling run must stand in its record, or whoever resumes the run would send it
 //! anew.
 
-use std::sync::Arc;
-
 use protocol::rollout::{RolloutRecord, Wave};
 use redis::Cmd;
 
@@ -10,22 +8,6 @@ use super::{error::Error, fleet::Fleet};
 
 /// The reply of a script where Redis has lost the end of a run.
 const LOST_END: i64 = -2;
-
-/// Where the record of a run says that a job is a wave of it.
-#[derive(Clone, Debug)]
-pub(super) struct Claim {
-    /// The run as it is with this wave.
-    record: Arc<RolloutRecord>,
-    /// The wave's number.
-    number: u32,
-}
-
-impl Claim {
-    /// The claim of the wave of this number.
-    pub(super) fn new(record: &Arc<RolloutRecord>, number: u32) -> Self {
-        Self { record: Arc::clone(record), number }
-    }
-}
 
 impl Fleet {
     /// Claims a wave, also where that was done before and Redis may have lost it.
@@ -37,13 +19,12 @@ impl Fleet {
         self.add_to_rollout(record, claim).await
     }
 
-    /// Claims the wave once more that a job is, before it is sent once more.
+    /// Claims the newest wave of a run once more, before it is sent once more.
     ///
     /// # Errors
     /// As of [`Self::claim`].
-    pub(super) async fn claim_again(&mut self, claim: Option<&Claim>) -> Result<(), Error> {
-        let Some(Claim { record, number }) = claim else { return Ok(()) };
-        let Some(wave) = record.waves.get(number) else { return Ok(()) };
+    pub(super) async fn claim_again(&mut self, record: &RolloutRecord) -> Result<(), Error> {
+        let Some((number, wave)) = record.waves.last_key_value() else { return Ok(()) };
         self.claim(record, *number, wave).await
     }
 

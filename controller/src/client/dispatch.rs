@@ -84,7 +84,10 @@ impl Fleet {
         let mut sent = Sent::default();
         let begun = Instant::now();
         let mut backoff: Option<Backoff> = None;
-        while let Err(error) = self.send_once(&job, &everyone, &mut sent, backoff.is_some()).await {
+        while let Err(error) = match &backoff {
+            None => send(self, &job, &everyone, &mut sent).await,
+            Some(_) => send_again(self, &job, &everyone, &mut sent).await,
+        } {
             if !error.is_transient() || begun.elapsed() >= DISPATCH_WITHIN {
                 return Err(Error::Dispatch {
                     job: job.id(),
@@ -106,14 +109,14 @@ impl Fleet {
         (job.entries, job.damaged) = (sent.entries, sent.damaged);
         Ok(job)
     }
+}
 
-    /// Sends a job, maybe again.
-    async fn send_once(&mut self, job: &Job, hosts: &[HostName], sent: &mut Sent, is_again: bool) -> Result<(), Error> {
-        if is_again {
-            self.claim_again(job.claim.as_ref()).await?;
-        }
-        send(self, job, hosts, sent).await
+/// Sends a job once more. A wave is claimed once more before that: Redis may have lost its claim, too.
+async fn send_again(fleet: &mut Fleet, job: &Job, hosts: &[HostName], sent: &mut Sent) -> Result<(), Error> {
+    if let Some(record) = &job.claim {
+        fleet.claim_again(record).await?;
     }
+    send(fleet, job, hosts, sent).await
 }
 
 /// Sends a job to some of its hosts: first its record, in the same round trip the first commands, then the
@@ -292,8 +295,7 @@ impl<'a> Redispatch<'a> {
             return Ok(());
         }
         self.remaining -= 1;
-        fleet.claim_again(self.job.claim.as_ref()).await?;
-        send(fleet, self.job, hosts, &mut self.sent).await?;
+        send_again(fleet, self.job, hosts, &mut self.sent).await?;
         self.missing.clear();
         events.push_back(Event::Redispatched { count: hosts.len() });
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use protocol::{
     limits,
     name::{HostName, JobId, NameError, Namespace},
     outcome::State,
+    rollout::RolloutRecord,
     sealing::{SealedKey, SealingKey},
     secret::{JobKey, Sealed, digest},
     signed::Signed,
@@ -25,7 +27,6 @@ use redis::Cmd;
 use wildmatch::WildMatch;
 
 use super::{
-    claim::Claim,
     error::{Error, WrongType},
     fleet::{Fleet, RawHash, fields},
     proposal::Proposal,
@@ -68,8 +69,8 @@ pub struct Job {
     pub(super) entries: HashMap<HostName, String>,
     /// The inboxes that could not take the command.
     pub(super) damaged: HashMap<HostName, WrongType>,
-    /// Its place in the rolling run that this process drives.
-    pub(super) claim: Option<Claim>,
+    /// The record of the rolling run that this process drives, where the job is the newest wave of one.
+    pub(super) claim: Option<Arc<RolloutRecord>>,
 }
 
 impl Job {

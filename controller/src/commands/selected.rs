@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use protocol::action::Repeat;
 
 use crate::{
-    client::{Error, Fleet, Host, Selected, Selection, Unknown, by_reason},
-    output::{Advice, Printer, fold, style},
+    client::{Error, Fleet, Host, Selected, Selection, Unknown},
+    output::{Advice, Printer, fold, summary},
 };
 
 /// Finds the hosts that are meant. Those of which that is not known are named: they are left out. Returns also whether there
@@ -28,8 +28,8 @@ pub async fn select(selection: &Selection, fleet: &mut Fleet, printer: &Printer)
 
 /// Names the hosts that are left out as something about them is not known, together where the reason is the same.
 pub fn name_unknown(unknown: &[Unknown], printer: &Printer) {
-    for (reason, hosts) in by_reason(unknown) {
-        printer.trouble(&format!("{}: left out: {}", fold::names(&hosts), style::plain(reason)));
+    for line in summary::left_out(unknown) {
+        printer.trouble(&line);
     }
 }
 
@@ -50,7 +50,15 @@ pub fn confirm<'a>(
     is_sure: bool,
 ) -> anyhow::Result<()> {
     let Some(question) = question(what, changes).filter(|_| !is_sure) else { return Ok(()) };
-    match Printer::confirm(&question) {
+    agreed(Printer::confirm(&question))
+}
+
+/// What a reply to [`question`] means; without a terminal there is none.
+///
+/// # Errors
+/// The reply was no.
+pub fn agreed(reply: Option<bool>) -> anyhow::Result<()> {
+    match reply {
         Some(true) | None => Ok(()),
         Some(false) => Err(Advice::new("nothing was sent").hint("without this question: --yes").into()),
     }

@@ -11,8 +11,8 @@ use protocol::{
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{moments, style};
-use crate::client::{HostResult, shorten};
+use super::{fold, moments, style};
+use crate::client::{HostResult, Unknown, by_reason, shorten};
 
 /// A shorter wait is not worth a word.
 const NOTICED: Duration = Duration::from_secs(1);
@@ -145,6 +145,12 @@ pub fn command(action: &str, arguments: &Map<String, Value>) -> String {
         (words, named) if words.is_empty() => format!("{action}: {named}"),
         (words, named) => format!("{action}: {words} ({named})"),
     }
+}
+
+/// The hosts that are left out as something about them is not known: a line for each reason.
+pub fn left_out(unknown: &[Unknown]) -> Vec<String> {
+    let line = |(reason, hosts): (&str, Vec<_>)| format!("{}: left out: {}", fold::names(&hosts), style::plain(reason));
+    by_reason(unknown).into_iter().map(line).collect()
 }
 
 /// `1 host`, `3 hosts`.

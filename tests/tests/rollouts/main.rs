@@ -63,6 +63,12 @@ impl Hosts {
         self.ctl.run(self.words(flags))
     }
 
+    /// As [`Self::run`], on these hosts alone.
+    fn run_on(&self, names: &str, flags: &str) -> tests::Output {
+        let named = format!("--host={names}");
+        self.ctl.run(self.words(flags).iter().map(|word| if word == "--all" { &named } else { word }))
+    }
+
     fn spawn(&self, flags: &str) -> Running {
         self.ctl.spawn(self.words(flags))
     }

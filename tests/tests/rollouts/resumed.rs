@@ -102,9 +102,7 @@ fn what_another_key_has_signed_is_shown_and_asked_about() {
 fn a_run_that_was_changed_in_redis_is_not_gone_on_with() {
     let hosts = Hosts::start(3);
     hosts.fail("web1");
-    let words = hosts.words("--batch 1");
-    let words = words.iter().map(|word| if word == "--all" { "--host=web1,web2" } else { word });
-    hosts.ctl.run(words).expect(2);
+    hosts.run_on("web1,web2", "--batch 1").expect(2);
     let key = hosts.redis.cli(["--scan", "--pattern", "job:*:rollout"]);
     let job =
         hosts.ctl.run(["job", "list", "-o", "json"]).expect(0).json()[0]["job"].as_str().expect("an id").to_owned();
@@ -227,9 +225,7 @@ fn a_wave_that_redis_has_lost_is_claimed_before_it_is_sent_once_more() {
 fn a_run_whose_first_plan_was_replaced_is_asked_about() {
     let hosts = Hosts::start(3);
     hosts.fail("web1");
-    let words = hosts.words("--batch 1");
-    let words = words.iter().map(|word| if word == "--all" { "--host=web1,web2" } else { word });
-    hosts.ctl.run(words).expect(2);
+    hosts.run_on("web1,web2", "--batch 1").expect(2);
     let first = hosts.redis.cli(["--scan", "--pattern", "job:*:rollout"]);
     hosts.elsewhere().run(["job", "resume", "last"]).expect(2);
     // Its own plan names a host more than the one that was signed; the newest run is as it was.

@@ -10,7 +10,6 @@ use protocol::{
     rollout::{Waves, next},
     time::Millis,
 };
-
 use redis::Cmd;
 
 use super::Rollout;
@@ -142,11 +141,6 @@ impl Chain {
     /// All of them.
     pub fn runs(&self) -> &[Run] {
         &self.0
-    }
-
-    /// Those that this key has not signed: what stands in Redis in their place may be anybody's.
-    pub fn not_signed_by<'a>(&'a self, signer: &'a Signer) -> impl Iterator<Item = &'a Run> {
-        self.0.iter().filter(|run| !run.is_signed_by(signer))
     }
 
     /// Replaces the newest one, as it was read anew.

@@ -29,7 +29,6 @@ pub use self::{
     standing::{Standing, Standings},
 };
 use super::{
-    claim::Claim,
     error::Error,
     events::Event,
     fleet::{Fleet, RawHash, fields},
@@ -203,7 +202,7 @@ impl Fleet {
         let wave = Wave { job: job.id(), hosts: job.targets().hosts().cloned().collect() };
         self.claim(&rollout.record, number, &wave).await?;
         Arc::make_mut(&mut rollout.record).waves.insert(number, wave);
-        job.claim = Some(Claim::new(&rollout.record, number));
+        job.claim = Some(Arc::clone(&rollout.record));
         Ok(job)
     }
 

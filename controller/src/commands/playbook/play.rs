@@ -505,3 +505,16 @@ fn known(results: &Results, host: &HostName, field: &Field) -> Option<Result<Str
     let Field::Result(step, name) = field else { return None };
     Some(results.get(step, host, name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_never_begun_has_changed_nothing() {
+        let at = |state| may_have_changed(&HostResult { state, ..HostResult::new("web1".parse().unwrap()) });
+        assert!(!at(State::Expired));
+        // Nobody knows how these ended, or whether they will begin.
+        assert!(at(State::Queued) && at(State::Running));
+    }
+}

@@ -14,6 +14,7 @@ use super::{
         resume::is_driven,
         rolling::{End, Ran, Rolling, foretell, longest},
         secrets,
+        selected::agreed,
         watch::Live,
     },
     file::{Call, Step},
@@ -147,7 +148,7 @@ impl Stage<'_> {
         if self.is_sure {
             return Ok(chain);
         }
-        if let Some(run) = chain.not_signed_by(self.signer).next() {
+        if let Some(run) = chain.runs().iter().find(|run| !run.is_signed_by(self.signer)) {
             let by = style::plain(&run.request().operator);
             let other = Advice::new(format!("step {step} was begun by {by}, with another key than yours"));
             return Err(other.hint("to go on in your name: --yes").into());
@@ -187,13 +188,11 @@ impl Stage<'_> {
         let (answer, answered) = oneshot::channel();
         // A thread of its own, which nobody waits for: it reads until a line is typed.
         thread::spawn(move || answer.send(Printer::confirm(&question)));
-        let is_agreed = tokio::select! {
+        tokio::select! {
             biased;
-            Some(()) = self.interrupt.recv() => false,
-            answer = answered => answer? != Some(false),
-        };
-        ensure!(is_agreed, Advice::new("nothing was sent").hint("without this question: --yes"));
-        Ok(())
+            Some(()) = self.interrupt.recv() => agreed(Some(false)),
+            answer = answered => agreed(answer?),
+        }
     }
 
     /// Whether Ctrl-C was pressed meanwhile.

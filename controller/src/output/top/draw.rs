@@ -17,8 +17,8 @@ use super::{
     screen::Screen,
 };
 use crate::{
-    client::{Overview, RecentJob, Vitals, by_reason},
-    output::{fold, moments, style, summary},
+    client::{Overview, RecentJob, Vitals},
+    output::{moments, style, summary},
 };
 
 /// What the screen shows.
@@ -172,9 +172,7 @@ impl Pen {
             let filter = fit(view.filter, self.width.saturating_sub(counts.width()).min(view.filter.width()), false);
             lines.push(self.line(&format!("{filter}{counts}"), style::HINT));
         }
-        let named = by_reason(unknown).into_iter();
-        let named = named.map(|(reason, hosts)| format!("{}: left out: {reason}", fold::names(&hosts)));
-        let doubts: Vec<_> = doubts.iter().cloned().chain(named).collect();
+        let doubts: Vec<_> = doubts.iter().cloned().chain(summary::left_out(unknown)).collect();
         let shown = if doubts.len() > DOUBTS { DOUBTS - 1 } else { doubts.len() };
         lines.extend(doubts.iter().take(shown).map(|doubt| self.line(doubt, style::WARNING)));
         if shown < doubts.len() {
