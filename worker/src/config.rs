@@ -12,7 +12,7 @@ use std::{
 
 use clap::Parser;
 use protocol::{
-    action::{ActionSpec, Repeat},
+    action::ActionSpec,
     connection::Address,
     environment,
     name::{HostName, Namespace},
@@ -429,8 +429,7 @@ fn judged(
     unknown: &mut Vec<String>,
 ) -> Result<(Policy, Vec<ActionSpec>), ConfigError> {
     let specs: Vec<_> = actions::specs().into_iter().chain(own.specs().cloned()).collect();
-    // Redfleet's own actions that only read are allowed already.
-    let off = specs.iter().filter(|spec| spec.repeat == Repeat::Once || spec.own).map(|spec| &spec.name);
+    let off = specs.iter().filter(|spec| !input.allows_by_default(spec)).map(|spec| &spec.name);
     let locked: Vec<_> = off.chain(own.broken()).map(String::as_str).chain([policy::CANCEL]).collect();
     for name in allow.iter().filter(|name| !locked.contains(&name.as_str())) {
         let (meant, all) = (did_you_mean(name, &locked), locked.join(", "));

@@ -29,6 +29,16 @@ fn unknown_keys_are_reported_not_swallowed() {
 }
 
 #[test]
+fn what_is_off_until_it_is_allowed_can_be_allowed() {
+    let unknown = |action: &str| resolve("redis = 'redis://127.0.0.1:1'", &["--allow", action]).unwrap().unknown;
+    for action in ["exec", "deploy-status", "status", "cancel"] {
+        assert!(unknown(action).is_empty(), "{action}");
+    }
+    let [told] = &unknown("ping")[..] else { panic!("ping is allowed already") };
+    assert!(told.contains("the actions that can be allowed are: ") && told.contains("deploy-status"), "{told}");
+}
+
+#[test]
 fn nonsense_is_refused() {
     for file in [
         "",

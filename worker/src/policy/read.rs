@@ -32,6 +32,14 @@ pub struct Input {
     pub broken: Vec<String>,
 }
 
+impl Input {
+    /// Whether every known signer may run this action though nothing names it: it looks at the host, and there is no rule.
+    pub fn allows_by_default(&self, spec: &ActionSpec) -> bool {
+        let looks = spec.name == "ping" || spec.name.starts_with("collect-");
+        self.rules.is_empty() && looks && spec.repeat == Repeat::Repeatable && !spec.own
+    }
+}
+
 /// The settings file, so that a rule can be named by its line.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
@@ -68,9 +76,8 @@ impl Policy {
             rules.push(read.rule().map_err(|problem| PolicyError { place: title.clone(), problem })?);
         }
         if input.rules.is_empty() {
-            let looks = |spec: &&ActionSpec| spec.name == "ping" || spec.name.starts_with("collect-");
-            let looking = specs.iter().filter(|spec| spec.repeat == Repeat::Repeatable && !spec.own).filter(looks);
-            rules.push(open("the default rule", looking.map(|spec| spec.name.as_str())));
+            let by_default = specs.iter().filter(|spec| input.allows_by_default(spec));
+            rules.push(open("the default rule", by_default.map(|spec| spec.name.as_str())));
         }
         let covers = |rule: &Rule, name: &String| {
             rule.grants_right(name) || specs.iter().any(|spec| spec.name == *name && rule.covers(spec))
