@@ -65,8 +65,8 @@ impl Hosts {
 
     /// As [`Self::run`], on these hosts alone.
     fn run_on(&self, names: &str, flags: &str) -> tests::Output {
-        let named = format!("--host={names}");
-        self.ctl.run(self.words(flags).iter().map(|word| if word == "--all" { &named } else { word }))
+        let hosts = format!("--host={names}");
+        self.ctl.run(self.words(flags).iter().map(|word| if word == "--all" { &hosts } else { word }))
     }
 
     fn spawn(&self, flags: &str) -> Running {
