@@ -10,6 +10,7 @@ pub mod client;
 mod cli;
 mod commands;
 mod output;
+mod serve;
 
 use std::{
     ffi::OsString,

@@ -18,6 +18,7 @@ use protocol::{
     sealing::{SealingKey, UnsealingKey},
     secret::{JobKey, Sealed, digest},
     signed::Signed,
+    standing::Standing,
     statement::{self, Subject},
     status::Status,
     targets::Targets,
@@ -155,6 +156,9 @@ fn documents() -> Result<()> {
     write("outcome", "failed", &seed(&["statement", "signature", "stdout", "stderr", "data"], &fields))?;
 
     let record = JobRecord::unsigned(manifest, targets.clone());
+    let order = include_bytes!("../../protocol/fixtures/standing-order-v1.msgpack").to_vec();
+    let standing = Standing::open(Signed::of_bytes(order, SigningKey::generate().sign(sshsig::STANDING, DOCUMENT)))?;
+    write("standing", "cron", &join(&[&NOW.to_be_bytes(), &standing.voucher()]))?;
     write("record", "exec", &seed(&["manifest", "signature", "targets"], &record.fields()))?;
 
     let plan = Plan {

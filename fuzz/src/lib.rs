@@ -5,7 +5,7 @@
 //! their bytes: see [`join`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     env, fs,
     os::unix::fs::{MetadataExt, symlink},
     path::{Component, Path},
@@ -26,9 +26,11 @@ use protocol::{
     sealing::{SealedKey, SealingKey, UnsealingKey},
     secret::{JobKey, digest},
     signed::{Fields, Signed},
+    standing::{Standing, schedule::Schedule},
     statement::{self, Report, Subject},
     status::Status,
     targets::{Proof, Targets},
+    time::Millis,
     trust::{
         Trust,
         batch::{self, Claim},
@@ -215,6 +217,28 @@ pub fn record(input: &[u8]) {
         _ = record.fields();
     }
     assert!(JobRecord::from_fields(fields(["manifest", "signature", "targets"], values), JobId::new()).is_err());
+}
+
+/// A standing order with its signature, and an instant.
+pub fn standing(input: &[u8]) {
+    let [instant, voucher] = split(input);
+    let instant = instant.iter().fold(0, |number: Millis, byte| number.wrapping_shl(8) | Millis::from(*byte));
+    let Ok(standing) = Standing::of_voucher(voucher) else { return };
+    let again = Standing::of_voucher(&standing.voucher()).expect("what was read once");
+    assert_eq!(again.signed().bytes, standing.signed().bytes);
+    let run = standing.run(instant, 0, Targets::new([host()]).root());
+    assert!(run.has_its_own_id());
+    let founded = standing.founds(&run);
+    let longer = Manifest { timeout_ms: run.timeout_ms.wrapping_add(1), ..run.clone() };
+    assert!(standing.founds(&longer).is_err());
+    _ = (standing.selects(&host(), &BTreeMap::new()), founded.map_err(|error| error.to_string()));
+    // Zones that nobody has do not end: their times are asked for one by one only.
+    if let Schedule::Every { .. } = standing.order().schedule
+        && let Ok(times) = standing.order().schedule.times()
+        && let Some(next) = times.next_after(instant)
+    {
+        assert!(next > instant && times.is_instant(next));
+    }
 }
 
 /// The hash of a rolling run: plan, signature, targets, two waves.

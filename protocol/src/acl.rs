@@ -240,6 +240,31 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         grant(Both, [keys.job_file(Any, &Any, Any)], &["getrange", "del"], "take the files that hosts hand over"),
         grant(Both, [keys.jobs()], &["zadd", "zremrangebyrank"], "list a job among the recent ones"),
         grant(
+            Both,
+            [keys.schedules()],
+            &["eval", "hexists", "hlen", "hset", "hdel"],
+            "list schedules, in a bounded number",
+        ),
+        grant(
+            Both,
+            [keys.schedule(&Any), keys.schedule_open(&Any), keys.schedule_runs(&Any)],
+            &[
+                "eval",
+                "exists",
+                "hexists",
+                "hget",
+                "hset",
+                "hdel",
+                "hlen",
+                "hkeys",
+                "hincrby",
+                "pexpireat",
+                "del",
+                "pttl",
+            ],
+            "keep schedules, and account for their runs",
+        ),
+        grant(
             Read,
             [keys.pattern_of_host(&Any), keys.pattern_of_job(), keys.artifact(&Any, Any), keys.servers(), keys.jobs()],
             &["pttl", "zcard"],
@@ -259,10 +284,11 @@ fn of_reader(keys: &Keys) -> Vec<Grant> {
 
 /// What both a controller and a reader look at.
 fn looks(keys: &Keys) -> [Grant; 3] {
+    let schedules = [keys.schedules(), keys.schedule(&Any), keys.schedule_open(&Any), keys.schedule_runs(&Any)];
     let own = [keys.facts(&Any), keys.labels(&Any), keys.set_labels(&Any), keys.status(&Any)];
     let metrics = MetricGroup::ALL.map(|group| keys.metrics(&Any, group));
-    let hosts = own.into_iter().chain(metrics).chain([keys.custom(&Any, Any), keys.groups()]);
-    let see_hosts = "see hosts, their facts and figures, and groups of hosts";
+    let hosts = own.into_iter().chain(metrics).chain([keys.custom(&Any, Any), keys.groups()]).chain(schedules);
+    let see_hosts = "see hosts, their facts and figures, groups of hosts, and schedules";
     [
         Grant { access: Access::Read, keys: hosts.collect(), commands: &["hgetall", "hget", "hmget"], why: see_hosts },
         grant(

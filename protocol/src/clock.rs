@@ -37,6 +37,12 @@ impl FleetClock {
         self.now().max(local_millis().saturating_sub(millis(margin)))
     }
 
+    /// The moment that has come at least. Whoever owns Redis can put its clock forward, so that what is due later would
+    /// start now: then this host's own clock counts, with a margin for one that is badly set.
+    pub fn reached(&self, margin: Duration) -> Millis {
+        self.now().min(local_millis().saturating_add(millis(margin)))
+    }
+
     /// How far the local wall clock is ahead of the fleet's, in milliseconds; negative when behind.
     pub fn local_ahead_ms(&self) -> i64 {
         let local = i128::from(local_millis()) - i128::from(self.now());

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `version` | the wire version in decimal |
 //! | `manifest` | the [`Manifest`]: `MessagePack` with named fields, the same bytes for all of a job's hosts |
-//! | `signature` | the operator's over exactly the manifest's bytes: a binary SSHSIG, namespace `redfleet-job@v1` |
+//! | `signature` | the operator's over exactly the manifest's bytes: a binary SSHSIG, namespace `redfleet-job@v1`; of a run of a standing order, what vouches for it: see [`crate::standing`] |
 //! | `proof` | this host's [`Proof`] of being a target, `MessagePack` with named fields |
 //! | `key` | the key of the secrets in the manifest, sealed to this host, see [`crate::sealing`]; absent where there are none |
 //! | `approvals` | signatures of others over the manifest, see [`crate::approval`]; absent where there are none |
@@ -82,6 +82,7 @@ impl Manifest {
 impl Document for Manifest {
     const FIELD: &'static str = "manifest";
     const MAX_BYTES: usize = limits::MANIFEST_BYTES;
+    const VOUCHER_BYTES: usize = limits::VOUCHER_BYTES;
 }
 
 /// A document that is meant for certain hosts.

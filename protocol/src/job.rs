@@ -203,6 +203,11 @@ fn read_needed(text: &[u8]) -> Option<usize> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
+/// Arguments for people, of which none is secret.
+pub fn shown_arguments(arguments: &action::Arguments) -> Map<String, Value> {
+    action::shown(arguments, [])
+}
+
 /// A job's arguments for people; secret ones are `***`.
 pub fn shown(manifest: &Manifest) -> Map<String, Value> {
     action::shown(&manifest.arguments, manifest.secret_names())

@@ -9,7 +9,7 @@ use crate::{
     artifact::Artifact,
     limits,
     metrics::MetricGroup,
-    name::{HostName, JobId, Namespace},
+    name::{HostName, JobId, Namespace, ScheduleName},
 };
 
 /// What keeps a key from growing or staying for ever: a time to live, or a cap that every writer applies.
@@ -39,6 +39,9 @@ pub trait HostPart: fmt::Display {}
 /// What stands in a key in the place of a job: its id, or [`Any`].
 pub trait JobPart: Copy + fmt::Display {}
 
+/// What stands in a key in the place of a schedule: its name, or [`Any`].
+pub trait SchedulePart: fmt::Display {}
+
 /// What stands in a key in the place of an artifact: its digest, or [`Any`].
 pub trait ArtifactPart {
     /// The part of the key.
@@ -49,6 +52,8 @@ pub trait ArtifactPart {
 pub trait PiecePart: Copy + fmt::Display {}
 
 impl HostPart for HostName {}
+impl SchedulePart for ScheduleName {}
+impl SchedulePart for Any {}
 impl PiecePart for u64 {}
 impl ArtifactPart for Artifact {
     fn part(&self) -> String {
@@ -230,6 +235,28 @@ impl Keys {
         format!("{}jobs", self.prefix)
     }
 
+    /// Hash, name → when it was added: the schedules that there are. Capped at [`limits::SCHEDULES`].
+    pub fn schedules(&self) -> String {
+        format!("{}schedules", self.prefix)
+    }
+
+    /// Hash: a schedule and its standing order, see [`crate::scheduled`]. Expires [`limits::RETENTION_MAX`] after the order's
+    /// end.
+    pub fn schedule(&self, name: &impl SchedulePart) -> String {
+        format!("{}schedule:{{{name}}}", self.prefix)
+    }
+
+    /// Hash, instant → its run, as long as it is not known how it has ended. Expires like the schedule, capped at
+    /// [`limits::OPEN_RUNS`].
+    pub fn schedule_open(&self, name: &impl SchedulePart) -> String {
+        format!("{}:open", self.schedule(name))
+    }
+
+    /// Hash, instant → what became of it. Expires like the schedule, capped at [`limits::KEPT_RUNS`].
+    pub fn schedule_runs(&self, name: &impl SchedulePart) -> String {
+        format!("{}:runs", self.schedule(name))
+    }
+
     /// Pattern that matches every key of this namespace, for `SCAN`.
     pub fn pattern(&self) -> String {
         format!("{}*", self.prefix)
@@ -242,6 +269,10 @@ impl Keys {
             "servers" => return Some(Retention::Members(limits::HOSTS)),
             "jobs" => return Some(Retention::Members(limits::JOBS)),
             "groups" => return Some(Retention::Fields(limits::GROUPS)),
+            "schedules" => return Some(Retention::Fields(limits::SCHEDULES)),
+            _ if key.starts_with("schedule:{") => {
+                return Some(Retention::Expires(limits::STANDING_MAX + limits::RETENTION_MAX));
+            }
             _ => {}
         }
         if let Some((_, part)) = key.strip_prefix("server:{").and_then(|rest| rest.split_once("}:")) {
@@ -283,6 +314,8 @@ mod tests {
         assert_eq!(keys.job_file(job, &host, 7), "job:{019a0000-0000-7000-8000-000000000000}:file:web1:7");
         let artifact = Digester::default().artifact();
         assert_eq!(keys.artifact(&artifact, 7), format!("artifact:{{{}}}:7", artifact.sha256()));
+        let name: ScheduleName = "tidy".parse().unwrap();
+        assert_eq!(keys.schedule_runs(&name), "schedule:{tidy}:runs");
         let keys = Keys::new(Some(&"prod".parse().unwrap()));
         assert_eq!(keys.servers(), "prod:servers");
         for key in [
@@ -309,6 +342,10 @@ mod tests {
             keys.artifact_users(&artifact),
             keys.jobs(),
             keys.groups(),
+            keys.schedules(),
+            keys.schedule(&name),
+            keys.schedule_open(&name),
+            keys.schedule_runs(&name),
         ] {
             assert!(keys.retention(&key).is_some(), "{key}");
             assert!(Keys::new(None).retention(&key).is_none(), "{key}");

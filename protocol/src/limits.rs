@@ -60,6 +60,32 @@ limits! {
     SCRIPT_BYTES: usize = 16 * 1024 * 1024;
     /// Bytes of the plan of a rolling run.
     PLAN_BYTES: usize = 132 * 1024;
+    /// Bytes of a standing order: those of a manifest, of its selector and of its time zone.
+    STANDING_ORDER_BYTES: usize = 160 * 1024;
+    /// Bytes of what vouches for a command: its operator's signature, or a standing order.
+    VOUCHER_BYTES: usize = 180 * 1024;
+    /// Bytes of the cron expression of a standing order.
+    CRON_BYTES: usize = 256;
+    /// Bytes of the data of its time zone.
+    ZONE_BYTES: usize = 16 * 1024;
+    /// Words that say which hosts it is for, and as many labels.
+    SELECTOR_WORDS: usize = 256;
+    /// The shortest span between two runs of what runs after equal spans.
+    PERIOD_MIN: Duration = Duration::from_secs(1);
+    /// How long a standing order may be valid.
+    STANDING_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+    /// How long it is valid where nothing else is said.
+    STANDING_DEFAULT: Duration = Duration::from_secs(90 * 24 * 3600);
+    /// How long before its time, by Redis' clock, a run of it is taken: clocks that were set tell another time again.
+    STANDING_EARLY: Duration = Duration::from_secs(60);
+    /// How often a run of a standing order may be tried again where it has failed.
+    STANDING_RETRIES: usize = 5;
+    /// Schedules of a fleet.
+    SCHEDULES: usize = 1_000;
+    /// Runs of a schedule that are kept in its history: the newest.
+    KEPT_RUNS: usize = 1_000;
+    /// Runs of a schedule of which it is not known how they have ended; then no more are begun.
+    OPEN_RUNS: usize = 100;
     /// Bytes of an order to cancel.
     ORDER_BYTES: usize = 4 * 1024;
     /// Bytes of what a host states about the end of a command, without output and data.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::time::Millis;
 
 /// Why a text is not a name.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NameError {
     /// Empty or too long.
     #[error("'{0}' is not a valid name: use 1 to {max} characters", max = MAX_NAME)]
@@ -24,7 +24,7 @@ pub enum NameError {
 }
 
 /// Characters in a name at most: the length of a DNS name.
-const MAX_NAME: usize = 253;
+pub const MAX_NAME: usize = 253;
 
 fn check(text: &str) -> Result<(), NameError> {
     let shown = || text.chars().take(80).collect::<String>();
@@ -85,6 +85,11 @@ name! {
 name! {
     /// A group of hosts, as operators call it.
     GroupName
+}
+
+name! {
+    /// A schedule, as operators call it.
+    ScheduleName
 }
 
 name! {

@@ -173,3 +173,118 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
 redis.call('HSET', KEYS[1], 'closed', ARGV[1])
 return 1
 ";
+
+/// Adds a schedule, or puts another order in its place. Replies 1; 0 where there is one, and it may not be replaced. How runs
+/// of the order before have ended is not found out any more.
+/// ```text
+/// KEYS[1] → schedule:{NAME}   KEYS[2] → schedule:{NAME}:open   KEYS[3] → schedule:{NAME}:runs
+/// ARGV[1] → `new`: only if there is none, else `any`   ARGV[2] → when it expires   ARGV[3]… → fields and values
+/// ```
+pub const PUT_SCHEDULE: &str = "\
+if ARGV[1] == 'new' and redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local open = redis.call('HGETALL', KEYS[2])
+for at = 1, #open, 2 do
+  local run = string.gsub(open[at + 1], '\"state\":\"claimed\"', '\"state\":\"ran\"')
+  redis.call('HSET', KEYS[3], open[at], (string.gsub(run, '^{', '{\"end\":\"unknown\",')))
+  redis.call('PEXPIREAT', KEYS[3], ARGV[2])
+end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+redis.call('PEXPIREAT', KEYS[1], ARGV[2])
+return 1
+";
+
+/// Accounts for instants, if nobody has done so since the schedule was read, and it is not paused. Replies 1, else 0.
+/// ```text
+/// KEYS[1] → schedule:{NAME}   KEYS[2] → schedule:{NAME}:open   KEYS[3] → schedule:{NAME}:runs
+/// ARGV[1] → `accounted_until` as it was read, with the order's salt   ARGV[2] → what it becomes
+/// ARGV[3] → when the keys expire   ARGV[4] → most runs that are kept
+/// ARGV[5] → instant of the run that is begun, or empty   ARGV[6] → its record
+/// ARGV[7]… → instants at which nothing runs, and their records
+/// ```
+pub const ACCOUNT: &str = "\
+local now = redis.call('HGET', KEYS[1], 'accounted_until')
+if not now or now ~= ARGV[1] or redis.call('HEXISTS', KEYS[1], 'paused') == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'accounted_until', ARGV[2])
+if ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[2], ARGV[5], ARGV[6])
+  redis.call('PEXPIREAT', KEYS[2], ARGV[3])
+end
+if #ARGV > 6 then
+  redis.call('HSET', KEYS[3], unpack(ARGV, 7))
+  redis.call('PEXPIREAT', KEYS[3], ARGV[3])
+  local most = tonumber(ARGV[4])
+  if redis.call('HLEN', KEYS[3]) > most + 100 then
+    local kept = redis.call('HKEYS', KEYS[3])
+    table.sort(kept, function(a, b) return tonumber(a) < tonumber(b) end)
+    for at = 1, #kept - most do redis.call('HDEL', KEYS[3], kept[at]) end
+  end
+end
+return 1
+";
+
+/// Replaces the record of a run that has not ended, if it is still the one that was read. Replies 1, else 0.
+/// ```text
+/// KEYS[1] → schedule:{NAME}:open
+/// ARGV[1] → instant   ARGV[2] → the record as it was read   ARGV[3] → the new one
+/// ```
+pub const UPDATE_RUN: &str = "\
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+";
+
+/// Ends a run, if its record is still the one that was read, and pauses the schedule after too many failures in a row.
+/// Replies 1, 2 where it was paused, else 0.
+/// ```text
+/// KEYS[1] → schedule:{NAME}   KEYS[2] → schedule:{NAME}:open   KEYS[3] → schedule:{NAME}:runs
+/// ARGV[1] → instant   ARGV[2] → the record as it was read   ARGV[3] → the last one   ARGV[4] → when the keys expire
+/// ARGV[5] → most runs that are kept   ARGV[6] → `failed`, `succeeded`, or `unknown`
+/// ARGV[7] → so many failures pause it, 0: none do   ARGV[8] → what a pause says
+/// ```
+pub const END_RUN: &str = "\
+if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
+redis.call('PEXPIREAT', KEYS[3], ARGV[4])
+local most = tonumber(ARGV[5])
+if redis.call('HLEN', KEYS[3]) > most + 100 then
+  local kept = redis.call('HKEYS', KEYS[3])
+  table.sort(kept, function(a, b) return tonumber(a) < tonumber(b) end)
+  for at = 1, #kept - most do redis.call('HDEL', KEYS[3], kept[at]) end
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then return 1 end
+if ARGV[6] == 'succeeded' then redis.call('HSET', KEYS[1], 'failures', 0) end
+if ARGV[6] ~= 'failed' then return 1 end
+local failures = redis.call('HINCRBY', KEYS[1], 'failures', 1)
+local pauses = tonumber(ARGV[7])
+if pauses > 0 and failures >= pauses and redis.call('HEXISTS', KEYS[1], 'paused') == 0 then
+  redis.call('HSET', KEYS[1], 'paused', ARGV[8])
+  return 2
+end
+return 1
+";
+
+/// Goes on with a schedule that was paused: nothing runs for the time of the pause. Replies 1; 0 where there is none, -1 where
+/// it is not paused.
+/// ```text
+/// KEYS[1] → schedule:{NAME}
+/// ARGV[1] → the new `accounted_until`
+/// ```
+pub const RESUME_SCHEDULE: &str = "\
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('HDEL', KEYS[1], 'paused') == 0 then return -1 end
+redis.call('HSET', KEYS[1], 'accounted_until', ARGV[1], 'failures', 0)
+return 1
+";
+
+/// Pauses a schedule. Replies 1; 0 where there is none.
+/// ```text
+/// KEYS[1] → schedule:{NAME}
+/// ARGV[1] → what the pause says
+/// ```
+pub const PAUSE_SCHEDULE: &str = "\
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'paused', ARGV[1])
+return 1
+";

@@ -15,12 +15,19 @@ pub type Fields = HashMap<String, Vec<u8>>;
 /// The field that holds a document's signature.
 const SIGNATURE: &str = "signature";
 
+/// Whether this stands in the place of a signature: a `MessagePack` map of two, which no SSHSIG begins with.
+pub fn is_voucher(signature: &[u8]) -> bool {
+    signature.first() == Some(&0x82)
+}
+
 /// Something that travels as bytes and can be signed.
 pub trait Document: Serialize + DeserializeOwned {
     /// The field of a stream entry or a hash that holds the bytes.
     const FIELD: &'static str;
     /// The most bytes that are decoded.
     const MAX_BYTES: usize;
+    /// The most bytes of a voucher, where one may stand in the place of the signature.
+    const VOUCHER_BYTES: usize = 0;
 }
 
 /// A document as it travels.
@@ -28,7 +35,8 @@ pub trait Document: Serialize + DeserializeOwned {
 pub struct Signed<T> {
     /// `MessagePack` with named fields.
     pub bytes: Vec<u8>,
-    /// The signature over exactly [`Self::bytes`]: a binary SSHSIG. Empty where there is none.
+    /// The signature over exactly [`Self::bytes`]: a binary SSHSIG. Empty where there is none. Of a run of a standing
+    /// order, its [voucher](crate::standing::Standing::voucher).
     pub signature: Vec<u8>,
     document: PhantomData<T>,
 }
@@ -79,7 +87,9 @@ impl<T: Document> Signed<T> {
     /// [`DocumentError::Missing`] and [`DocumentError::Oversize`].
     pub fn take(fields: &mut Fields) -> Result<Self, DocumentError> {
         let bytes = take(fields, T::FIELD, T::MAX_BYTES)?;
-        let signature = match take(fields, SIGNATURE, limits::SIGNATURE_BYTES) {
+        let is_voucher = fields.get(SIGNATURE).is_some_and(|signature| is_voucher(signature));
+        let limit = if is_voucher { T::VOUCHER_BYTES } else { limits::SIGNATURE_BYTES };
+        let signature = match take(fields, SIGNATURE, limit) {
             Err(DocumentError::Missing(_)) => Vec::new(),
             signature => signature?,
         };

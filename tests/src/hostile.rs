@@ -138,3 +138,14 @@ pub fn proof(index: u64, path: Vec<u8>) -> Vec<u8> {
     let mut fields = Envelope { signed, proof: Proof { index, path } }.fields();
     fields.pop().expect("the proof comes last").1
 }
+
+/// What stands in the place of a signature over a run of a standing order, around any bytes.
+pub fn voucher(order: &[u8], signature: &[u8]) -> Vec<u8> {
+    [&[0x82][..], &text("standing_order"), &bytes(order), &text("signature"), &bytes(signature)].concat()
+}
+
+/// `MessagePack`: bytes.
+fn bytes(bytes: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(bytes.len()).expect("not so many").to_be_bytes();
+    [&[0xc5], &length[..], bytes].concat()
+}

@@ -11,7 +11,7 @@ use protocol::{
     acl::Role,
     artifact::Artifact,
     keys::Keys,
-    name::{HostName, JobId},
+    name::{HostName, JobId, ScheduleName},
 };
 use redis::{Connection, RedisError, Value};
 use tests::{Ctl, Raw, Redis, Worker, eventually};
@@ -85,6 +85,8 @@ fn foreign_keys() -> Vec<String> {
     let mut foreign = keys.of_host(&other);
     foreign.extend([keys.job_result(job, &other), keys.job_output(job, &other), keys.job_cancels(job), keys.jobs()]);
     foreign.push(keys.groups());
+    let tidy: ScheduleName = "tidy".parse().expect("a name");
+    foreign.extend([keys.schedules(), keys.schedule(&tidy), keys.schedule_open(&tidy), keys.schedule_runs(&tidy)]);
     foreign.extend([keys.job_file(job, &other, 0), namespaced.artifact(&content(), 0)]);
     foreign.extend(namespaced.of_host(&host("web1")));
     foreign.extend([namespaced.job_result(job, &host("web1")), namespaced.servers()]);

@@ -430,7 +430,7 @@ fn judged(
 ) -> Result<(Policy, Vec<ActionSpec>), ConfigError> {
     let specs: Vec<_> = actions::specs().into_iter().chain(own.specs().cloned()).collect();
     let off = specs.iter().filter(|spec| !input.allows_by_default(spec)).map(|spec| &spec.name);
-    let locked: Vec<_> = off.chain(own.broken()).map(String::as_str).chain([policy::CANCEL]).collect();
+    let locked: Vec<_> = off.chain(own.broken()).map(String::as_str).chain(policy::RIGHTS).collect();
     for name in allow.iter().filter(|name| !locked.contains(&name.as_str())) {
         let (meant, all) = (did_you_mean(name, &locked), locked.join(", "));
         unknown.push(format!("actions.allow names '{name}', but the actions that can be allowed are: {all}{meant}"));

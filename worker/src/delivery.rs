@@ -2,7 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::{command::Manifest, event::Decision, limits, name::JobId, secret::Digest, trust::sshsig::Signature};
+use protocol::{
+    command::Manifest,
+    event::Decision,
+    limits,
+    name::JobId,
+    secret::Digest,
+    trust::sshsig::{self, Signature},
+};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::log::{self, excerpt};
@@ -20,6 +27,10 @@ pub(crate) struct Asker {
     pub(crate) signer: Vec<u8>,
     /// The others who have signed.
     pub(crate) approved_by: Vec<String>,
+    /// The schedule of whose standing order it is a run; none where it was signed itself, or nobody is believed.
+    pub(crate) standing_order: Option<String>,
+    /// Whether it ends prior runs of that schedule.
+    pub(crate) ends_prior: bool,
     /// Each principal who counts, and the key or certificate that signed, in the SSH encoding.
     pub(crate) signatories: Vec<(String, Vec<u8>)>,
 }
@@ -29,6 +40,23 @@ impl Asker {
     pub(crate) fn claimed(operator: &str) -> Self {
         let operator = excerpt(operator, log::NAME);
         Self { operator, ..Self::default() }
+    }
+
+    /// It is a run of this schedule.
+    pub(crate) fn stands(&mut self, name: &str, ends_prior: bool) {
+        self.standing_order = Some(excerpt(name, log::NAME));
+        self.ends_prior = ends_prior;
+    }
+
+    /// Whether this is another run of the same principal's schedule.
+    pub(crate) fn is_of_schedule(&self, other: &Self) -> bool {
+        self.standing_order.is_some()
+            && (&self.standing_order, &self.principal) == (&other.standing_order, &other.principal)
+    }
+
+    /// What the signatures are for.
+    pub(crate) const fn purpose(&self) -> &'static str {
+        if self.standing_order.is_some() { sshsig::STANDING } else { sshsig::JOB }
     }
 
     /// This operator's signature was verified.

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use protocol::action::{ActionSpec, Argument, Arguments, Kind};
 
 use crate::{
-    policy::{CANCEL, Decision, Policy},
+    policy::{CANCEL, Decision, Policy, RIGHTS},
     spelling::did_you_mean,
 };
 
@@ -58,11 +58,11 @@ impl Test {
     /// # Errors
     /// There is no such action, or the arguments do not fit it.
     pub fn ask(&self, policy: &Policy, specs: &[ActionSpec]) -> Result<Answer, String> {
-        if self.action == CANCEL {
-            return Ok(self.ask_cancel(policy));
+        if let Some(right) = RIGHTS.into_iter().find(|right| self.action == *right) {
+            return Ok(self.ask_right(right, policy));
         }
         let spec = specs.iter().find(|spec| spec.name == self.action).ok_or_else(|| {
-            let names: Vec<_> = specs.iter().map(|spec| spec.name.as_str()).chain([CANCEL]).collect();
+            let names: Vec<_> = specs.iter().map(|spec| spec.name.as_str()).chain(RIGHTS).collect();
             let (shown, meant) = (self.action.escape_debug(), did_you_mean(&self.action, &names));
             format!("there is no action '{shown}'{meant}; there are {}", names.join(", "))
         })?;
@@ -78,13 +78,18 @@ impl Test {
         Ok(Answer { granted: decision.is_granted(), text: format!("{decision}\n  {rule}\n") })
     }
 
-    fn ask_cancel(&self, policy: &Policy) -> Answer {
-        let granted = policy.may_cancel(&self.principal);
+    fn ask_right(&self, right: &str, policy: &Policy) -> Answer {
+        let granted = policy.has_right(&self.principal, right);
         let who = self.principal.escape_debug();
-        let text = if granted {
-            format!("granted: '{who}' may cancel the jobs of others\n")
+        let (can, without) = if right == CANCEL {
+            ("cancel the jobs of others", "everybody may cancel their own jobs")
         } else {
-            format!("denied: no rule gives '{who}' the right '{CANCEL}'; everybody may cancel their own jobs\n")
+            ("give standing orders", "what they run themselves is another question")
+        };
+        let text = if granted {
+            format!("granted: '{who}' may {can}\n")
+        } else {
+            format!("denied: no rule gives '{who}' the right '{right}'; {without}\n")
         };
         Answer { granted, text: format!("{text}{}", listed(policy)) }
     }

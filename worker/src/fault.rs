@@ -89,6 +89,18 @@ pub(crate) enum Bug {
     NoOwner,
     /// Let every known signer run everything that is on.
     NoPolicy,
+    /// Let a standing order run at any time.
+    NoInstant,
+    /// Let a standing order run before it was issued, and after its end.
+    NoOrderEnd,
+    /// Let a standing order run before its time has come.
+    NoBeginning,
+    /// Take a standing order that is for other hosts.
+    NoSelector,
+    /// Take any command for one that its standing order asks for.
+    NoRun,
+    /// Let everybody give standing orders.
+    NoStandingRight,
     /// Count one who signs twice, or one key under two names, twice.
     NoDistinct,
     /// Start what may have been forgotten.

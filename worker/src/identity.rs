@@ -1,6 +1,6 @@
 //! Who this worker is.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use protocol::{
     keys::Keys,
@@ -50,6 +50,8 @@ impl HostKeys {
 pub(crate) struct Identity {
     pub(crate) host: HostName,
     pub(crate) namespace: Option<Namespace>,
+    /// The labels of the worker's own settings. Those that controllers set decide about nothing here.
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) keys: Keys,
     /// Signs what this host states.
     pub(crate) key: SigningKey,
@@ -58,9 +60,14 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    pub(crate) fn new(host: HostName, namespace: Option<Namespace>, keys: HostKeys) -> Arc<Self> {
+    pub(crate) fn new(
+        host: HostName,
+        namespace: Option<Namespace>,
+        labels: BTreeMap<String, String>,
+        keys: HostKeys,
+    ) -> Arc<Self> {
         let HostKeys { signing: key, unsealing } = keys;
-        Arc::new(Self { host, keys: Keys::new(namespace.as_ref()), namespace, key, unsealing })
+        Arc::new(Self { host, keys: Keys::new(namespace.as_ref()), namespace, labels, key, unsealing })
     }
 
     /// The public half of the sealing key, as a signed fact.

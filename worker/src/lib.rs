@@ -70,7 +70,7 @@ impl Worker {
     /// period, publishes what is finished, then returns. Redis being away is no reason to return. `keys`: see
     /// [`Config::open_keys`].
     pub async fn run(config: Config, keys: HostKeys, shutdown: CancellationToken) {
-        let identity = Identity::new(config.host.clone(), config.namespace.clone(), keys);
+        let identity = Identity::new(config.host.clone(), config.namespace.clone(), config.labels.clone(), keys);
         let files = TrustFiles::open(config.trust.clone(), config.kept(""));
         let trusted = files.trusted();
         let (changes, requests) = Changes::new();

@@ -9,7 +9,7 @@ use protocol::action::{ActionSpec, Kind, Parameter};
 
 use super::settings::{Global, Settings};
 use crate::{
-    client::{Fleet, JobFilter, KnownHosts, RecentJob, offers, split_words},
+    client::{Fleet, JobFilter, KnownHosts, RecentJob, in_words, offers, split_words},
     output::{moments, style, summary},
 };
 
@@ -55,6 +55,17 @@ fn last_of(typed: &OsStr, words: impl FnOnce(&str) -> Vec<(String, String)>) -> 
     let before = text[..text.len() - last.len()].to_owned();
     let fitting = candidates(OsStr::new(last), words(last)).into_iter();
     fitting.map(|candidate| candidate.add_prefix(&before)).collect()
+}
+
+/// Schedules that begin with what was typed, and when they run.
+pub fn schedules(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let names = ask(async |fleet| {
+        let names = fleet.schedule_names().await?;
+        let found = fleet.schedules(&names).await?;
+        let when = |scheduled: &protocol::scheduled::Scheduled| in_words(&scheduled.order().schedule);
+        Ok(found.iter().map(|(name, found)| (name.to_string(), found.as_ref().map(when).unwrap_or_default())).collect())
+    });
+    candidates(typed, names)
 }
 
 /// Actions that begin with what was typed.

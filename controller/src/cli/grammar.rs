@@ -12,7 +12,7 @@ use protocol::{limits, name::HostName, trust};
 use super::{
     completers, deploys,
     durations::up_to,
-    groups, help, hosts, jobs, playbooks,
+    groups, help, hosts, jobs, playbooks, schedules,
     settings::Global,
     sizes,
     targeting::{Targeting, Words, words},
@@ -62,6 +62,10 @@ pub enum Command {
     /// Run the steps of a file, one after another
     #[command(subcommand, disable_help_subcommand = true)]
     Playbook(playbooks::Playbook),
+    /// Have actions run again and again, while nobody types
+    #[command(subcommand, disable_help_subcommand = true)]
+    Schedule(schedules::Schedule),
+    Serve(schedules::Serve),
     /// The key that signs what you send, and whose keys the hosts trust
     #[command(subcommand, disable_help_subcommand = true)]
     Key(Key),

@@ -104,6 +104,25 @@ Examples:
   ctl group set hot --group web --where 'cpu.usage > 80 and not @canary'
   ctl run --group hot collect-processes";
 
+/// After the options of `schedule add`.
+pub const SCHEDULE: &str = "\
+The order carries the rules of its time zone. A fixed time of the day runs once on each day, also where clocks are changed: a \
+time that they skip at the end of the gap. What is due at intervals (* or / in hours or minutes) runs in real time.
+The order ends with the key that signed it, and with a certificate under which it was signed.
+Examples:
+  ctl schedule add tidy --cron '30 2 * * *' --tz Europe/Berlin --host 'web*' exec -- /usr/local/bin/tidy
+      Each night, on what is called web… then: hosts may come and go.
+  ctl schedule add look --every 10m -l role=db collect-all
+      By a label of the hosts' own settings; labels of `ctl host label` do not count.
+  ctl schedule add once --at 2026-12-01T14:00 --host db1 --late exec -- reboot
+      Once, and late, if nothing could run it in time.";
+
+/// After the options of `serve`.
+pub const SERVE: &str = "\
+The file of --config (all of it may be left out):
+  name = \"one\"         what others know it by; by default host and process
+  interval = \"1s\"      between two looks at the schedules, at most";
+
 /// After the options of `top`.
 pub const TOP: &str = "\
 Keys: c m d l r n o sort by CPU, memory, disk, load, running commands, name or state; s takes the next of these, R reverses. \

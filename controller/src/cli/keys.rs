@@ -95,7 +95,7 @@ pub async fn find(settings: &Settings) -> anyhow::Result<Found> {
 /// The operator's name cannot stand in a trust file.
 pub fn signers_line(key: &Key, certificate: Option<&Certificate>, settings: &Settings) -> anyhow::Result<String> {
     let trusted = certificate.map_or(key, Certificate::authority);
-    let line = allowed_signers::line(&settings.operator, trusted, certificate.is_some(), sshsig::JOB, None);
+    let line = allowed_signers::line(&settings.operator, trusted, certificate.is_some(), sshsig::OPERATOR, None);
     let hint = "it is REDFLEET_OPERATOR, or `operator` in the settings file";
     Ok(line.ok_or_else(|| odd_name(&settings.operator).hint(hint))?)
 }

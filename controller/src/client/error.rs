@@ -7,9 +7,11 @@ use protocol::{
     diagnosis::{Mistake, diagnose},
     job::{JobHeadline, RecordError},
     limits,
-    name::{GroupName, HostName, JobId, NameError, Namespace},
+    name::{GroupName, HostName, JobId, NameError, Namespace, ScheduleName},
     rollout::RolloutError,
+    scheduled::ScheduledError,
     secret::SecretError,
+    standing::selector::SelectorError,
     time::{Millis, show_duration},
 };
 use redis::{ErrorKind, RedisError, RetryMethod};
@@ -59,6 +61,23 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// There is no such schedule.
+    #[error("there is no schedule {name}")]
+    UnknownSchedule {
+        /// What was typed.
+        name: ScheduleName,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// A schedule cannot be read.
+    #[error("the schedule {0} cannot be read: {1}")]
+    DamagedSchedule(ScheduleName, ScheduledError),
+    /// There are as many schedules as there can be.
+    #[error("there are {} schedules already", limits::SCHEDULES)]
+    ManySchedules,
+    /// What says which hosts a schedule is for cannot be used.
+    #[error("{0}")]
+    Selector(SelectorError),
     /// Nothing was sent, as the key did not sign it.
     #[error("nothing was sent: {0}")]
     Signer(#[from] SignerError),

@@ -30,7 +30,7 @@ use super::{
     fleet::{BLOCK, CHUNK, Fleet, RawHash, fields, text_fields},
     jobs::Job,
     outputs::{Outputs, by_key, has_everything},
-    verdict::{self, Awaited},
+    verdict::{self, Awaited, Course},
     witness::{Names, Strangers, Testimony},
 };
 
@@ -196,6 +196,12 @@ impl<'a> Follower<'a> {
     /// How the job stands on every host, by name.
     pub fn results(&self) -> impl Iterator<Item = &HostResult> {
         self.hosts.values().map(|awaited| &awaited.result)
+    }
+
+    /// How the job goes on after a [look](Self::look) at this moment: as where it goes on longest.
+    pub(super) fn course(&self, now: Millis) -> Course {
+        let courses = self.hosts.values().map(|awaited| awaited.course(self.job.manifest(), now));
+        courses.max().unwrap_or(Course::Over)
     }
 
     /// How the job stands on a host.
@@ -477,6 +483,7 @@ impl<'a> Follower<'a> {
             let online = status.as_ref().is_some_and(|status| status.is_online(now));
             let host = awaited.result.host.clone();
             let was_offline = std::mem::take(&mut awaited.offline);
+            awaited.online = online;
             awaited.stands_at(now);
             if gone.contains(&host) {
                 // [`Fleet::forget`] has thrown the command away.

@@ -18,7 +18,8 @@ use protocol::{
     rollout::RolloutRecord,
     sealing::{SealedKey, SealingKey},
     secret::{JobKey, Sealed, digest},
-    signed::Signed,
+    signed::{self, Signed},
+    standing::{Standing, Unfounded},
     targets::Targets,
     time::Millis,
     trust::sshsig,
@@ -146,6 +147,20 @@ impl Job {
     /// The manifest's bytes, and the signature over them.
     pub const fn signed(&self) -> &Signed<Manifest> {
         &self.record.signed
+    }
+
+    /// The standing order of which it is a run, as far as its record says so. Nobody vouches for the order's signature.
+    ///
+    /// # Errors
+    /// The order cannot be read, or asks for something else.
+    pub fn standing(&self) -> Option<Result<Standing, Unfounded>> {
+        let signature = &self.record.signed.signature;
+        let read = || {
+            let standing = Standing::of_voucher(signature)?;
+            standing.founds(&self.record.manifest)?;
+            Ok(standing)
+        };
+        signed::is_voucher(signature).then(read)
     }
 
     /// The job's hosts.
@@ -285,7 +300,7 @@ impl Fleet {
         }
     }
 
-    async fn job(&mut self, id: JobId) -> Result<Job, Error> {
+    pub(super) async fn job(&mut self, id: JobId) -> Result<Job, Error> {
         let (hash,): (RawHash,) = self.query(redis::pipe().hgetall(self.keys().job(id))).await?;
         if hash.is_empty() {
             return Err(Error::UnknownJob(id.to_string()));

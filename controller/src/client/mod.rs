@@ -112,6 +112,8 @@ mod proposal;
 pub mod redis_info;
 mod rollout;
 mod running;
+mod scheduler;
+mod schedules;
 mod sealing;
 mod select;
 mod signer;
@@ -146,6 +148,8 @@ pub use self::{
     proposal::{Proposal, ProposalError},
     rollout::{Budget, BudgetError, Chain, Course, Origin, Outlook, Rollout, Run, Standing, Standings},
     running::Running,
+    scheduler::{Scheduler, Scheduling},
+    schedules::{ends_soon, in_words, next_times, silent_until},
     select::{Known, Selected, Selection},
     signer::{Signer, SignerError},
     spelling::closest,

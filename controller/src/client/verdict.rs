@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A host of a job that is followed.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Awaited {
     /// How the job stands there.
     pub(super) result: HostResult,
@@ -30,12 +31,26 @@ pub(super) struct Awaited {
     pub(super) offline: bool,
     /// That the host is absent has been reported.
     pub(super) absence_reported: bool,
+    /// The host was online at the last look.
+    pub(super) online: bool,
+}
+
+/// How a job goes on, for a caller that sees it now and then, and begins the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Course {
+    /// Nothing more is awaited.
+    Over,
+    /// It is awaited only on hosts that are offline and have not begun.
+    Left,
+    /// It is awaited.
+    GoesOn,
 }
 
 impl Awaited {
     /// A host whose state is not known.
     pub(super) const fn new(host: HostName) -> Self {
-        Self { result: HostResult::new(host), started_ms: None, done: false, offline: false, absence_reported: false }
+        let result = HostResult::new(host);
+        Self { result, started_ms: None, done: false, offline: false, absence_reported: false, online: false }
     }
 
     /// Records a state that the worker published, what the command waits for, and a moment at which it was in this
@@ -77,6 +92,16 @@ impl Awaited {
         }
         let end = self.started_ms.unwrap_or(job.start_by_ms).saturating_add(job.timeout_ms);
         passed(end, if online { PATIENCE } else { GRACE }).then_some(state)
+    }
+
+    /// How it goes on, as of the last look. Whoever looks for the first time does not know when a command began that
+    /// runs: then the last moment decides.
+    pub(super) fn course(&self, job: &Manifest, now: Millis) -> Course {
+        let waits = self.online && self.result.waits_for.is_some();
+        if self.done || (now > last_moment(job) && !waits) {
+            return Course::Over;
+        }
+        if self.offline { Course::Left } else { Course::GoesOn }
     }
 }
 
@@ -151,6 +176,34 @@ mod tests {
         waiting.observe(State::Delivered, Some("a slot".into()), None);
         assert_eq!(waiting.judge(&job(), true, None, START_BY + 3_600_000), None);
         assert_eq!(waiting.judge(&job(), false, None, START_BY + 90_001), Some(State::Delivered));
+    }
+
+    /// A host that dies at work publishes nothing more, and each look is the first one.
+    #[test]
+    fn what_was_begun_holds_nothing_up_beyond_the_last_moment() {
+        let last = START_BY + 60_000 + 300_000;
+        let mut running = seen(State::Running, None);
+        for online in [true, false] {
+            running.online = online;
+            running.stands_at(last);
+            assert_eq!(running.course(&job(), last), Course::GoesOn, "{online}");
+            assert_eq!(running.course(&job(), last + 1), Course::Over, "{online}");
+        }
+        let mut waiting = seen(State::Delivered, None);
+        waiting.observe(State::Delivered, Some("a slot".into()), None);
+        assert_eq!(waiting.course(&job(), last + 1), Course::Over, "it died while it waited");
+        waiting.online = true;
+        assert_eq!(waiting.course(&job(), last + 1), Course::GoesOn);
+    }
+
+    #[test]
+    fn what_waits_for_a_host_that_is_offline_is_left() {
+        let mut queued = Awaited::new("web1".parse().unwrap());
+        assert_eq!(queued.course(&job(), ISSUED), Course::GoesOn);
+        queued.offline = true;
+        assert_eq!(queued.course(&job(), ISSUED), Course::Left);
+        queued.done = true;
+        assert_eq!(queued.course(&job(), ISSUED), Course::Over);
     }
 
     #[test]

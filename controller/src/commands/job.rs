@@ -7,6 +7,7 @@ use protocol::{
     event::Stream,
     job::shown,
     outcome::{Outcome, State},
+    standing::Standing,
     time::{Millis, show_moment},
     trust::sshsig::Signature,
 };
@@ -233,17 +234,34 @@ fn place(job: &Job, rollout: &Rollout) -> String {
 fn write_raw(job: &Job, directory: &Path, printer: &Printer) -> anyhow::Result<()> {
     let signed = job.signed();
     let short = job.id().short();
-    let signature = Signature::from_bytes(&signed.signature).with_context(|| format!("job {short}"))?;
+    // A run of a standing order has no signature of its own: the order has.
+    let standing = job.standing().transpose().with_context(|| format!("job {short}"))?;
+    let order = standing.as_ref().map(Standing::signed);
+    let (what, document, signature) = match order {
+        None => ("manifest", &signed.bytes, &signed.signature),
+        Some(order) => ("standing-order", &order.bytes, &order.signature),
+    };
+    let signature = Signature::from_bytes(signature).with_context(|| format!("job {short}"))?.to_pem();
     fs::create_dir_all(directory).with_context(|| format!("cannot make the directory {}", directory.display()))?;
-    for (name, content) in [("manifest", &signed.bytes[..]), ("manifest.sig", signature.to_pem().as_bytes())] {
+    let signature_file = format!("{what}.sig");
+    let mut files = vec![("manifest", &signed.bytes[..]), (&signature_file, signature.as_bytes())];
+    files.extend(order.map(|_| (what, &document[..])));
+    for (name, content) in files {
         let path = directory.join(name);
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
     }
     if printer.format() != Format::Table {
-        let path = |name| directory.join(name).display().to_string();
-        printer.object(&json!({ "job": job.id(), "manifest": path("manifest"), "signature": path("manifest.sig") }))?;
+        let path = |name: &str| directory.join(name).display().to_string();
+        let mut object = json!({ "job": job.id(), "manifest": path("manifest"), "signature": path(&signature_file) });
+        // Present only where it is a run of one.
+        if order.is_some() {
+            object["standing_order"] = json!(path(what));
+        }
+        printer.object(&object)?;
     }
-    printer.note(&format!("job {short} is in {0}/manifest, its signature in {0}/manifest.sig", directory.display()));
+    let place = directory.display();
+    let whose = if order.is_some() { "that of its standing order" } else { "its signature" };
+    printer.note(&format!("job {short} is in {place}/manifest, {whose} in {place}/{signature_file}"));
     Ok(())
 }
 
@@ -256,6 +274,10 @@ fn whole(job: &Job, approvers: &[Signed], results: &[&HostResult], summary: &Sum
         value["namespace"] = json!(namespace);
     }
     value["operator"] = json!(manifest.operator);
+    // Present only where it is a run of one.
+    if let Some(Ok(standing)) = job.standing() {
+        value["standing_order"] = json!(standing.order().name);
+    }
     let (verified, others): (Vec<_>, Vec<_>) = approvers.iter().partition(|approver| approver.is_verified());
     value["approved_by"] = json!(names(&verified));
     // Present only where nobody vouches for some.
@@ -293,6 +315,11 @@ fn overview(job: &Job, approvers: &[Signed], now: Millis) -> Table {
         pairs.pair(&format!("  {name}"), "***");
     }
     pairs.pair("operator", &manifest.operator);
+    match job.standing() {
+        None => {}
+        Some(Ok(standing)) => pairs.pair("by", format!("the standing order '{}'", standing.order().name)),
+        Some(Err(unfounded)) => pairs.pair("by", style::plain(&unfounded.to_string())),
+    }
     if !approvers.is_empty() {
         pairs.pair("approved by", approvers.iter().map(Signed::shown).collect::<Vec<_>>().join(", "));
     }

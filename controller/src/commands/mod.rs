@@ -24,8 +24,10 @@ mod register;
 mod resume;
 mod rolling;
 mod run;
+mod schedule;
 mod secrets;
 mod selected;
+mod serve;
 mod top;
 mod trust;
 mod up;
@@ -77,6 +79,11 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
             let mut fleet = connect(settings).await?;
             return Ok(Box::pin(file::run(command, &mut fleet, settings, printer)).await?.into());
         }
+        Command::Schedule(command) => {
+            let mut fleet = connect(settings).await?;
+            return Ok(Box::pin(schedule::run(command, &mut fleet, settings, printer)).await?.into());
+        }
+        Command::Serve(options) => return Ok(Box::pin(serve::run(options, settings, printer)).await?.into()),
         Command::Deploy(command) => {
             let mut fleet = connect(settings).await?;
             return Ok(Box::pin(deploy::run(*command, &mut fleet, settings, printer)).await?.into());

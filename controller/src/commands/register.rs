@@ -41,7 +41,15 @@ impl Register {
 
     /// Who asks for the job.
     pub fn operator(&self, job: &Job) -> Signed {
-        self.judge_job(job, &job.manifest().operator, &job.signed().signature)
+        let name = &job.manifest().operator;
+        match job.standing() {
+            None => self.judge_job(job, name, &job.signed().signature),
+            Some(Ok(standing)) => {
+                let order = standing.signed();
+                self.judge(name, sshsig::STANDING, (&order.bytes, &order.signature))
+            }
+            Some(Err(unfounded)) => Signed { name: name.clone(), doubt: Some(unfounded.to_string()) },
+        }
     }
 
     /// Those who have approved it.

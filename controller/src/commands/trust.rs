@@ -137,7 +137,7 @@ pub async fn trust(options: TrustKey, settings: &Settings, printer: &Printer) ->
         let edit = format!("to change that, edit {}, raise '# version:', and: ctl key send", own.path().display());
         bail!(Advice::new(message).hint(edit).hint("to bring it to more hosts: ctl key send"));
     }
-    let line = allowed_signers::line(&name, &key, authority, sshsig::JOB, valid_before.as_deref());
+    let line = allowed_signers::line(&name, &key, authority, sshsig::OPERATOR, valid_before.as_deref());
     let line = line.ok_or_else(|| keys::odd_name(&name))?;
     let new = own.with(&line)?;
     printer.note(&format!("'{name}' is to have the key {}", key.fingerprint()));

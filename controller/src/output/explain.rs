@@ -4,7 +4,7 @@ use protocol::{
     connection::Address,
     diagnosis::Mistake,
     job::JobHeadline,
-    name::{HostName, JobId, NameError},
+    name::{HostName, JobId, NameError, ScheduleName},
 };
 use redis::RedisError;
 
@@ -55,6 +55,11 @@ pub fn explain(error: &anyhow::Error) -> Advice {
     Advice { message: parts.join(": "), hints }
 }
 
+fn hint_of_schedule(name: &ScheduleName, known: &[String]) -> String {
+    let meant = closest(name.as_str(), known.iter().map(String::as_str));
+    meant.map_or_else(|| "see which there are: ctl schedule list".to_owned(), |meant| format!("did you mean: {meant}"))
+}
+
 fn hints_of(error: &Error) -> Vec<String> {
     let hint = match error {
         Error::Redis { address, source } => return hints_of_redis(address, source),
@@ -62,6 +67,8 @@ fn hints_of(error: &Error) -> Vec<String> {
             let restart = (*mistake == Mistake::Missing).then_some(RESTART);
             return [mistake.remedy()].into_iter().chain(restart).map(str::to_owned).collect();
         }
+        Error::UnknownSchedule { name, known } => return vec![hint_of_schedule(name, known)],
+        Error::DamagedSchedule(name, _) => return vec![format!("remove it: ctl schedule rm {name}")],
         Error::Dispatch { job, hosts, asked, unclear, recorded, source } => {
             let job = job.short();
             let how_far = match asked {

@@ -240,6 +240,7 @@ pub fn dropped(reason: &str) -> String {
         "untrusted" => "orders to cancel that nobody with that right has signed".to_owned(),
         "not_for_this_host" => "meant for another host or namespace".to_owned(),
         "duplicate" => "that it had already".to_owned(),
+        "early" => "runs of standing orders before their time".to_owned(),
         other => super::style::plain(other).replace('_', " "),
     }
 }

@@ -18,6 +18,13 @@ pub const JOB: &str = "redfleet-job@v1";
 /// The namespace of plans of rolling runs. No worker takes a plan for a command.
 pub const ROLLOUT: &str = "redfleet-rollout@v1";
 
+/// The namespace of standing orders. Whoever has such an order can run what it says when it says so, again and again: no
+/// signature over a single job may pass for one.
+pub const STANDING: &str = "redfleet-standing-order@v1";
+
+/// What an operator's key signs for, as the option `namespaces` of a trust file lists it.
+pub const OPERATOR: &str = "redfleet-job@v1,redfleet-rollout@v1,redfleet-standing-order@v1";
+
 /// The namespace of outcomes, and of all else that a host states.
 pub const HOST: &str = "redfleet-host@v1";
 

@@ -5,6 +5,7 @@
 //! much later, [`may_start`] checks how long it has waited, and [`start`] what the journal replied.
 
 mod approvals;
+mod standing;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +19,8 @@ use protocol::{
     outcome::{Outcome, State},
     sealing::{SealedKey, UnsealingKey},
     secret::{self, Digest, JobKey, SecretError},
-    signed::{Fields, Signed},
+    signed::{self, Fields, Signed},
+    standing::Unfounded,
     statement,
     time::{Millis, show_duration, show_moment},
     trust::{
@@ -78,8 +80,19 @@ pub(crate) fn open(mut fields: Fields, identity: &Identity, trusted: &Trusted) -
     if manifest.namespace != identity.namespace {
         return Err(EntryError::NotForThisHost);
     }
-    let signature = verify(&manifest.operator, &envelope.signed, trusted);
     let mut asker = Asker::claimed(&manifest.operator);
+    let is_run = signed::is_voucher(&envelope.signed.signature);
+    let signature = if is_run {
+        let vouched = standing::vouch(&manifest, &envelope.signed, identity, trusted);
+        vouched.map(|vouched| {
+            asker.stands(&vouched.name, vouched.ends_prior);
+            vouched.signature
+        })
+    } else {
+        verify(&manifest.operator, &envelope.signed, trusted)
+    };
+    // Nobody is awake to approve a run, and an approval of all runs at once there is none.
+    let approvals = if is_run { Approvals::default() } else { approvals };
     let signed = signature.and_then(|signature| {
         asker.has_signed(&manifest.operator, signature.as_ref());
         if !manifest.has_its_own_id() && !fault::planted(Bug::NoId) {
@@ -111,6 +124,8 @@ pub(crate) enum Untrusted {
     Signature(#[from] Unsigned),
     #[error("its id is not one that its operator can give it: the id is another job's, or made up")]
     Id,
+    #[error(transparent)]
+    Standing(#[from] Unfounded),
 }
 
 /// The operator's signature over exactly these bytes.
@@ -185,6 +200,8 @@ pub(crate) struct Known<'a> {
     pub(crate) now: Millis,
     /// When the command was taken: see [`FleetClock::judged`](protocol::clock::FleetClock::judged).
     pub(crate) taken_ms: Millis,
+    /// What has come at least: see [`FleetClock::reached`](protocol::clock::FleetClock::reached).
+    pub(crate) reached_ms: Millis,
 }
 
 /// The decision about an entry.
@@ -216,6 +233,10 @@ pub(crate) enum Dropped {
     /// A command has more than one entry.
     #[error("it is a second entry of the same job")]
     Duplicate(Manifest),
+    /// A standing order's run, before its time. It has no outcome: whoever sends runs too early must not keep them from
+    /// running when they are due.
+    #[error("the standing order '{0}' runs it at {at}, which this host's clocks have not reached", at = show_moment(.1.issued_at_ms))]
+    Early(String, Manifest),
     /// Its outcome is published: by a prior process, or by this one when the command came the first time.
     #[error("it has an outcome already")]
     Answered(Manifest),
@@ -227,13 +248,14 @@ impl Dropped {
         match self {
             Self::Entry(error) => Some(error.reason()),
             Self::Duplicate(_) => Some("duplicate"),
+            Self::Early(..) => Some("early"),
             Self::Pending | Self::Answered(_) => None,
         }
     }
 
     /// All drop counters.
     pub(crate) fn reasons() -> impl Iterator<Item = &'static str> {
-        EntryError::REASONS.into_iter().chain(["duplicate", UNTRUSTED])
+        EntryError::REASONS.into_iter().chain(["duplicate", "early", UNTRUSTED])
     }
 }
 
@@ -281,6 +303,8 @@ enum Rejection {
     Future,
     #[error("it was issued in the future: Redis' clock was ahead then, or is behind now (`ctl doctor`)")]
     Issued,
+    #[error("denied: no rule lets '{0}' give standing orders (the right '{1}')")]
+    Standing(String, &'static str),
 }
 
 impl From<Rejection> for Refusal {
@@ -294,7 +318,7 @@ pub(crate) fn admit(entry: &str, opened: Result<Opened, EntryError>, known: &Kno
     if known.pending.has(entry) {
         return Admission::Dropped(Dropped::Pending);
     }
-    let Opened { manifest, digest, key, signed, .. } = match opened {
+    let Opened { manifest, digest, key, signed, asker, .. } = match opened {
         Ok(opened) => opened,
         Err(error) => return Admission::Dropped(error.into()),
     };
@@ -308,7 +332,16 @@ pub(crate) fn admit(entry: &str, opened: Result<Opened, EntryError>, known: &Kno
     }
     let is_repeatable = |spec: &ActionSpec| spec.repeat == Repeat::Repeatable;
     let must_last = signed.is_ok() && !known.catalogue.spec(&manifest.action).is_some_and(is_repeatable);
-    let judged = signed.map_err(|untrusted| Rejection::from(untrusted).into());
+    if let Some(name) = &asker.standing_order
+        && !standing::has_begun(&manifest, known.reached_ms)
+    {
+        return Admission::Dropped(Dropped::Early(name.clone(), manifest));
+    }
+    let judged = signed.map_err(Rejection::from).and_then(|approved| match asker.standing_order {
+        Some(_) => standing::may_run(&manifest.operator, known.policy).map(|()| approved),
+        None => Ok(approved),
+    });
+    let judged = judged.map_err(Refusal::from);
     match judged.and_then(|approved| check(&manifest, || known.unsealing.open(&key?, &digest), &approved, known)) {
         Ok(admitted) => Admission::Admitted(manifest, admitted),
         Err(refusal) => Admission::Refused { manifest, refusal, must_last },

@@ -70,7 +70,7 @@ fn fields_of(signed: Signed<Manifest>, key: Option<&SealedKey>) -> Fields {
 
 fn identity(namespace: Option<Namespace>) -> Arc<Identity> {
     let keys = HostKeys { signing: SigningKey::generate(), unsealing: UnsealingKey::generate() };
-    Identity::new("web1".parse().unwrap(), namespace, keys)
+    Identity::new("web1".parse().unwrap(), namespace, [("env".into(), "prod".into())].into(), keys)
 }
 
 /// What the worker knows about a command. Each test changes it as needed.
@@ -98,7 +98,8 @@ impl Setting {
     fn admit_fields(&self, fields: Fields) -> Admission {
         let Self { unsealing, catalogue, policy, pending, published, cancelled, now } = self;
         let (published, cancelled, now, taken_ms) = (*published, *cancelled, *now, *now);
-        let known = Known { catalogue, policy, unsealing, pending, published, cancelled, now, taken_ms };
+        let known =
+            Known { catalogue, policy, unsealing, pending, published, cancelled, now, taken_ms, reached_ms: now };
         admit("1-1", open(fields, &identity(None), &trusted()), &known)
     }
 
@@ -374,3 +375,5 @@ fn malformed_approvals_are_dropped_with_their_entry() {
     assert_eq!(with(vec![0xc1]), Some("malformed"));
     assert_eq!(with(vec![0; limits::APPROVALS_BYTES + 1]), Some("oversize"));
 }
+
+mod standing;

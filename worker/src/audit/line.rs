@@ -182,6 +182,9 @@ struct Fields<'a> {
     key: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     approved_by: &'a [String],
+    /// The schedule, where it is a run of a standing order that `principal` has given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    standing_order: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -220,6 +223,7 @@ impl Lines {
             fields.operator = Some(&asker.operator);
             (fields.principal, fields.key) = (asker.principal.as_deref(), asker.key.as_deref());
             fields.approved_by = &asker.approved_by;
+            fields.standing_order = asker.standing_order.as_deref();
         }
         match about {
             About::Command { manifest, digest, spec, .. } => {

@@ -40,12 +40,17 @@ impl Dispatcher {
             } else {
                 self.clock.judged(limits::CLOCK_MARGIN)
             },
+            reached_ms: self.clock.reached(limits::CLOCK_MARGIN),
         };
-        let taken_ms = known.taken_ms;
+        let (taken_ms, cancelled, now) = (known.taken_ms, known.cancelled, known.now);
         match admission::admit(&entry, opened, &known) {
             Admission::Admitted(manifest, Admitted { call, claim }) => {
                 let (delivery, span) = (Delivery::new(entry, &manifest, stated, asker), self.span(&manifest));
                 let receipt = self.accepted(&delivery, &manifest, &digest, claim.repeatable, prior);
+                // What never starts ends nothing.
+                if admission::may_start(&manifest, cancelled, taken_ms, now).is_none() {
+                    self.end_prior_runs(&delivery);
+                }
                 let prior = Prior::of(published, prior);
                 self.pending.add(delivery.entry.clone(), delivery.job);
                 let waiting = Waiting { delivery, manifest, call, receipt, prior, taken_ms, announced: None, span };
@@ -83,13 +88,13 @@ impl Dispatcher {
         };
         let job = match dropped {
             Dropped::Answered(manifest) => Some(manifest.job),
-            // Another entry of the same job may still be meant for this host.
-            Dropped::Entry(_) | Dropped::Duplicate(_) | Dropped::Pending => None,
+            // Another entry of the same job may still be meant for this host, or come in time.
+            Dropped::Entry(_) | Dropped::Duplicate(_) | Dropped::Early(..) | Dropped::Pending => None,
         };
         match dropped {
             _ if !logs => {}
             Dropped::Answered(manifest) => self.span(manifest).in_scope(|| tracing::info!("{dropped}")),
-            Dropped::Duplicate(manifest) => {
+            Dropped::Duplicate(manifest) | Dropped::Early(_, manifest) => {
                 self.span(manifest).in_scope(|| tracing::warn!("dropped an entry: {dropped}"));
             }
             dropped => tracing::warn!(entry, "dropped an entry: {}", excerpt(&with_sources(dropped), log::SENTENCE)),
@@ -130,7 +135,7 @@ impl Dispatcher {
     /// Why a command that has waited must not start any more: somebody who has signed it is trusted no more.
     pub(super) fn distrusted(&self, waiting: &Waiting) -> Option<Refusal> {
         let asker = waiting.delivery.asker.as_deref().filter(|_| !fault::planted(Bug::NoSecondLook))?;
-        let untrusted = self.trusted.borrow().still_accepts(&asker.signatories).err()?;
+        let untrusted = self.trusted.borrow().still_accepts(asker.purpose(), &asker.signatories).err()?;
         Some(admission::distrusted(&untrusted))
     }
 }

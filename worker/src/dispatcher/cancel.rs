@@ -12,7 +12,7 @@ use protocol::{
 use super::{CANCELLED_MOST, Dispatcher, FORGOTTEN, decisions::Cancelled};
 use crate::{
     admission::{self, BEFORE_START, Disobeyed},
-    delivery::{Asker, ControlEntry},
+    delivery::{Asker, ControlEntry, Delivery},
     executor::Stop,
     log::{self, excerpt, with_sources},
     publisher::{Notice, Write},
@@ -56,6 +56,22 @@ impl Dispatcher {
         let policy = &self.config.policy;
         let mut once = self.catalogue.specs().filter(|spec| spec.repeat == Repeat::Once);
         policy.may_cancel(operator) || once.any(|spec| policy.may_ask(operator, spec))
+    }
+
+    /// Ends older runs of a schedule whose standing order says so: they run or wait, and a newer one has come.
+    pub(super) fn end_prior_runs(&mut self, newer: &Delivery) {
+        let Some(asker) = newer.asker.as_deref().filter(|asker| asker.ends_prior) else { return };
+        let is_prior = |delivery: &Delivery| {
+            let is_older = delivery.job.issued_at_ms() < newer.job.issued_at_ms();
+            is_older && delivery.asker.as_deref().is_some_and(|prior| prior.is_of_schedule(asker))
+        };
+        for running in self.running.values().filter(|running| is_prior(&running.delivery)) {
+            running.span.in_scope(|| tracing::info!("is being cancelled: the next run of its schedule has come"));
+            running.stop.send_replace(Some(Stop::Cancelled));
+        }
+        while let Some((claim, waiting)) = self.schedule.take(|waiting| is_prior(&waiting.delivery)) {
+            self.start_or_refuse(claim, waiting, true);
+        }
     }
 
     /// Ends the job's command, or makes sure that it never starts. A command that has not been read is published as

@@ -86,7 +86,7 @@ impl Dispatcher {
     /// An entry of the inbox was dropped.
     pub(super) fn dropped(&mut self, entry: &str, dropped: &Dropped) {
         let about = match dropped {
-            Dropped::Duplicate(manifest) | Dropped::Answered(manifest) => {
+            Dropped::Duplicate(manifest) | Dropped::Early(_, manifest) | Dropped::Answered(manifest) => {
                 About::Known { job: manifest.job, asker: None }
             }
             Dropped::Entry(_) | Dropped::Pending => About::Inbox,

@@ -26,8 +26,11 @@ use crate::{
 /// The right to cancel the jobs of others. A rule grants it like an action, by its literal name.
 pub const CANCEL: &str = "cancel";
 
+/// The right to give standing orders: to run, whenever a scheduler says so, what other rules let the principal run.
+pub const STANDING_ORDER: &str = "standing-order";
+
 /// Rights that are no actions.
-const RIGHTS: [&str; 1] = [CANCEL];
+pub const RIGHTS: [&str; 2] = [CANCEL, STANDING_ORDER];
 
 /// The rules of one host.
 #[derive(Clone, Debug)]
@@ -150,7 +153,17 @@ impl Policy {
 
     /// Whether `principal` may cancel the jobs of others.
     pub fn may_cancel(&self, principal: &str) -> bool {
-        self.rules.iter().any(|rule| rule.grants_right(CANCEL) && rule.who.iter().any(|who| who.is(principal)))
+        self.has_right(principal, CANCEL)
+    }
+
+    /// Whether `principal` may give standing orders.
+    pub fn may_stand(&self, principal: &str) -> bool {
+        self.has_right(principal, STANDING_ORDER)
+    }
+
+    /// Whether some rule gives `principal` a right that is no action.
+    pub fn has_right(&self, principal: &str, right: &str) -> bool {
+        self.rules.iter().any(|rule| rule.grants_right(right) && rule.who.iter().any(|who| who.is(principal)))
     }
 
     /// Whether some rule lets `principal` ask for this action, with whatever arguments and approvals.

@@ -18,7 +18,7 @@ use protocol::{
     limits,
     trust::{
         self, Trust, TrustFileError, Untrusted, digest,
-        sshsig::{JOB, Signature, SignatureError, Signer},
+        sshsig::{Signature, SignatureError, Signer},
     },
 };
 use tokio::{
@@ -92,14 +92,14 @@ impl Trusted {
         }
     }
 
-    /// Whether all who have signed a command would still be believed.
+    /// Whether all who have signed a command for this purpose would still be believed.
     ///
     /// # Errors
     /// Whose signature does not count any more, and why.
-    pub(crate) fn still_accepts(&self, signatories: &[(String, Vec<u8>)]) -> Result<(), Untrusted> {
+    pub(crate) fn still_accepts(&self, namespace: &str, signatories: &[(String, Vec<u8>)]) -> Result<(), Untrusted> {
         for (principal, signer) in signatories {
             let signer = Signer::from_bytes(signer).map_err(SignatureError::from)?;
-            match self.trust.accepts(JOB, principal, &signer, own_clock()) {
+            match self.trust.accepts(namespace, principal, &signer, own_clock()) {
                 Err(untrusted) if !fault::planted(bug_of(&untrusted)) => return Err(untrusted),
                 _ => {}
             }

@@ -2,11 +2,11 @@
 
 use std::str::FromStr;
 
-use protocol::name::{GroupName, HostName, NameError};
+use protocol::{
+    name::{GroupName, HostName, NameError},
+    range::{self, RangeError},
+};
 use wildmatch::WildMatch;
-
-/// Names that a word can stand for at most.
-const MOST: usize = 10_000;
 
 /// A word that names hosts.
 #[derive(Clone, Debug)]
@@ -31,12 +31,9 @@ pub enum WordError {
     /// Neither a name nor a pattern.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// Something is wrong between brackets.
-    #[error("'{0}' has no range such as [1-20] or [1,3,7-9] in it: {1}")]
-    Range(String, &'static str),
-    /// It would stand for too many.
-    #[error("'{0}' stands for more than {MOST} hosts")]
-    Many(String),
+    /// It has no range in its brackets, or one that is too long.
+    #[error(transparent)]
+    Range(#[from] RangeError),
 }
 
 impl Word {
@@ -80,7 +77,7 @@ impl FromStr for Word {
         if let Some(name) = text.strip_prefix('@') {
             return Ok(Self::of_group(name.parse()?));
         }
-        let spelled = expand(text)?;
+        let spelled = range::expand(text)?;
         let meaning = if text.contains(['*', '?']) {
             Meaning::Patterns(spelled.iter().map(|pattern| WildMatch::new(pattern)).collect())
         } else {
@@ -109,54 +106,6 @@ pub fn split_words(text: &str) -> Vec<&str> {
     }
     words.push(&text[from..]);
     words
-}
-
-/// All texts that the ranges of this one stand for, in order.
-fn expand(text: &str) -> Result<Vec<String>, WordError> {
-    let wrong = |what| WordError::Range(text.to_owned(), what);
-    let (mut spelled, mut rest) = (vec![String::new()], text);
-    while let Some((before, after)) = rest.split_once('[') {
-        let (range, behind) = after.split_once(']').ok_or_else(|| wrong("a ']' is missing"))?;
-        let numbers = numbers(range, MOST / spelled.len()).map_err(|error| match error {
-            Some(what) => wrong(what),
-            None => WordError::Many(text.to_owned()),
-        })?;
-        let longer =
-            |start: &String| numbers.iter().map(move |number| format!("{start}{before}{number}")).collect::<Vec<_>>();
-        spelled = spelled.iter().flat_map(longer).collect();
-        rest = behind;
-    }
-    if rest.contains(']') {
-        return Err(wrong("a '[' is missing"));
-    }
-    for name in &mut spelled {
-        name.push_str(rest);
-    }
-    Ok(spelled)
-}
-
-/// The numbers of `1-20,25`, as they are written: with the zeros of `01-20`. The error is what is wrong; `None`: that there
-/// are more than `most`.
-fn numbers(range: &str, most: usize) -> Result<Vec<String>, Option<&'static str>> {
-    let read = |digits: &str| {
-        let is_number = !digits.is_empty() && digits.len() <= 18 && digits.bytes().all(|byte| byte.is_ascii_digit());
-        let number = is_number.then(|| digits.parse::<u64>().ok()).flatten();
-        number.ok_or(Some("there must be numbers, commas and minus signs between the brackets"))
-    };
-    let mut numbers = Vec::new();
-    for part in range.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (from, to) = (read(first)?, read(last)?);
-        if from > to {
-            return Err(Some("it ends before it begins"));
-        }
-        let width = if first.starts_with('0') { first.len() } else { 0 };
-        if to - from >= (most - numbers.len()) as u64 {
-            return Err(None);
-        }
-        numbers.extend((from..=to).map(|number| format!("{number:0width$}")));
-    }
-    Ok(numbers)
 }
 
 #[cfg(test)]

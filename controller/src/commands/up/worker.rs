@@ -129,7 +129,7 @@ grace = "{grace}"
 
 [actions]
 # Only the user who may run programs here anyway can reach this Redis.
-allow = ["exec"]
+allow = ["exec", "standing-order"]
 "#,
         redis = string(&directory.url),
         state = string(&directory.worker_state.to_string_lossy()),

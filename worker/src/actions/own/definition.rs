@@ -18,7 +18,7 @@ use super::{
     parameters,
     template::Template,
 };
-use crate::{policy::CANCEL, spelling::did_you_mean};
+use crate::{policy::RIGHTS, spelling::did_you_mean};
 
 /// Parameters of an action at most.
 const PARAMETERS: usize = 32;
@@ -70,7 +70,7 @@ fn check_name(name: &str, built_in: &[ActionSpec]) -> Result<(), String> {
         let rule = "small letters, digits, '-' and '_', beginning with a letter";
         return Err(format!("'{}' cannot be the name of an action: use {rule}", name.escape_debug()));
     }
-    if name == CANCEL || built_in.iter().any(|spec| spec.name == name) {
+    if RIGHTS.contains(&name) || built_in.iter().any(|spec| spec.name == name) {
         return Err(format!("'{name}' is an action of Redfleet itself, which no file can redefine"));
     }
     Ok(())
