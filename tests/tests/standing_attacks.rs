@@ -359,7 +359,9 @@ fn a_run_that_never_starts_ends_no_prior_one() {
     let usual = scene.order();
     let conduct = Conduct { overlap: Overlap::Cancel, ..usual.conduct.clone() };
     let arguments = Arguments::from([("argv".into(), Argument::List(argv))]);
-    let standing = stand(&StandingOrder { arguments, conduct, ..usual });
+    // Two of its instants lie behind: a schedule begins at its anchor.
+    let schedule = Schedule::Every { period_ms: MINUTE, anchor_ms: scene.now - MINUTE };
+    let standing = stand(&StandingOrder { arguments, conduct, schedule, ..usual });
     let older = scene.send_run(&standing, scene.now - MINUTE);
     gate.reached();
     let newer = run(&standing, scene.now);
@@ -368,6 +370,10 @@ fn a_run_that_never_starts_ends_no_prior_one() {
     let (_, proof) = targets.proofs().next().expect("a host");
     let cancel = Control::Cancel(Envelope { signed: ann().sign(&cancel), proof });
     scene.raw.add_control("web1", &cancel.fields());
+    eventually("the order to be remembered", || {
+        (scene.raw.query::<u64>(&["XLEN", "server:{web1}:control"]) == 0).then_some(())
+    });
+    scene.send_run(&standing, scene.now);
     assert_eq!(scene.raw.outcome("web1", &newer).state, State::Cancelled);
     // Redis forgets it, so that the host judges it once more.
     let kept: Vec<String> = scene.raw.query(&["KEYS", &format!("job:*{}*", newer.job)]);

@@ -86,6 +86,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::exit)]
 
 mod agent;
+pub mod alerts;
 mod approve;
 mod arguments;
 mod belief;

@@ -1,10 +1,8 @@
 //! `ctl serve`: the services that do what is due while nobody types.
 
-use std::{fs, path::Path, process, time::Duration};
+use std::time::Duration;
 
-use anyhow::Context;
-use protocol::{scheduled::End, time::read_duration};
-use serde::Deserialize;
+use protocol::scheduled::End;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -14,36 +12,15 @@ use crate::{
     cli::{schedules::Serve, settings::Settings},
     client::{Error, Fleet, KnownHosts, Scheduler, Scheduling},
     output::{Advice, Exit, Printer, Table, moments, style},
-    serve::{DRAIN, Life, Services},
+    serve::{DRAIN, Life, Services, config::Config},
 };
-
-/// The settings of `ctl serve`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct File {
-    /// What other instances know this one by.
-    name: Option<String>,
-    /// The longest time between two looks at the schedules.
-    interval: Option<String>,
-}
-
-/// The settings in force.
-#[derive(Clone, Debug)]
-struct Config {
-    name: String,
-    interval: Duration,
-}
-
-/// Between two looks where nothing else is set. A run that is due is not looked for later than that.
-const INTERVAL: Duration = Duration::from_secs(1);
-const INTERVAL_MAX: Duration = Duration::from_secs(60);
 
 /// The shortest sleep.
 const NAP: Duration = Duration::from_millis(10);
 
 /// Runs the services until they are told to stop.
 pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let config = read(options.config.as_deref())?;
+    let config = Config::read(options.config.as_deref())?;
     if options.check_config {
         let mut pairs = Table::of_pairs();
         pairs.pair("name", style::plain(&config.name));
@@ -83,28 +60,6 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
 async fn connect(settings: &Settings) -> anyhow::Result<Fleet> {
     let known_hosts = KnownHosts::open(&settings.known_hosts()?)?;
     Ok(Fleet::connect(&settings.redis()?, settings.namespace.as_ref()).await?.knowing(known_hosts))
-}
-
-fn read(path: Option<&Path>) -> anyhow::Result<Config> {
-    let file = match path {
-        Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            toml::from_str(&text).with_context(|| path.display().to_string())?
-        }
-        None => File::default(),
-    };
-    let interval = match &file.interval {
-        None => INTERVAL,
-        Some(text) => read_duration(text)
-            .ok()
-            .filter(|interval| (Duration::from_millis(100)..=INTERVAL_MAX).contains(interval))
-            .ok_or_else(|| Advice::new(format!("interval = '{text}': write a time from 100ms to 1m")))?,
-    };
-    let own = || {
-        let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-        format!("{}/{}", host.unwrap_or_else(|| "serve".to_owned()), process::id())
-    };
-    Ok(Config { name: file.name.filter(|name| !name.is_empty()).unwrap_or_else(own), interval })
 }
 
 /// Sends what standing orders ask for.

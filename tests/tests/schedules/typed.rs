@@ -101,5 +101,5 @@ fn the_settings_of_a_scheduler_are_checked() {
     let good = check("name = 'one'\ninterval = '500ms'\n").expect(0);
     assert!(good.stdout.contains("one") && good.stdout.contains("500 ms"), "{good}");
     assert!(check("nmae = 'one'\n").expect(1).stderr.contains("nmae"));
-    assert!(check("interval = '1h'\n").expect(1).stderr.contains("from 100ms to 1m"));
+    assert!(check("interval = '1h'\n").expect(1).stderr.contains("from 100ms to 60s"));
 }

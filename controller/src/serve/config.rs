@@ -1,0 +1,76 @@
+//! The settings of `ctl serve`, one section for each service.
+
+use std::{fs, path::Path, process, time::Duration};
+
+use anyhow::Context;
+use protocol::time::read_duration;
+use serde::Deserialize;
+
+/// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
+const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+const INTERVAL_MAX: Duration = Duration::from_secs(60);
+
+/// The settings as they are written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    /// What other instances know this one by.
+    name: Option<String>,
+    /// The longest time between two looks at the schedules.
+    interval: Option<String>,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What other instances know this one by.
+    pub name: String,
+    /// The longest time between two looks at the schedules.
+    pub interval: Duration,
+}
+
+impl Config {
+    /// Reads a file of settings. Without one, everything is as it is by default.
+    ///
+    /// # Errors
+    /// It cannot be read, or what it says cannot be.
+    pub fn read(path: Option<&Path>) -> anyhow::Result<Self> {
+        let file = match path {
+            Some(path) => {
+                let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                toml::from_str(&text).with_context(|| path.display().to_string())?
+            }
+            None => File::default(),
+        };
+        Self::judge(file).with_context(|| path.map_or_else(|| "the settings".into(), |path| path.display().to_string()))
+    }
+
+    fn judge(file: File) -> anyhow::Result<Self> {
+        let own = || {
+            let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+            format!("{}/{}", host.unwrap_or_else(|| "serve".to_owned()), process::id())
+        };
+        Ok(Self {
+            name: file.name.filter(|name| !name.is_empty()).unwrap_or_else(own),
+            interval: duration("interval", file.interval.as_deref(), INTERVAL, INTERVAL_MIN..=INTERVAL_MAX)?,
+        })
+    }
+}
+
+/// A time that is set, within its bounds; `usual` where it is not.
+///
+/// # Errors
+/// It is none, or beyond its bounds.
+pub fn duration(
+    name: &str,
+    text: Option<&str>,
+    usual: Duration,
+    bounds: std::ops::RangeInclusive<Duration>,
+) -> anyhow::Result<Duration> {
+    let Some(text) = text else { return Ok(usual) };
+    read_duration(text).ok().filter(|time| bounds.contains(time)).with_context(|| {
+        let (from, to) = (bounds.start(), bounds.end());
+        format!("{name} = '{text}': write a time from {from:?} to {to:?}")
+    })
+}
