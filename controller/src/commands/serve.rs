@@ -83,7 +83,7 @@ async fn schedule(
                 if std::mem::take(&mut is_away) {
                     say(Said::Back);
                 }
-                life.ready();
+                life.worked();
                 let until = next.map(|next| Duration::from_millis(next.saturating_sub(fleet.now())));
                 until.unwrap_or(config.interval).clamp(NAP, config.interval)
             }

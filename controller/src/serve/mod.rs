@@ -6,11 +6,16 @@
 
 pub mod config;
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +27,23 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 pub struct Life {
     stop: CancellationToken,
     ready: watch::Sender<bool>,
+    name: &'static str,
+    health: Health,
+}
+
+/// How the services are: shared by all of them.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    services: Arc<Mutex<Vec<(&'static str, Vital)>>>,
+}
+
+/// How a service is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Vital {
+    /// Whether it has said that it is ready.
+    pub is_ready: bool,
+    /// When it last did what it is there for.
+    pub worked: Option<Instant>,
 }
 
 /// How a service has ended.
@@ -39,12 +61,40 @@ pub struct Services {
     stop: CancellationToken,
     tasks: JoinSet<Ended>,
     ready: Vec<watch::Receiver<bool>>,
+    health: Health,
+}
+
+impl Health {
+    /// How each service is, by its name.
+    pub fn vitals(&self) -> Vec<(&'static str, Vital)> {
+        // A panic of a service while it held the lock cannot have left half a value.
+        self.services.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, name: &'static str, change: impl FnOnce(&mut Vital)) {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, vital)) = services.iter_mut().find(|(known, _)| *known == name) {
+            change(vital);
+        }
+    }
 }
 
 impl Life {
     /// Says that the service does its work from now on.
     pub fn ready(&self) {
         self.ready.send_replace(true);
+        self.health.change(self.name, |vital| vital.is_ready = true);
+    }
+
+    /// Says that it is ready, and that it has just done what it is there for: a round with all that it had to read and write.
+    pub fn worked(&self) {
+        self.ready();
+        self.health.change(self.name, |vital| vital.worked = Some(Instant::now()));
+    }
+
+    /// How all services are.
+    pub const fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Returns when the service is to stop.
@@ -59,13 +109,20 @@ impl Life {
 }
 
 impl Services {
+    /// How all services are.
+    pub const fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// Starts a service.
     pub fn start<F>(&mut self, name: &'static str, service: impl FnOnce(Life) -> F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let (ready, is_ready) = watch::channel(false);
-        let service = service(Life { stop: self.stop.clone(), ready });
+        let health = self.health.clone();
+        health.services.lock().unwrap_or_else(PoisonError::into_inner).push((name, Vital::default()));
+        let service = service(Life { stop: self.stop.clone(), ready, name, health });
         self.ready.push(is_ready);
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
