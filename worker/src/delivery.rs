@@ -44,7 +44,8 @@ impl Asker {
 
     /// It is a run of this schedule.
     pub(crate) fn stands(&mut self, name: &str, ends_prior: bool) {
-        self.standing_order = Some(excerpt(name, log::NAME));
+        // In full, though it is long: two names may begin alike. Its characters are those of a name.
+        self.standing_order = Some(name.to_owned());
         self.ends_prior = ends_prior;
     }
 

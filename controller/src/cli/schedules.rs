@@ -46,6 +46,9 @@ pub enum Schedule {
         /// Print the job's id and do not wait
         #[arg(short, long)]
         detach: bool,
+        /// Do not ask, also where the standing order was not signed with your key
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Remove a schedule and its history
     Rm {

@@ -123,6 +123,13 @@ impl Signer {
         self.certificate.as_deref()
     }
 
+    /// Whether this key has made a signature over these bytes, for this purpose.
+    pub fn has_signed(&self, namespace: &str, (bytes, signature): (&[u8], &[u8])) -> bool {
+        let Ok(signature) = Signature::from_bytes(signature) else { return false };
+        let is_own = signature.signer().plain().fingerprint() == self.fingerprint().to_string();
+        is_own && signature.verify(namespace, bytes).is_ok()
+    }
+
     /// The key's fingerprint, as `ssh-keygen -l` shows it.
     pub fn fingerprint(&self) -> Fingerprint {
         self.public.fingerprint(HashAlg::Sha256)

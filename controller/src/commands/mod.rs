@@ -7,6 +7,7 @@ mod content;
 mod delivery;
 mod deploy;
 mod doctor;
+mod doubt;
 mod enroll;
 mod exec;
 mod file;

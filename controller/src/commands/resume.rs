@@ -3,7 +3,7 @@
 use std::slice;
 
 use super::{
-    last, proposal,
+    doubt, last, proposal,
     register::Register,
     rolling::{Rolling, foretell, roll},
     secrets,
@@ -109,26 +109,10 @@ fn agree(
         doubts.push("a ctl has driven it within the last seconds; if it lives, it begins no further wave".to_owned());
     }
     let strange: Vec<_> = runs.iter().filter(|run| !run.is_signed_by(signer)).collect();
-    for line in strange.iter().flat_map(|run| described(run, settings, printer).lines(None)) {
-        if is_sure { printer.note(&line) } else { printer.trouble(&line) }
-    }
     if !strange.is_empty() {
-        doubts.push(format!("it was not signed with your key, and you would sign it as {}", settings.operator));
+        doubts.push(doubt::not_yours(&settings.operator));
     }
-    if is_sure || doubts.is_empty() {
-        return Ok(());
-    }
-    for doubt in &doubts {
-        printer.trouble(doubt);
-    }
-    match Printer::confirm("Go on?") {
-        Some(true) => Ok(()),
-        Some(false) => Err(Advice::new("nothing was sent").into()),
-        None => {
-            let nobody = Advice::new("nothing was sent: there is no terminal to ask at");
-            Err(nobody.hint("if you have seen what it does: --yes").into())
-        }
-    }
+    doubt::agree(strange.iter().map(|run| described(run, settings, printer)), &doubts, is_sure, printer)
 }
 
 /// Whether a living `ctl` drives the run, as far as is known at `now`.

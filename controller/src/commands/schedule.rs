@@ -13,17 +13,19 @@ use protocol::{
     standing::{Conduct, Overlap, StandingOrder, selector::Selector},
     targets::Targets,
     time::{Millis, show_moment},
+    trust::sshsig,
 };
 use serde_json::{Value, json};
 
 use super::{
+    doubt, proposal,
     register::Register,
     watch::{self, Live, Sent},
 };
 use crate::{
     cli::{keys, schedules::Schedule as Command, settings::Settings},
     client::{Fleet, Request, ends_soon, in_words, next_times, silent_until},
-    output::{Advice, Cell, Exit, Format, Printer, Table, events, moments, style, summary},
+    output::{Advice, Cell, Exit, Format, Printer, Table, events, fold, moments, style, summary},
 };
 
 /// Runs a command on schedules.
@@ -44,7 +46,7 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
             let word = if was_paused { "resumed" } else { "it was not paused" };
             printer.note(&format!("{name}: {word}; next: {next}"));
         }
-        Command::RunNow { name, detach } => return run_now(&name, detach, fleet, settings, printer).await,
+        Command::RunNow { name, detach, yes } => return run_now(&name, detach, yes, fleet, settings, printer).await,
         Command::Rm { name, yes } => remove(&name, yes, fleet, printer).await?,
         Command::History { name, limit } => history(&name, limit, fleet, printer).await?,
     }
@@ -235,7 +237,7 @@ async fn show(name: &ScheduleName, fleet: &mut Fleet, settings: &Settings, print
     }
     let signed = scheduled.standing.signed();
     let register = Register::read(settings, now, printer);
-    let by = register.judge(&order.operator, protocol::trust::sshsig::STANDING, (&signed.bytes, &signed.signature));
+    let by = register.judge(&order.operator, sshsig::STANDING, (&signed.bytes, &signed.signature));
     let mut pairs = Table::of_pairs();
     pairs.pair("schedule", name.as_str());
     pairs.pair("when", style::plain(&in_words(&order.schedule)));
@@ -284,13 +286,35 @@ async fn show(name: &ScheduleName, fleet: &mut Fleet, settings: &Settings, print
 async fn run_now(
     name: &ScheduleName,
     detach: bool,
+    is_sure: bool,
     fleet: &mut Fleet,
     settings: &Settings,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let order = fleet.schedule(name).await?.order().clone();
+    let standing = fleet.schedule(name).await?.standing;
+    let order = standing.order().clone();
     let hosts = fleet.selected_hosts(&order.selector).await?;
     let hosts = fleet.hosts(&hosts).await?;
+    let signer = keys::open(settings).await?;
+
+    // The order stands in Redis, where somebody may have put another one.
+    let signed = standing.signed();
+    if !signer.has_signed(sshsig::STANDING, (&signed.bytes, &signed.signature)) {
+        let by = Register::read(settings, fleet.now(), printer).judge(
+            &order.operator,
+            sshsig::STANDING,
+            (&signed.bytes, &signed.signature),
+        );
+        let names: Vec<_> = hosts.iter().map(|host| &host.name).collect();
+        let mut pairs = Table::of_pairs();
+        pairs.pair("ordered by", format!("{}, {}", by.shown(), moments::exact(order.issued_at_ms)));
+        pairs.pair("action", style::exact(&order.action));
+        for (name, words) in proposal::arguments(&order.arguments) {
+            pairs.pair(&format!("  {}", style::exact(&name)), words);
+        }
+        pairs.pair("on", format!("{}: {}", summary::hosts(names.len()), fold::names(&names)));
+        doubt::agree([pairs], &[doubt::not_yours(&settings.operator)], is_sure, printer)?;
+    }
     let request = Request {
         action: order.action,
         arguments: order.arguments,
@@ -303,7 +327,6 @@ async fn run_now(
         operator: settings.operator.clone(),
         trace: settings.trace.clone(),
     };
-    let signer = keys::open(settings).await?;
     let job = fleet.dispatch(request, &signer, &mut |event| events::note_dispatch(&event, printer)).await?;
     let sent = Sent { detach, live: Live::Results, wait: false };
     watch::sent(fleet, &job, &hosts, &sent, printer).await

@@ -1,6 +1,6 @@
 //! What operators type about schedules, and what they are told.
 
-use tests::{Ctl, Raw};
+use tests::{Ctl, Raw, Signatory};
 
 use super::{Hosts, ended};
 
@@ -43,6 +43,22 @@ fn a_schedule_is_added_shown_listed_run_and_removed() {
     assert!(gone.stderr.contains("there is no schedule night"), "{gone}");
     let keys: Vec<String> = Raw::on(&hosts.redis).query(&["KEYS", "schedule:*"]);
     assert!(keys.is_empty(), "{keys:?}");
+}
+
+/// Whoever can write to Redis can put another order there. It must not become a job of the operator's unseen.
+#[test]
+fn what_stands_in_redis_is_not_signed_unseen() {
+    let hosts = Hosts::start(1);
+    hosts.add("--every 10h", "true");
+    let mallory = Ctl::on(&hosts.redis).with_key(&Signatory::new(66));
+    let words = ["schedule", "add", "tidy", "--replace", "--every", "10h", "--all", "exec", "--", "sh", "-c"];
+    mallory.run(words.into_iter().chain([hosts.script().as_str()])).expect(0);
+    let refused = hosts.ctl.run(["schedule", "run-now", "tidy"]).expect(1);
+    assert!(refused.stderr.contains("it was not signed with your key"), "{refused}");
+    assert!(refused.stderr.contains("$REDFLEET_JOB"), "what it would do is shown: {refused}");
+    assert!(hosts.ran("web1").is_empty());
+    hosts.ctl.run(["schedule", "run-now", "tidy", "--yes"]).expect(0);
+    assert_eq!(hosts.ran("web1").len(), 1);
 }
 
 #[test]

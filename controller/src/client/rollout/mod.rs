@@ -18,7 +18,7 @@ use protocol::{
     rollout::{Plan, RolloutRecord, Wave, Waves, next},
     targets::Targets,
     time::Millis,
-    trust::sshsig::{self, Signature},
+    trust::sshsig,
 };
 use redis::{Pipeline, Value};
 
@@ -92,14 +92,14 @@ impl Rollout {
 
     /// Whether this key has signed the plan.
     pub fn is_signed_by(&self, signer: &Signer) -> bool {
-        is_signed_by(signer, sshsig::ROLLOUT, self.signed())
+        signer.has_signed(sshsig::ROLLOUT, self.signed())
     }
 }
 
 impl Job {
     /// Whether this key has signed the job.
     pub fn is_signed_by(&self, signer: &Signer) -> bool {
-        is_signed_by(signer, sshsig::JOB, (&self.record.signed.bytes, &self.record.signed.signature))
+        signer.has_signed(sshsig::JOB, (&self.record.signed.bytes, &self.record.signed.signature))
     }
 
     /// The rolling run of which it is a wave. Nobody vouches for this.
@@ -114,12 +114,6 @@ impl Request {
     pub fn to(&self, hosts: impl IntoIterator<Item = HostName>) -> Self {
         Self { targets: Targets::new(hosts), ..self.clone() }
     }
-}
-
-fn is_signed_by(signer: &Signer, namespace: &str, (bytes, signature): (&[u8], &[u8])) -> bool {
-    let Ok(signature) = Signature::from_bytes(signature) else { return false };
-    let is_theirs = signature.signer().plain().fingerprint() == signer.fingerprint().to_string();
-    is_theirs && signature.verify(namespace, bytes).is_ok()
 }
 
 impl Fleet {
