@@ -36,8 +36,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    fn with(settings: &str) -> Self {
         let redis = Redis::start();
-        let options = Worker::on(&redis).config(POLICY);
+        let options = Worker::on(&redis).config(&format!("{settings}{POLICY}"));
         options.trust(&[ann().line("ann", ""), Signatory::new(11).line("bob", "")].concat());
         let worker = options.start();
         worker.wait_online();
@@ -90,6 +94,20 @@ impl Scene {
         assert_eq!(outcome.state, State::Rejected, "{outcome:?}");
         let reason = outcome.reason.expect("a reason");
         assert!(reason.contains(why), "{reason}");
+    }
+
+    /// Revokes ann's key, and waits until that is in force: a job of hers is refused then.
+    #[track_caller]
+    fn revoke_ann(&mut self) {
+        let revoked = self.worker.options().directory().join("revoked");
+        std::fs::write(revoked, ann().line("", "").trim_start()).expect("a list");
+        self.worker.hangup();
+        eventually("the revocation", || {
+            let ping = renewed(Manifest { operator: "ann".into(), ..self.raw.manifest(&["web1"], "ping") });
+            let signed = ann().sign(&ping);
+            self.send(&signed.signature, &ping);
+            self.raw.outcome("web1", &ping).reason?.contains("is revoked").then_some(())
+        });
     }
 
     /// Nothing of what was sent has run, and what ann has ordered does.
@@ -333,19 +351,47 @@ fn attack_going_on_with_the_standing_order_of_a_revoked_key() {
     let standing = stand(&scene.order());
     let sent = scene.send_run(&standing, scene.now);
     assert_eq!(scene.raw.outcome("web1", &sent).state, State::Succeeded);
-    let revoked = scene.worker.options().directory().join("revoked");
-    std::fs::write(revoked, ann().line("", "").trim_start()).expect("a list");
-    scene.worker.hangup();
-    // It is in force once a job of hers is refused.
-    eventually("the revocation", || {
-        let ping = renewed(Manifest { operator: "ann".into(), ..scene.raw.manifest(&["web1"], "exec") });
-        let signed = ann().sign(&ping);
-        scene.send(&signed.signature, &ping);
-        scene.raw.outcome("web1", &ping).reason?.contains("is revoked").then_some(())
-    });
+    scene.revoke_ann();
     let sent = scene.send_run(&standing, scene.now - 2 * MINUTE);
     scene.refused(&sent, "is revoked");
     assert_eq!(scene.evidence.count(), 1);
+}
+
+#[test]
+fn attack_running_a_run_again_by_attempts_that_were_not_ordered() {
+    let mut scene = Scene::new();
+    let usual = scene.order();
+    let conduct = Conduct { retries: 1, ..usual.conduct.clone() };
+    let standing = stand(&StandingOrder { conduct, ..usual });
+    let root = Targets::new(["web1".parse().expect("a name")]).root();
+    for (attempt, evidence) in [(0, 1), (1, 2)] {
+        let run = standing.run(scene.now, attempt, root.clone());
+        scene.send(&standing.voucher(), &run);
+        assert_eq!(scene.raw.outcome("web1", &run).state, State::Succeeded);
+        assert_eq!(scene.evidence.count(), evidence);
+    }
+    let run = standing.run(scene.now, 2, root);
+    scene.send(&standing.voucher(), &run);
+    scene.refused(&run, "it is not what the standing order 'tidy' asks for");
+    assert_eq!(scene.evidence.count(), 2);
+}
+
+#[test]
+fn attack_running_a_run_whose_key_was_revoked_while_it_waited() {
+    let mut scene = Scene::with("slots = 2\n");
+    let mut gate = Gate::new(&scene.redis, "gate");
+    let argv = ["sh".to_owned(), "-c".into(), gate.script()].into();
+    let held = StandingOrder { arguments: Arguments::from([("argv".into(), Argument::List(argv))]), ..scene.order() };
+    let held = scene.send_run(&stand(&held), scene.now);
+    gate.reached();
+    // One slot is kept for what only reads: this one waits.
+    let waits = stand(&scene.order());
+    let waits = scene.send_run(&waits, scene.now);
+    scene.revoke_ann();
+    gate.open();
+    assert_eq!(scene.raw.outcome("web1", &held).state, State::Succeeded);
+    scene.refused(&waits, "is revoked");
+    assert_eq!(scene.evidence.count(), 0);
 }
 
 /// Where the next run ends the prior one, that is one that starts: not one that is sent though it was cancelled, or comes too
