@@ -148,7 +148,9 @@ pub enum Unfounded {
     #[error("the standing order '{0}' is valid for more than {most}", most = show_duration(limits::STANDING_MAX))]
     Life(ScheduleName),
     /// The command is another one than the order asks for.
-    #[error("it is not what the standing order '{0}' asks for: action, arguments, deadlines, attempt or fleet are others")]
+    #[error(
+        "it is not what the standing order '{0}' asks for: action, arguments, deadlines, attempt or fleet are others"
+    )]
     Other(ScheduleName),
     /// It is for none of the order's times.
     #[error("the standing order '{name}' has no run at {}", show_moment(*.instant_ms))]
