@@ -61,7 +61,8 @@ fn pairs(status: &RedisStatus, now: u64) -> Table {
         };
         let is_bad = matches!((*name, text.as_str()), ("replication_broken" | "persistence_failing", "1"));
         let cell = if is_bad { Cell::styled(&shown, style::BAD) } else { shown.as_str().into() };
-        pairs.pair(&figures::label(name), cell);
+        let label = if *name == "uptime_in_seconds" { "uptime".to_owned() } else { figures::label(name) };
+        pairs.pair(&label, cell);
     }
     pairs
 }

@@ -3,7 +3,6 @@
 use std::env;
 
 use protocol::time::Millis;
-use serde_json::json;
 
 use super::{figures, moments, style};
 use crate::client::History;
@@ -78,7 +77,8 @@ pub fn shown(name: &str, figure: f64) -> String {
         "used_memory" | "used_memory_peak" | "used_memory_rss" | "maxmemory" | "total_system_memory" => {
             figures::bytes(figure)
         }
-        _ => figures::value(name, &json!((figure * 100.0).round() / 100.0)),
+        // As a text, a whole number has no decimals.
+        _ => figures::value(name, &((figure * 100.0).round() / 100.0).to_string().into()),
     }
 }
 
