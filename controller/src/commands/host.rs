@@ -31,7 +31,7 @@ pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> an
     match command {
         Command::List(targeting) => list(*targeting, &mut connect().await?, printer).await?,
         Command::Show { name, since: Some(since) } => {
-            show_history(&mut connect().await?, &name, since, printer).await?
+            show_history(&mut connect().await?, &name, since, printer).await?;
         }
         Command::Show { name, since: None } => show(&mut connect().await?, &name, namespace, printer).await?,
         Command::Watch(whom) => return host_watch::run(*whom, &mut connect().await?, printer).await,

@@ -55,7 +55,9 @@ fn pairs(status: &RedisStatus, now: u64) -> Table {
         let shown = match (*name, text.parse::<f64>()) {
             ("maxmemory", Ok(0.0)) => "none".to_owned(),
             ("uptime_in_seconds", Ok(seconds)) => figures::value("_seconds", &json!(seconds)),
-            ("rdb_last_save_time", Ok(seconds)) => moments::exact((seconds * 1000.0) as u64),
+            ("rdb_last_save_time", _) => text
+                .parse()
+                .map_or_else(|_| style::plain(text), |seconds: u64| moments::exact(seconds.saturating_mul(1000))),
             (_, Ok(figure)) => chart::shown(name, figure),
             (_, Err(_)) => style::plain(text),
         };

@@ -56,11 +56,9 @@ pub fn lines(history: &History, width: Option<usize>, ascii: bool) -> Vec<String
 
     let line = |label_text: &str, drawn: &str, values: &[String; 4]| {
         let pad = |text: &str, width: usize| " ".repeat(width.saturating_sub(length(text)));
-        let mut line = format!("{label_text}{}  {drawn}{}", pad(label_text, label), pad(drawn, chart));
-        for (value, width) in values.iter().zip(columns) {
-            line += &format!("  {}{value}", pad(value, width));
-        }
-        line
+        let values = values.iter().zip(columns).map(|(value, width)| format!("  {}{value}", pad(value, width)));
+        let values: String = values.collect();
+        format!("{label_text}{}  {drawn}{}{values}", pad(label_text, label), pad(drawn, chart))
     };
     let heading = line("", &axis(history.from_ms, history.until_ms, chart), &headings.map(str::to_owned));
     let mut lines = vec![style::paint(style::HEADING, &heading)];
