@@ -37,10 +37,11 @@ pub fn lines(history: &History, width: Option<usize>, ascii: bool) -> Vec<String
     let mut rows = Vec::new();
     for name in &history.names {
         let known: Vec<f64> = history.of(name).map(|(_, figure)| figure).collect();
-        let Some(last) = known.last() else { continue };
-        let (least, greatest) = known.iter().fold((*last, *last), |(low, high), one| (low.min(*one), high.max(*one)));
+        let Some(newest) = known.last() else { continue };
+        let (least, greatest) =
+            known.iter().fold((*newest, *newest), |(low, high), one| (low.min(*one), high.max(*one)));
         let mean = known.iter().sum::<f64>() / known.len() as f64;
-        rows.push((*name, [least, mean, greatest, *last].map(|figure| shown(name, figure))));
+        rows.push((*name, [least, mean, greatest, *newest].map(|figure| shown(name, figure))));
     }
     if rows.is_empty() {
         return Vec::new();
