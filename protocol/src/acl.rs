@@ -153,6 +153,7 @@ fn of_worker(keys: &Keys, host: &HostName) -> Vec<Grant> {
             &["hset", "del", "expire", "exists"],
             "publish its own facts, labels, status and figures; keep what controllers set for as long",
         ),
+        grant(Both, [keys.history(host)], &["eval", "xadd", "xrevrange"], "keep the history of its own figures"),
         grant(Write, [keys.servers()], &["zadd", "zremrangebyrank"], "its heartbeat in the index of hosts"),
         grant(
             Both,
@@ -265,6 +266,12 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
             "keep schedules, and account for their runs",
         ),
         grant(
+            Both,
+            [keys.redis_status(), keys.redis_history()],
+            &["eval", "del", "hset", "xadd", "xrevrange", "expire", "pttl"],
+            "ctl serve: keep how Redis itself is",
+        ),
+        grant(
             Read,
             [keys.pattern_of_host(&Any), keys.pattern_of_job(), keys.artifact(&Any, Any), keys.servers(), keys.jobs()],
             &["pttl", "zcard"],
@@ -283,11 +290,15 @@ fn of_reader(keys: &Keys) -> Vec<Grant> {
 }
 
 /// What both a controller and a reader look at.
-fn looks(keys: &Keys) -> [Grant; 3] {
+fn looks(keys: &Keys) -> [Grant; 4] {
     let schedules = [keys.schedules(), keys.schedule(&Any), keys.schedule_open(&Any), keys.schedule_runs(&Any)];
     let own = [keys.facts(&Any), keys.labels(&Any), keys.set_labels(&Any), keys.status(&Any)];
     let metrics = MetricGroup::ALL.map(|group| keys.metrics(&Any, group));
-    let hosts = own.into_iter().chain(metrics).chain([keys.custom(&Any, Any), keys.groups()]).chain(schedules);
+    let hosts = own
+        .into_iter()
+        .chain(metrics)
+        .chain([keys.custom(&Any, Any), keys.groups(), keys.redis_status()])
+        .chain(schedules);
     let see_hosts = "see hosts, their facts and figures, groups of hosts, and schedules";
     [
         Grant { access: Access::Read, keys: hosts.collect(), commands: &["hgetall", "hget", "hmget"], why: see_hosts },
@@ -296,6 +307,12 @@ fn looks(keys: &Keys) -> [Grant; 3] {
             [keys.servers(), keys.jobs()],
             &["zrevrange", "zscore"],
             "see which hosts and jobs there are",
+        ),
+        grant(
+            Access::Read,
+            [keys.history(&Any), keys.redis_history()],
+            &["xrevrange"],
+            "see how hosts and Redis itself were",
         ),
         grant(
             Access::Read,

@@ -140,11 +140,19 @@ impl Keys {
         self.server(host, &format!("custom:{action}"))
     }
 
+    /// Stream: means of figures, an entry for each step. See [`crate::history`]. Capped at [`limits::HISTORY_ENTRIES`], expires
+    /// [`limits::HISTORY_RETENTION`] after the last entry.
+    pub fn history(&self, host: &impl HostPart) -> String {
+        self.server(host, "history")
+    }
+
     /// All keys of a host, but those of its own actions.
     pub fn of_host(&self, host: &impl HostPart) -> Vec<String> {
         let streams = [self.commands(host), self.control(host)];
         let own = streams.into_iter().chain([self.facts(host), self.labels(host), self.status(host)]);
-        own.chain([self.set_labels(host)]).chain(MetricGroup::ALL.map(|group| self.metrics(host, group))).collect()
+        own.chain([self.set_labels(host), self.history(host)])
+            .chain(MetricGroup::ALL.map(|group| self.metrics(host, group)))
+            .collect()
     }
 
     /// Pattern that matches every key of a host, those of later releases too.
@@ -257,6 +265,16 @@ impl Keys {
         format!("{}:runs", self.schedule(name))
     }
 
+    /// Hash: how Redis itself is. Expires [`limits::REDIS_STATUS_RETENTION`] after the last look.
+    pub fn redis_status(&self) -> String {
+        format!("{}redis:status", self.prefix)
+    }
+
+    /// Stream: how Redis itself was, an entry for each step. Capped and expires like the history of a host.
+    pub fn redis_history(&self) -> String {
+        format!("{}redis:history", self.prefix)
+    }
+
     /// Pattern that matches every key of this namespace, for `SCAN`.
     pub fn pattern(&self) -> String {
         format!("{}*", self.prefix)
@@ -270,6 +288,8 @@ impl Keys {
             "jobs" => return Some(Retention::Members(limits::JOBS)),
             "groups" => return Some(Retention::Fields(limits::GROUPS)),
             "schedules" => return Some(Retention::Fields(limits::SCHEDULES)),
+            "redis:status" => return Some(Retention::Expires(limits::REDIS_STATUS_RETENTION)),
+            "redis:history" => return Some(Retention::Expires(limits::HISTORY_RETENTION)),
             _ if key.starts_with("schedule:{") => {
                 return Some(Retention::Expires(limits::STANDING_MAX + limits::RETENTION_MAX));
             }
@@ -280,6 +300,7 @@ impl Keys {
                 "commands" => Retention::Age(limits::START_BY_MAX + limits::QUEUE_MAX),
                 "control" => Retention::Entries(limits::CONTROL_ENTRIES),
                 "facts" | "labels" | "set-labels" | "status" => Retention::Expires(limits::HOST_RETENTION),
+                "history" => Retention::Expires(limits::HISTORY_RETENTION),
                 _ => Retention::Expires(limits::METRICS_RETENTION),
             });
         }
@@ -327,6 +348,9 @@ mod tests {
             keys.status(&host),
             keys.metrics(&host, MetricGroup::Cpu),
             keys.custom(&host, "backup"),
+            keys.history(&host),
+            keys.redis_status(),
+            keys.redis_history(),
             keys.servers(),
             keys.job(job),
             keys.job_hosts(job),

@@ -17,6 +17,7 @@ pub mod control;
 pub mod diagnosis;
 pub mod environment;
 pub mod event;
+pub mod history;
 pub mod job;
 pub mod keys;
 pub mod limits;

@@ -192,4 +192,12 @@ limits! {
     PARTIAL_KEEP: Duration = Duration::from_secs(24 * 3600);
     /// How long a host's metrics outlive the last sample.
     METRICS_RETENTION: Duration = Duration::from_secs(3600);
+    /// How far back the history of figures reaches.
+    HISTORY_SPAN: Duration = Duration::from_secs(24 * 3600);
+    /// How long the history of figures outlives its last entry.
+    HISTORY_RETENTION: Duration = Duration::from_secs(25 * 3600);
+    /// Entries of a history, however short its steps are.
+    HISTORY_ENTRIES: usize = 1_440;
+    /// How long the state of Redis itself is kept after somebody has last looked at it.
+    REDIS_STATUS_RETENTION: Duration = Duration::from_secs(3600);
 }

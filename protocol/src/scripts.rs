@@ -72,6 +72,23 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
 ";
 
+/// Adds an entry to a history, unless there is one of this moment or a later one: whoever comes first wins, and nothing stands
+/// there twice. Where a clock was ahead, nothing is added until that time has come, or the history expires.
+///
+/// ```text
+/// KEYS[1] → server:{HOST}:history, or redis:history
+/// ARGV[1] → the beginning of the step, in milliseconds   ARGV[2] → most entries   ARGV[3] → seconds until the key expires
+/// ARGV[4…] → fields and values
+/// Returns 1, or 0 where nothing was written
+/// ```
+pub const APPEND_HISTORY: &str = "\
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if last and tonumber(string.match(last[1], '^%d+')) >= tonumber(ARGV[1]) then return 0 end
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[2], ARGV[1] .. '-0', unpack(ARGV, 4))
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+";
+
 /// Publishes a host's state, and with a terminal state its result. Where its result is published already, both stay,
 /// whatever arrives late or twice. A terminal state without a result is not the host's own, and is replaced.
 ///

@@ -14,7 +14,7 @@ use clap::Parser;
 use protocol::{
     action::ActionSpec,
     connection::Address,
-    environment,
+    environment, limits,
     name::{HostName, Namespace},
     time,
     tls::{TlsError, TlsFiles},
@@ -121,6 +121,8 @@ struct File {
     reserved: Option<usize>,
     #[serde(deserialize_with = "duration")]
     sample_interval: Option<Duration>,
+    #[serde(deserialize_with = "duration_or_off")]
+    history_step: Option<Option<Duration>>,
     #[serde(deserialize_with = "duration")]
     grace: Option<Duration>,
     labels: BTreeMap<String, String>,
@@ -164,6 +166,13 @@ fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::
     time::read_duration(&String::deserialize(input)?).map(Some).map_err(D::Error::custom)
 }
 
+/// A duration, or `off`.
+fn duration_or_off<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<Duration>>, D::Error> {
+    let text = String::deserialize(input)?;
+    let step = if text == "off" { None } else { Some(time::read_duration(&text).map_err(D::Error::custom)?) };
+    Ok(Some(step))
+}
+
 /// The resolved settings.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -189,6 +198,8 @@ pub struct Config {
     pub reserved: usize,
     /// How often the metrics are sampled.
     pub sample_interval: Duration,
+    /// How long the steps are whose means are kept for a day, in whole seconds; `None`: none are.
+    pub history_step: Option<Duration>,
     /// How long running commands may go on after SIGTERM.
     pub grace: Duration,
     /// Published as they are.
@@ -259,6 +270,9 @@ pub enum ConfigError {
 /// A slot costs memory only while it is used; this many cannot be meant.
 const MAX_SLOTS: usize = 1024;
 
+/// How long the steps of the history are where nothing else is set.
+const HISTORY_STEP: Duration = Duration::from_secs(300);
+
 impl Config {
     /// Resolves flags and environment (which clap has merged already) with the file and the defaults.
     pub fn resolve(options: Options) -> Result<Self, ConfigError> {
@@ -292,6 +306,7 @@ impl Config {
         if sample_interval < Duration::from_secs(1) {
             return Err(ConfigError::Value("sample_interval must be at least 1s".into()));
         }
+        let history_step = history_step(file.history_step, sample_interval)?;
         let files = files::Allowed { put: file.files.put, get: file.files.get };
         if let Some(problem) = files.problem() {
             return Err(ConfigError::Value(problem));
@@ -318,6 +333,7 @@ impl Config {
             slots,
             reserved,
             sample_interval,
+            history_step,
             grace: file.grace.unwrap_or(Duration::from_secs(30)),
             labels: file.labels,
             apps: apps::Settings::read(file.apps, &services)?,
@@ -402,6 +418,7 @@ impl Config {
             ("slots", self.slots.to_string()),
             ("reserved", self.reserved.to_string()),
             ("sample_interval", time::show_duration(self.sample_interval)),
+            ("history_step", self.history_step.map_or_else(|| "off".into(), time::show_duration)),
             ("grace", time::show_duration(self.grace)),
             ("labels", list(&labels)),
             ("actions_dir", self.actions_dir.to_string()),
@@ -417,6 +434,21 @@ impl Config {
         let policy = self.policy.describe().into_iter().map(|rule| format!("{:<16} {rule}\n", "policy"));
         let own = self.own.specs().map(|spec| format!("{:<16} {}: {}\n", "own action", spec.name, spec.summary));
         Ok(settings.into_iter().chain(policy).chain(own).collect())
+    }
+}
+
+/// How long the steps of the history are: as long as a sample at least.
+fn history_step(set: Option<Option<Duration>>, sample_interval: Duration) -> Result<Option<Duration>, ConfigError> {
+    let longest = limits::HISTORY_SPAN;
+    match set {
+        None => Ok(Some(HISTORY_STEP.max(sample_interval)).filter(|step| *step <= longest)),
+        Some(Some(step)) if step < sample_interval || step > longest || step.subsec_nanos() != 0 => {
+            let longest = time::show_duration(longest);
+            Err(ConfigError::Value(format!(
+                "history_step must be 'off', or whole seconds from sample_interval to {longest}"
+            )))
+        }
+        Some(step) => Ok(step),
     }
 }
 

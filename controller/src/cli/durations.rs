@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::time::read_duration;
+use protocol::{limits::HISTORY_SPAN, time::read_duration};
 
 /// Reads a duration that may be as long as `longest`.
 pub fn up_to(longest: Duration) -> impl Fn(&str) -> Result<Duration, String> + Clone {
@@ -18,6 +18,13 @@ pub fn up_to(longest: Duration) -> impl Fn(&str) -> Result<Duration, String> + C
     }
 }
 
+/// Reads how far a look at the history goes back: no less than a minute, and no more than is kept.
+pub fn of_history(text: &str) -> Result<Duration, String> {
+    let since = read_duration(text)?;
+    let is_kept = (Duration::from_secs(60)..=HISTORY_SPAN).contains(&since);
+    if is_kept { Ok(since) } else { Err("figures are kept for a day: write a time from 1m to 24h".into()) }
+}
+
 #[cfg(test)]
 mod tests {
     use protocol::limits;
@@ -30,5 +37,15 @@ mod tests {
         assert!(start_by("7d").is_ok());
         assert!(start_by("8d").unwrap_err().contains("7 days"));
         assert!(start_by("0s").is_err());
+    }
+
+    #[test]
+    fn a_look_back_has_bounds() {
+        for text in ["1m", "6h", "1d"] {
+            assert!(of_history(text).is_ok(), "{text}");
+        }
+        for text in ["59s", "25h", "0s", "6", ""] {
+            assert!(of_history(text).is_err(), "{text}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use protocol::{limits, name::HostName, trust};
 use super::{
     completers, deploys,
     durations::up_to,
-    groups, help, hosts, jobs, playbooks, schedules,
+    groups, help, hosts, jobs, playbooks, redis, schedules,
     settings::Global,
     sizes,
     targeting::{Targeting, Words, words},
@@ -66,6 +66,9 @@ pub enum Command {
     #[command(subcommand, disable_help_subcommand = true)]
     Schedule(schedules::Schedule),
     Serve(schedules::Serve),
+    /// Look at Redis itself
+    #[command(subcommand, disable_help_subcommand = true)]
+    Redis(redis::Redis),
     /// The key that signs what you send, and whose keys the hosts trust
     #[command(subcommand, disable_help_subcommand = true)]
     Key(Key),

@@ -1,13 +1,15 @@
 //! The grammar of `ctl host`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use protocol::{connection::Address, name::HostName};
 
 use super::{
-    completers, help,
+    completers,
+    durations::of_history,
+    help,
     targeting::{Narrowing, Targeting, Whom, Words, words},
 };
 use crate::client::LabelChange;
@@ -18,11 +20,14 @@ pub enum Host {
     /// List hosts, those that are offline first
     #[command(alias = "ls", after_help = help::TARGETING)]
     List(Box<Targeting>),
-    /// Show a host's state, facts, labels and current figures
+    /// Show a host's state, facts, labels and current figures, or how its figures were
     Show {
         /// Host
         #[arg(value_name = "NAME", add = ArgValueCompleter::new(completers::hosts))]
         name: String,
+        /// Draw how its figures were for so long, such as 90m or 6h, at most 24h
+        #[arg(long, value_name = "DURATION", value_parser = of_history)]
+        since: Option<Duration>,
     },
     /// Show the key that a host's results must be signed with
     ///

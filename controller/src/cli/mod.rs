@@ -15,6 +15,7 @@ pub mod keys;
 pub mod parse;
 pub mod passphrase;
 pub mod playbooks;
+pub mod redis;
 pub mod schedules;
 pub mod settings;
 pub mod sizes;

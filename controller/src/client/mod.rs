@@ -101,6 +101,7 @@ mod fleet;
 mod follow;
 mod forget;
 mod groups;
+mod history;
 mod hosts;
 mod inbox;
 mod jobs;
@@ -111,6 +112,7 @@ mod overview;
 mod presence;
 mod proposal;
 pub mod redis_info;
+mod redis_status;
 mod rollout;
 mod running;
 mod scheduler;
@@ -140,6 +142,7 @@ pub use self::{
     follow::Follower,
     forget::Forgotten,
     groups::Groups,
+    history::{History, Point},
     hosts::{Catalogue, Host, HostDetails, Labels},
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
@@ -147,6 +150,7 @@ pub use self::{
     overview::{Figure, Figures, Overview, Vitals},
     presence::{Change, Happening, Presence},
     proposal::{Proposal, ProposalError},
+    redis_status::{RedisStatus, RedisWatch},
     rollout::{Budget, BudgetError, Chain, Course, Origin, Outlook, Rollout, Run, Standing, Standings},
     running::Running,
     scheduler::{Scheduler, Scheduling},

@@ -35,6 +35,12 @@ impl RedisInfo {
         self.text(name).and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
+    /// The values of fields that are numbered, such as `db0` and `db1`, in no order.
+    pub fn numbered<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let is_numbered = move |field: &str| field.strip_prefix(name).is_some_and(|rest| rest.parse::<u32>().is_ok());
+        self.0.iter().filter(move |(field, _)| is_numbered(field)).map(|(_, value)| value.as_str())
+    }
+
     /// Whether a field is `1`.
     pub fn is(&self, name: &str) -> bool {
         self.text(name) == Some("1")

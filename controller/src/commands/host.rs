@@ -10,7 +10,7 @@ use protocol::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    enroll,
+    enroll, history,
     host_key::{self, Change, HostKeys},
     host_label, host_watch,
     selected::select,
@@ -30,7 +30,10 @@ pub async fn run(command: Command, settings: &Settings, printer: &Printer) -> an
     let namespace = settings.namespace.as_ref();
     match command {
         Command::List(targeting) => list(*targeting, &mut connect().await?, printer).await?,
-        Command::Show { name } => show(&mut connect().await?, &name, namespace, printer).await?,
+        Command::Show { name, since: Some(since) } => {
+            show_history(&mut connect().await?, &name, since, printer).await?;
+        }
+        Command::Show { name, since: None } => show(&mut connect().await?, &name, namespace, printer).await?,
         Command::Watch(whom) => return host_watch::run(*whom, &mut connect().await?, printer).await,
         Command::Label(options) => return host_label::run(*options, &mut connect().await?, printer).await,
         Command::Enroll(options) => enroll::run(*options, settings, printer).await?,
@@ -139,6 +142,25 @@ async fn show(fleet: &mut Fleet, name: &str, namespace: Option<&Namespace>, prin
         figures::lines(group, Printer::width()).iter().try_for_each(|line| printer.line(line))?;
     }
     Ok(())
+}
+
+/// How a host's figures were.
+async fn show_history(fleet: &mut Fleet, name: &str, since: Duration, printer: &Printer) -> anyhow::Result<()> {
+    let (hosts, _) = select(&Selection::of([name])?, fleet, printer).await?;
+    let [host] = &hosts[..] else { bail!("'{name}' matches {} hosts: name one", hosts.len()) };
+    let history = fleet.host_history(&host.name, since).await?;
+    let missing = || {
+        let why = match host.last_seen_ms() {
+            Some(seen) if !host.is_online(fleet.now()) => {
+                format!("it was last seen {}", moments::ago(seen, fleet.now()))
+            }
+            _ => "its worker keeps the first figures when a step is over (history_step in its settings: 5m where nothing \
+                  is set; 'off': it keeps none)"
+                .to_owned(),
+        };
+        format!("{}: no figures are kept of the last {}: {why}", host.name, moments::span(since))
+    };
+    history::print(host.name.as_str(), &history, missing, printer)
 }
 
 /// All labels, those that controllers have set as such.

@@ -12,6 +12,7 @@ mod enroll;
 mod exec;
 mod file;
 mod group;
+mod history;
 mod host;
 mod host_key;
 mod host_label;
@@ -21,6 +22,7 @@ mod key;
 mod last;
 mod playbook;
 mod proposal;
+mod redis;
 mod register;
 mod resume;
 mod rolling;
@@ -99,6 +101,7 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
         }
         Command::Host(command) => return Ok(Box::pin(host::run(command, settings, printer)).await?.into()),
         Command::Group(command) => group::run(command, &mut connect(settings).await?, printer).await?,
+        Command::Redis(command) => redis::run(command, &mut connect(settings).await?, printer).await?,
         Command::Action(command) => action::run(command, &mut connect(settings).await?, printer).await?,
         Command::Key(command) => return Ok(Box::pin(key::run(command, settings, printer)).await?.into()),
         Command::Acl(Acl::Print(options)) => acl::print(options, settings, printer)?,

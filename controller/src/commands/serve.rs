@@ -12,7 +12,7 @@ use crate::{
     cli::{schedules::Serve, settings::Settings},
     client::{Error, Fleet, KnownHosts, Scheduler, Scheduling},
     output::{Advice, Exit, Printer, Table, moments, style},
-    serve::{DRAIN, Life, Services, config::Config},
+    serve::{DRAIN, Life, Services, config::Config, redis_status},
 };
 
 /// The shortest sleep.
@@ -25,6 +25,7 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
         let mut pairs = Table::of_pairs();
         pairs.pair("name", style::plain(&config.name));
         pairs.pair("interval", moments::span(config.interval));
+        pairs.pair("redis_status.every", moments::span(config.redis_status_every));
         printer.table(&pairs)?;
         return Ok(Exit::Success);
     }
@@ -34,6 +35,10 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
     printer.note(&format!("{}: begins", config.name));
     let name = config.name.clone();
     let (words, mut said) = mpsc::unbounded_channel();
+    let (watched, every, told) = (connect(settings).await?, config.redis_status_every, words.clone());
+    // Nobody listens any more only where all ends.
+    let say = move |error: Option<Error>| _ = told.send(error.map_or(Said::Back, Said::Away));
+    services.start("redis_status", move |life| redis_status::keep(life, watched, every, say));
     services.start("scheduler", move |life| schedule(life, fleet, config, words));
     let told = async {
         loop {

@@ -1,5 +1,6 @@
 //! Output: results go to stdout, everything else to stderr.
 
+pub mod chart;
 mod compared;
 pub mod events;
 pub mod exit;

@@ -6,6 +6,8 @@ use anyhow::Context;
 use protocol::time::read_duration;
 use serde::Deserialize;
 
+use super::redis_status;
+
 /// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
 const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -19,6 +21,15 @@ struct File {
     name: Option<String>,
     /// The longest time between two looks at the schedules.
     interval: Option<String>,
+    /// How Redis itself is.
+    redis_status: RedisStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RedisStatus {
+    /// How often it is looked at, in whole seconds.
+    every: Option<String>,
 }
 
 /// The settings in force.
@@ -28,6 +39,8 @@ pub struct Config {
     pub name: String,
     /// The longest time between two looks at the schedules.
     pub interval: Duration,
+    /// How often Redis itself is looked at, in whole seconds.
+    pub redis_status_every: Duration,
 }
 
 impl Config {
@@ -54,6 +67,12 @@ impl Config {
         Ok(Self {
             name: file.name.filter(|name| !name.is_empty()).unwrap_or_else(own),
             interval: duration("interval", file.interval.as_deref(), INTERVAL, INTERVAL_MIN..=INTERVAL_MAX)?,
+            redis_status_every: duration(
+                "redis_status.every",
+                file.redis_status.every.as_deref(),
+                redis_status::EVERY,
+                redis_status::EVERY_MIN..=redis_status::EVERY_MAX,
+            )?,
         })
     }
 }

@@ -17,6 +17,8 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
     assert_eq!(config.redis.to_string(), "redis://127.0.0.1:2");
     assert_eq!((config.host.as_str(), config.slots, config.grace), ("web1", 7, Duration::from_secs(5)));
     assert_eq!(config.sample_interval, Duration::from_secs(10));
+    assert_eq!(config.history_step, Some(Duration::from_secs(300)));
+    assert_eq!(resolve(&format!("history_step = 'off'\n{file}"), &[]).unwrap().history_step, None);
     assert!(config.warnings.is_empty() && config.allow.is_empty());
 }
 
@@ -47,6 +49,10 @@ fn nonsense_is_refused() {
         "redis = 'redis://a'\nslots = 0",
         "redis = 'redis://a'\ngrace = 5",
         "redis = 'redis://a'\nslots = 2\nreserved = 2",
+        "redis = 'redis://a'\nhistory_step = '5s'",
+        "redis = 'redis://a'\nhistory_step = '10500ms'",
+        "redis = 'redis://a'\nhistory_step = '2d'",
+        "redis = 'redis://a'\nhistory_step = 'never'",
     ] {
         assert!(resolve(file, &["--host", "web1"]).is_err(), "{file}");
     }

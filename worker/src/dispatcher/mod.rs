@@ -44,7 +44,10 @@ use crate::{
     identity::Identity,
     journal::Journal,
     log::Floods,
-    metrics::{Collector, Figures, Topic},
+    metrics::{
+        Collector, Figures, Topic,
+        history::{History, Sample},
+    },
     pending::Pending,
     publisher::{Notice, Publisher, Write},
     reader::{Batch, LARGE_PAGE, Reader},
@@ -101,7 +104,9 @@ pub(crate) struct Dispatcher {
     journal: Journal,
     audit: Audit,
     executors: JoinSet<(JobId, Finished)>,
-    sampling: JoinSet<()>,
+    sampling: JoinSet<Sample>,
+    /// The history of figures, unless the settings say that there is none.
+    history: Option<History>,
     writes: mpsc::UnboundedSender<Write>,
     /// The reader waits on the control stream alone and must be woken when a slot is free.
     reader_is_blocked: bool,
@@ -164,6 +169,7 @@ impl Dispatcher {
         Self {
             services: Arc::new(services),
             catalogue: Catalogue::new(&config.policy, &config.own, &subjects(&config)),
+            history: config.history_step.map(History::new),
             schedule: Schedule::new(config.slots, config.reserved),
             journal: Journal::open(config.kept("journal")),
             audit: Audit::open(config.audit.clone(), Arc::clone(&identity)),
@@ -235,7 +241,7 @@ impl Dispatcher {
                 () = sleep_until(status_due.unwrap_or_else(tokio::time::Instant::now)), if status_due.is_some() => {
                     self.publish_running();
                 }
-                Some(_) = self.sampling.join_next() => {}
+                Some(sampled) = self.sampling.join_next() => self.sampled(sampled),
                 Some(notice) = notices.recv() => self.handle_notice(notice),
                 Some(Ok(found)) = recoveries.recv() => self.publish_found(found),
                 () = hangup.came() => self.reread_actions(),

@@ -3,13 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use protocol::{VERSION, action::Repeat, clock::millis, status::Status};
-use tokio::time::Instant;
+use tokio::{task::JoinError, time::Instant};
 
 use super::Dispatcher;
 use crate::{
     config::Config,
     log::with_sources,
-    metrics::{MetricGroup, Topic},
+    metrics::{
+        MetricGroup, Topic,
+        history::{self, Sample},
+    },
     publisher::{Write, plain},
 };
 
@@ -101,7 +104,9 @@ impl Dispatcher {
 
     /// Samples all groups in a task of its own; a slow disk delays nothing else.
     pub(super) fn sample(&mut self) {
-        while self.sampling.try_join_next().is_some() {}
+        while let Some(sampled) = self.sampling.try_join_next() {
+            self.sampled(sampled);
+        }
         if !self.sampling.is_empty() {
             return;
         }
@@ -114,7 +119,17 @@ impl Dispatcher {
                     Err(error) => tracing::debug!("cannot sample {}: {}", group.name(), with_sources(&error)),
                 }
             }
+            let sample = history::sample(&metrics);
             let _ = writes.send(Write::Metrics(metrics));
+            sample
         });
+    }
+
+    /// Counts a sample for the history, once it is known when by Redis' clock.
+    pub(super) fn sampled(&mut self, sampled: Result<Sample, JoinError>) {
+        let (Ok(sample), Some(history), true) = (sampled, &mut self.history, self.knows_time) else { return };
+        if let Some(step) = history.add(self.clock.now(), &sample) {
+            self.write(Write::History(vec![step]));
+        }
     }
 }

@@ -11,6 +11,7 @@
 mod cpu;
 mod disk;
 mod facts;
+pub(crate) mod history;
 mod load;
 mod masking;
 mod memory;

@@ -1,7 +1,7 @@
 //! The writing side: everything that the worker publishes goes through here, in order.
 //!
 //! Writes that must not be lost (such as outcomes and acknowledgements) wait here while Redis is away or refuses them.
-//! Of status, metrics and facts, only the newest of each waits.
+//! Of status, metrics and facts, only the newest of each waits, and of the history the newest steps.
 
 mod write;
 
@@ -31,7 +31,7 @@ pub(crate) use self::write::{Write, plain};
 use crate::{
     fault::{self, Bug, Point},
     identity::Identity,
-    metrics::Topic,
+    metrics::{Topic, history},
 };
 
 /// How long before a key expires nobody asks any more whether it exists.
@@ -146,6 +146,15 @@ impl Publisher {
     /// Queues a write. Status, metrics and facts replace the queued write of their kind. A sample that began before a
     /// collect may arrive after it: older figures never replace newer ones.
     fn enqueue(&mut self, mut write: Write) {
+        if let Write::History(new) = &mut write {
+            let waiting = self.queue.iter_mut().find_map(|queued| match queued {
+                Write::History(steps) => Some(steps),
+                _ => None,
+            });
+            let mut steps = waiting.map(std::mem::take).unwrap_or_default();
+            history::queue(&mut steps, std::mem::take(new));
+            *new = steps;
+        }
         if !write.must() {
             self.queue.retain(|queued| discriminant(queued) != discriminant(&write));
         }

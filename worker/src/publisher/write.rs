@@ -6,7 +6,7 @@ use std::{slice, sync::Arc, time::Duration};
 use protocol::{
     control::Control,
     event::{Decision, Event, EventKind, Piece},
-    limits,
+    history, limits,
     name::JobId,
     outcome::{Outcome, State},
     scripts::{APPEND_OUTPUT, PUBLISH_STATE},
@@ -22,7 +22,7 @@ use crate::{
     fault::{self, Bug},
     identity::Identity,
     live::Unsent,
-    metrics::{Figures, Topic},
+    metrics::{Figures, Topic, history::Step},
 };
 
 /// Something to write.
@@ -53,6 +53,8 @@ pub(crate) enum Write {
     Wake,
     /// Fresh figures.
     Metrics(Vec<(Topic, Figures)>),
+    /// Steps of the history.
+    History(Vec<Step>),
     /// The heartbeat.
     Status(Box<Status>),
     /// Inventory, catalogue and labels.
@@ -62,7 +64,7 @@ pub(crate) enum Write {
 impl Write {
     /// Whether the write must not be lost, however long it waits.
     pub(super) const fn must(&self) -> bool {
-        !matches!(self, Self::Metrics(_) | Self::Status(_) | Self::Facts { .. })
+        !matches!(self, Self::Metrics(_) | Self::History(_) | Self::Status(_) | Self::Facts { .. })
     }
 
     /// The entries to acknowledge once the write is done, and whether they are of the control stream.
@@ -80,6 +82,13 @@ impl Write {
         let Identity { host, keys, .. } = identity;
         match self {
             Self::Metrics(metrics) | Self::Outcome { metrics, .. } => metrics_of(identity, metrics).collect(),
+            Self::History(steps) => {
+                let mut pipe = pipe();
+                for Step { begins, length, means } in steps {
+                    pipe.add_command(history::append(&keys.history(host), *begins, *length, means.iter().copied()));
+                }
+                vec![pipe]
+            }
             Self::Wake => vec![single(Control::Wake.write(keys, host))],
             Self::Status(status) => vec![status_of(identity, status), seen(identity, status)],
             Self::Facts { facts, labels } => {
