@@ -5,6 +5,9 @@
 //! `ctl serve` starts it again, and half of it must not go on unnoticed.
 
 pub mod config;
+pub mod receivers;
+pub mod secret_file;
+pub mod web;
 
 use std::{
     future::Future,
