@@ -6,7 +6,10 @@ use anyhow::Context;
 use protocol::time::read_duration;
 use serde::Deserialize;
 
-use super::receivers::{self, Receivers};
+use super::{
+    dead_man::{self, DeadMan},
+    receivers::{self, Receivers},
+};
 
 /// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,6 +26,8 @@ struct File {
     interval: Option<String>,
     /// Where alerts go.
     receivers: Vec<receivers::Setting>,
+    /// Where pings go as long as everything works.
+    dead_man: Option<dead_man::Setting>,
 }
 
 /// The settings in force.
@@ -34,6 +39,8 @@ pub struct Config {
     pub interval: Duration,
     /// Where alerts go.
     pub receivers: Receivers,
+    /// Where pings go as long as everything works.
+    pub dead_man: Option<DeadMan>,
 }
 
 impl Config {
@@ -61,6 +68,7 @@ impl Config {
             name: file.name.filter(|name| !name.is_empty()).unwrap_or_else(own),
             interval: duration("interval", file.interval.as_deref(), INTERVAL, INTERVAL_MIN..=INTERVAL_MAX)?,
             receivers: Receivers::of(file.receivers)?,
+            dead_man: file.dead_man.map(dead_man::Setting::judge).transpose()?,
         })
     }
 }
