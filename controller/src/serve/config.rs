@@ -3,12 +3,12 @@
 use std::{fs, path::Path, process, time::Duration};
 
 use anyhow::Context;
-use protocol::time::read_duration;
 use serde::Deserialize;
 
 use super::{
     dead_man::{self, DeadMan},
     receivers::{self, Receivers},
+    span::duration,
 };
 
 /// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
@@ -71,21 +71,4 @@ impl Config {
             dead_man: file.dead_man.map(dead_man::Setting::judge).transpose()?,
         })
     }
-}
-
-/// A time that is set, within its bounds; `usual` where it is not.
-///
-/// # Errors
-/// It is none, or beyond its bounds.
-pub fn duration(
-    name: &str,
-    text: Option<&str>,
-    usual: Duration,
-    bounds: std::ops::RangeInclusive<Duration>,
-) -> anyhow::Result<Duration> {
-    let Some(text) = text else { return Ok(usual) };
-    read_duration(text).ok().filter(|time| bounds.contains(time)).with_context(|| {
-        let (from, to) = (bounds.start(), bounds.end());
-        format!("{name} = '{text}': write a time from {from:?} to {to:?}")
-    })
 }

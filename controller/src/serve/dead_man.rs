@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::{
     Life, Vital,
-    config::duration,
     secret_file::SecretFile,
+    span::duration,
     web::{Endpoint, Setting as Web},
 };
 

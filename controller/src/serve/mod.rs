@@ -8,6 +8,7 @@ pub mod config;
 pub mod dead_man;
 pub mod receivers;
 pub mod secret_file;
+pub mod span;
 pub mod web;
 
 use std::{
