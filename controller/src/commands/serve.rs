@@ -12,7 +12,7 @@ use crate::{
     cli::{schedules::Serve, settings::Settings},
     client::{Error, Fleet, KnownHosts, Scheduler, Scheduling},
     output::{Advice, Exit, Printer, Table, moments, style},
-    serve::{DRAIN, Life, Services, config::Config, redis_status},
+    serve::{DRAIN, Life, Services, config::Config, dead_man, redis_status},
 };
 
 /// The shortest sleep.
@@ -26,6 +26,13 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
         pairs.pair("name", style::plain(&config.name));
         pairs.pair("interval", moments::span(config.interval));
         pairs.pair("redis_status.every", moments::span(config.redis_status_every));
+        for (name, shown) in config.receivers.shown() {
+            pairs.pair(&format!("receiver {name}"), shown);
+        }
+        if let Some(dead_man) = &config.dead_man {
+            let (origin, every) = (dead_man.endpoint.origin(), moments::span(dead_man.every));
+            pairs.pair("dead man's switch", format!("{origin} every {every}"));
+        }
         printer.table(&pairs)?;
         return Ok(Exit::Success);
     }
@@ -39,6 +46,12 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
     // Nobody listens any more only where all ends.
     let say = move |error: Option<Error>| _ = told.send(error.map_or(Said::Back, Said::Away));
     services.start("redis_status", move |life| redis_status::keep(life, watched, every, say));
+    if let Some(dead_man) = config.dead_man.clone() {
+        let words = words.clone();
+        services.start(dead_man::NAME, move |life| {
+            dead_man::run(life, dead_man, move |said| _ = words.send(Said::DeadMan(said)))
+        });
+    }
     services.start("scheduler", move |life| schedule(life, fleet, config, words));
     let told = async {
         loop {
@@ -114,6 +127,7 @@ enum Said {
     Away(Error),
     Back,
     Done(Scheduling),
+    DeadMan(dead_man::Said),
 }
 
 /// A line for what a scheduler says.
@@ -123,6 +137,7 @@ fn tell(said: &Said, printer: &Printer) {
             return printer.trouble(&format!("it is tried again: {}", style::plain(&error.to_string())));
         }
         Said::Back => return printer.note("Redis can be reached again"),
+        Said::DeadMan(said) => return tell_pings(said, printer),
         Said::Done(done) => done,
     };
     match done {
@@ -166,5 +181,19 @@ fn tell(said: &Said, printer: &Printer) {
         Scheduling::Broken { name, reason } => {
             printer.trouble(&format!("{name}: cannot be used: {}", style::plain(reason)));
         }
+    }
+}
+
+/// A line for what the dead man's switch says.
+fn tell_pings(said: &dead_man::Said, printer: &Printer) {
+    let name = dead_man::NAME;
+    match said {
+        dead_man::Said::Withheld(idle) => {
+            printer.trouble(&format!("{name}: no ping goes out, as this does not work: {}", idle.join(", ")));
+        }
+        dead_man::Said::Failed(reason) => {
+            printer.trouble(&format!("{name}: the ping failed, and is tried again: {reason}"));
+        }
+        dead_man::Said::Back => printer.note(&format!("{name}: pings go out again")),
     }
 }

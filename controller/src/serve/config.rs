@@ -3,10 +3,14 @@
 use std::{fs, path::Path, process, time::Duration};
 
 use anyhow::Context;
-use protocol::time::read_duration;
 use serde::Deserialize;
 
-use super::redis_status;
+use super::{
+    dead_man::{self, DeadMan},
+    receivers::{self, Receivers},
+    redis_status,
+    span::duration,
+};
 
 /// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,6 +27,10 @@ struct File {
     interval: Option<String>,
     /// How Redis itself is.
     redis_status: RedisStatus,
+    /// Where alerts go.
+    receivers: Vec<receivers::Setting>,
+    /// Where pings go as long as everything works.
+    dead_man: Option<dead_man::Setting>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -41,6 +49,10 @@ pub struct Config {
     pub interval: Duration,
     /// How often Redis itself is looked at, in whole seconds.
     pub redis_status_every: Duration,
+    /// Where alerts go.
+    pub receivers: Receivers,
+    /// Where pings go as long as everything works.
+    pub dead_man: Option<DeadMan>,
 }
 
 impl Config {
@@ -73,23 +85,8 @@ impl Config {
                 redis_status::EVERY,
                 redis_status::EVERY_MIN..=redis_status::EVERY_MAX,
             )?,
+            receivers: Receivers::of(file.receivers)?,
+            dead_man: file.dead_man.map(dead_man::Setting::judge).transpose()?,
         })
     }
-}
-
-/// A time that is set, within its bounds; `usual` where it is not.
-///
-/// # Errors
-/// It is none, or beyond its bounds.
-pub fn duration(
-    name: &str,
-    text: Option<&str>,
-    usual: Duration,
-    bounds: std::ops::RangeInclusive<Duration>,
-) -> anyhow::Result<Duration> {
-    let Some(text) = text else { return Ok(usual) };
-    read_duration(text).ok().filter(|time| bounds.contains(time)).with_context(|| {
-        let (from, to) = (bounds.start(), bounds.end());
-        format!("{name} = '{text}': write a time from {from:?} to {to:?}")
-    })
 }

@@ -5,7 +5,12 @@
 //! `ctl serve` starts it again, and half of it must not go on unnoticed.
 
 pub mod config;
+pub mod dead_man;
+pub mod receivers;
 pub mod redis_status;
+pub mod secret_file;
+pub mod span;
+pub mod web;
 
 use std::{
     future::Future,
