@@ -244,6 +244,7 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         ),
         grant(Both, [keys.job_file(Any, &Any, Any)], &["getrange", "del"], "take the files that hosts hand over"),
         grant(Both, [keys.jobs()], &["zadd", "zremrangebyrank"], "list a job among the recent ones"),
+        presence(keys),
         grant(
             Both,
             [keys.schedules()],
@@ -287,14 +288,25 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
     grants
 }
 
+/// The heartbeat of `ctl serve`.
+fn presence(keys: &Keys) -> Grant {
+    let commands = &["zadd", "zrem", "zremrangebyscore", "zremrangebyrank", "expire"];
+    grant(Access::Both, [keys.serving()], commands, "say that a ctl serve lives")
+}
+
 /// What runs at night sends runs, and accounts for schedules. It can neither add a schedule, nor cancel, nor change labels,
 /// groups, or anything of a job but that it is sent.
 fn of_serve(keys: &Keys) -> Vec<Grant> {
     use Access::Both;
     let mut grants = vec![
         grant(Both, [], &["multi", "exec", "time"], "transactions; Redis' clock"),
-        grant(Both, [keys.serving()], &["zadd", "zrem", "zremrangebyscore", "zremrangebyrank", "expire"], "its heartbeat"),
-        grant(Both, [keys.commands(&Any)], &["xadd", "expire", "xpending", "xrange"], "send runs, and see which are taken"),
+        presence(keys),
+        grant(
+            Both,
+            [keys.commands(&Any)],
+            &["xadd", "expire", "xpending", "xrange"],
+            "send runs, and see which are taken",
+        ),
         grant(Both, [keys.job(Any)], &["hset", "pexpire"], "record the job of a run"),
         grant(Both, [keys.jobs()], &["zadd", "zremrangebyrank"], "list it among the recent ones"),
         grant(

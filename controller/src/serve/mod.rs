@@ -5,6 +5,8 @@
 //! `ctl serve` starts it again, and half of it must not go on unnoticed.
 
 pub mod config;
+pub mod notify;
+pub mod presence;
 
 use std::{
     future::Future,
@@ -44,6 +46,8 @@ pub struct Vital {
     pub is_ready: bool,
     /// When it last did what it is there for.
     pub worked: Option<Instant>,
+    /// When it last ended a round, whether or not it could do its work in it; `None` where it says nothing of rounds.
+    pub turned: Option<Instant>,
 }
 
 /// How a service has ended.
@@ -90,6 +94,12 @@ impl Life {
     pub fn worked(&self) {
         self.ready();
         self.health.change(self.name, |vital| vital.worked = Some(Instant::now()));
+    }
+
+    /// Says that it has ended a round, whether or not it could do its work: it does not hang. From then on it must say so
+    /// again and again.
+    pub fn turns(&self) {
+        self.health.change(self.name, |vital| vital.turned = Some(Instant::now()));
     }
 
     /// How all services are.
