@@ -1,7 +1,7 @@
 //! What is due, by the calendar: once a day, at a time that the clocks of some zones skip or show twice.
 
 use jiff::{
-    Timestamp,
+    SignedDuration, Timestamp,
     tz::{AmbiguousOffset, TimeZone},
 };
 use protocol::time::Millis;
@@ -53,7 +53,8 @@ impl Daily {
             let instant = match told.offset() {
                 // The first moment behind the gap is that of the change.
                 AmbiguousOffset::Gap { .. } => {
-                    let behind = told.later().expect("a moment");
+                    // At its beginning, that is the change itself.
+                    let behind = told.later().expect("a moment") + SignedDuration::from_secs(1);
                     zone.preceding(behind).next().expect("the change").timestamp()
                 }
                 _ => told.earlier().expect("a moment"),
@@ -102,6 +103,7 @@ mod tests {
         // 2027: Berlin skips 02:00 to 03:00 on the 28th of March, and tells it twice on the 31st of October.
         let spring = due("berlin", "2027-03-27T12:00Z", "2027-03-29T12:00Z");
         assert_eq!(spring, [at("2027-03-28T01:00Z"), at("2027-03-29T00:30Z")]);
+        assert_eq!(due("berlin-begin", "2027-03-27T12:00Z", "2027-03-28T12:00Z"), [at("2027-03-28T01:00Z")]);
         let autumn = due("berlin", "2027-10-30T12:00Z", "2027-11-01T12:00Z");
         assert_eq!(autumn, [at("2027-10-31T00:30Z"), at("2027-11-01T01:30Z")]);
         // Lord Howe skips 02:00 to 02:30 on the 3rd of October.
