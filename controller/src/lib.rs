@@ -9,6 +9,7 @@ pub mod client;
 
 mod cli;
 mod commands;
+mod fault;
 mod output;
 mod serve;
 

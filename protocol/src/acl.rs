@@ -23,6 +23,8 @@ pub enum Role {
     Controller,
     /// A dashboard, or `ctl` where it only looks.
     Reader,
+    /// `ctl serve`.
+    Serve,
 }
 
 /// What begins the name of a worker's user; the host's name follows.
@@ -53,13 +55,14 @@ pub struct Grant {
 }
 
 impl Role {
-    /// The name of the user, such as `worker-web1`, `controller` or `reader`; within a namespace `prod-worker-web1`.
+    /// The name of the user, such as `worker-web1`, `controller`, `serve` or `reader`; within a namespace `prod-worker-web1`.
     pub fn user(&self, namespace: Option<&Namespace>) -> String {
         let prefix = prefix(namespace);
         match self {
             Self::Worker(host) => format!("{prefix}{WORKER}{host}"),
             Self::Controller => format!("{prefix}controller"),
             Self::Reader => format!("{prefix}reader"),
+            Self::Serve => format!("{prefix}serve"),
         }
     }
 
@@ -74,6 +77,7 @@ impl Role {
             Self::Worker(host) => of_worker(keys, host),
             Self::Controller => of_controller(keys),
             Self::Reader => of_reader(keys),
+            Self::Serve => of_serve(keys),
         }
     }
 
@@ -155,6 +159,7 @@ fn of_worker(keys: &Keys, host: &HostName) -> Vec<Grant> {
         ),
         grant(Both, [keys.history(host)], &["eval", "xadd", "xrevrange"], "keep the history of its own figures"),
         grant(Write, [keys.servers()], &["zadd", "zremrangebyrank"], "its heartbeat in the index of hosts"),
+        grant(Read, [keys.serving()], &["zrevrange"], "see whether a ctl serve lives"),
         grant(
             Both,
             [keys.job(Any), keys.job_hosts(Any), keys.job_events(Any), result.clone(), output.clone()],
@@ -240,6 +245,7 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         ),
         grant(Both, [keys.job_file(Any, &Any, Any)], &["getrange", "del"], "take the files that hosts hand over"),
         grant(Both, [keys.jobs()], &["zadd", "zremrangebyrank"], "list a job among the recent ones"),
+        presence(keys),
         grant(
             Both,
             [keys.schedules()],
@@ -273,9 +279,48 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         ),
         grant(
             Read,
-            [keys.pattern_of_host(&Any), keys.pattern_of_job(), keys.artifact(&Any, Any), keys.servers(), keys.jobs()],
+            [
+                keys.pattern_of_host(&Any),
+                keys.pattern_of_job(),
+                keys.artifact(&Any, Any),
+                keys.servers(),
+                keys.jobs(),
+                keys.serving(),
+            ],
             &["pttl", "zcard"],
             "ctl doctor: keys without bounds",
+        ),
+    ];
+    grants.extend(looks(keys));
+    grants
+}
+
+/// The heartbeat of `ctl serve`.
+fn presence(keys: &Keys) -> Grant {
+    let commands = &["zadd", "zrem", "zremrangebyscore", "zremrangebyrank", "expire"];
+    grant(Access::Both, [keys.serving()], commands, "say that a ctl serve lives")
+}
+
+/// What runs at night sends runs, and accounts for schedules. It can neither add a schedule, nor cancel, nor change labels,
+/// groups, or anything of a job but that it is sent.
+fn of_serve(keys: &Keys) -> Vec<Grant> {
+    use Access::Both;
+    let mut grants = vec![
+        grant(Both, [], &["multi", "exec", "time"], "transactions; Redis' clock"),
+        presence(keys),
+        grant(
+            Both,
+            [keys.commands(&Any)],
+            &["xadd", "expire", "xpending", "xrange"],
+            "send runs, and see which are taken",
+        ),
+        grant(Both, [keys.job(Any)], &["hset", "pexpire"], "record the job of a run"),
+        grant(Both, [keys.jobs()], &["zadd", "zremrangebyrank"], "list it among the recent ones"),
+        grant(
+            Both,
+            [keys.schedule(&Any), keys.schedule_open(&Any), keys.schedule_runs(&Any)],
+            &["eval", "exists", "hexists", "hget", "hset", "hdel", "hlen", "hkeys", "hincrby", "pexpireat"],
+            "account for the runs of schedules",
         ),
     ];
     grants.extend(looks(keys));
@@ -304,9 +349,9 @@ fn looks(keys: &Keys) -> [Grant; 4] {
         Grant { access: Access::Read, keys: hosts.collect(), commands: &["hgetall", "hget", "hmget"], why: see_hosts },
         grant(
             Access::Read,
-            [keys.servers(), keys.jobs()],
+            [keys.servers(), keys.jobs(), keys.serving()],
             &["zrevrange", "zscore"],
-            "see which hosts and jobs there are",
+            "see which hosts, jobs and instances of ctl serve there are",
         ),
         grant(
             Access::Read,
@@ -345,7 +390,7 @@ mod tests {
 
     #[test]
     fn without_a_password_there_is_none() {
-        for role in [Role::Controller, Role::Reader] {
+        for role in [Role::Controller, Role::Reader, Role::Serve] {
             let line = role.user_line(None, None, false);
             assert!(!line.contains('#') && !line.contains("nopass") && !line.contains("+select"), "{line}");
         }

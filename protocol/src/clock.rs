@@ -23,12 +23,12 @@ impl FleetClock {
 
     /// From the local clock, until Redis' clock has been read.
     pub fn local() -> Self {
-        Self { moment: local_millis(), at: Instant::now() }
+        Self { moment: wall_millis(), at: Instant::now() }
     }
 
     /// The moment now.
     pub fn now(&self) -> Millis {
-        self.moment.saturating_add(millis(self.at.elapsed()))
+        self.moment.saturating_add(millis(self.at.elapsed())).saturating_add(injected())
     }
 
     /// The moment that a deadline is judged by. Whoever owns Redis can hold its clock back, so that what should have
@@ -52,7 +52,27 @@ impl FleetClock {
 
 /// The local wall clock in milliseconds since the Unix epoch.
 fn local_millis() -> Millis {
+    wall_millis().saturating_add(injected())
+}
+
+fn wall_millis() -> Millis {
     millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// How far the chaos harness has put all clocks of the fleet forward, in milliseconds: the content of the file that
+/// `REDFLEET_CHAOS_CLOCK` names, read at each reading of a clock. Only where the feature `chaos` is compiled in.
+#[cfg(feature = "chaos")]
+pub fn injected() -> Millis {
+    static FILE: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
+    let file = FILE.get_or_init(|| std::env::var_os("REDFLEET_CHAOS_CLOCK")).as_ref();
+    let ahead = file.and_then(|file| std::fs::read_to_string(file).ok());
+    ahead.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Nobody puts the clocks forward.
+#[cfg(not(feature = "chaos"))]
+pub const fn injected() -> Millis {
+    0
 }
 
 /// A duration in whole milliseconds, saturating.

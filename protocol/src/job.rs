@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::{
     action,
     approval::{Approval, Approvals},
-    clock::millis,
+    clock::{self, millis},
     command::{Envelope, Manifest},
     keys::Keys,
     limits,
@@ -187,6 +187,8 @@ impl JobRecord {
         key: Option<&SealedKey>,
         now: Millis,
     ) -> Cmd {
+        // Entries have the time of the server itself, which nobody injects.
+        let now = now.saturating_sub(clock::injected());
         let horizon = now.saturating_sub(millis(limits::START_BY_MAX + limits::QUEUE_MAX));
         let mut add = redis::cmd("XADD");
         add.arg(keys.commands(host)).arg("MINID").arg("~").arg(horizon).arg("*");

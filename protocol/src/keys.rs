@@ -243,6 +243,12 @@ impl Keys {
         format!("{}jobs", self.prefix)
     }
 
+    /// Sorted set: the instances of `ctl serve` by last heartbeat (milliseconds). Capped at [`limits::SERVING`]; expires
+    /// [`limits::HOST_RETENTION`] after the last heartbeat of any.
+    pub fn serving(&self) -> String {
+        format!("{}serve", self.prefix)
+    }
+
     /// Hash, name → when it was added: the schedules that there are. Capped at [`limits::SCHEDULES`].
     pub fn schedules(&self) -> String {
         format!("{}schedules", self.prefix)
@@ -287,6 +293,7 @@ impl Keys {
             "servers" => return Some(Retention::Members(limits::HOSTS)),
             "jobs" => return Some(Retention::Members(limits::JOBS)),
             "groups" => return Some(Retention::Fields(limits::GROUPS)),
+            "serve" => return Some(Retention::Expires(limits::HOST_RETENTION)),
             "schedules" => return Some(Retention::Fields(limits::SCHEDULES)),
             "redis:status" => return Some(Retention::Expires(limits::REDIS_STATUS_RETENTION)),
             "redis:history" => return Some(Retention::Expires(limits::HISTORY_RETENTION)),
@@ -366,6 +373,7 @@ mod tests {
             keys.artifact_users(&artifact),
             keys.jobs(),
             keys.groups(),
+            keys.serving(),
             keys.schedules(),
             keys.schedule(&name),
             keys.schedule_open(&name),

@@ -82,6 +82,8 @@ limits! {
     STANDING_RETRIES: usize = 5;
     /// Schedules of a fleet.
     SCHEDULES: usize = 1_000;
+    /// Instances of `ctl serve` that are remembered: the newest.
+    SERVING: usize = 100;
     /// Runs of a schedule that are kept in its history: the newest.
     KEPT_RUNS: usize = 1_000;
     /// Runs of a schedule of which it is not known how they have ended; then no more are begun.
@@ -184,6 +186,10 @@ limits! {
     RETENTION_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
     /// How often a worker says that it lives (jittered by a tenth).
     HEARTBEAT: Duration = Duration::from_secs(5);
+    /// No `ctl serve` lives where none has been heard of for so long.
+    SERVE_MISSING_AFTER: Duration = Duration::from_secs(120);
+    /// How often a worker looks whether one does.
+    SERVE_LOOK: Duration = Duration::from_secs(60);
     /// A host not heard of for so long is shown as offline: three heartbeats.
     OFFLINE_AFTER: Duration = Duration::from_secs(15);
     /// How long a host's facts, labels and status outlive its last heartbeat.

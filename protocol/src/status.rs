@@ -37,6 +37,8 @@ pub struct Status {
     pub trust: Option<String>,
     /// What is wrong with the files of the host's own actions; `None` where nothing is.
     pub actions: Option<String>,
+    /// Since when no `ctl serve` lives in a fleet that had one, by the fleet's clock; `None` where one does, or none ever did.
+    pub serve_missing_ms: Option<Millis>,
     /// The version of the trust file that is in force.
     pub trust_version: u64,
     /// The digest of both trust files that are in force ([`crate::trust::digest`]); empty where none ever was.
@@ -69,6 +71,7 @@ impl Status {
             ("refuses", self.refuses.clone().unwrap_or_default()),
             ("trust", self.trust.clone().unwrap_or_default()),
             ("actions", self.actions.clone().unwrap_or_default()),
+            ("serve_missing_since", self.serve_missing_ms.map(time::show_moment).unwrap_or_default()),
             ("trust_version", self.trust_version.to_string()),
             ("trust_digest", self.trust_digest.clone()),
             ("rejected", self.rejected.to_string()),
@@ -102,6 +105,7 @@ impl Status {
             refuses: Some(text("refuses").to_owned()).filter(|text| !text.is_empty()),
             trust: Some(text("trust").to_owned()).filter(|text| !text.is_empty()),
             actions: Some(text("actions").to_owned()).filter(|text| !text.is_empty()),
+            serve_missing_ms: time::read_moment(text("serve_missing_since")),
             trust_version: number("trust_version"),
             trust_digest: text("trust_digest").into(),
             rejected: number("rejected"),
@@ -124,6 +128,7 @@ mod tests {
             refuses: Some("no journal".into()),
             trust: Some("trust: it is gone".into()),
             actions: Some("dump.toml, line 3: no".into()),
+            serve_missing_ms: Some(1_790_000_000_000),
             trust_version: 7,
             trust_digest: "0123456789abcdef".into(),
             rejected: 3,

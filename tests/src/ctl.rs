@@ -201,6 +201,11 @@ impl Running {
         is_running
     }
 
+    /// What it has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
     /// What it has written to standard error, once it has ended.
     #[track_caller]
     pub fn all_stderr(&self) -> String {

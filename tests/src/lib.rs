@@ -26,6 +26,7 @@ mod load;
 mod log;
 pub mod monitor;
 mod network;
+pub mod nights;
 mod port;
 mod process;
 mod program;

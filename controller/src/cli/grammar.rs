@@ -373,7 +373,7 @@ pub enum Acl {
 /// is sent to Redis. Redis must be 7.0 or newer: older ones cannot restrict commands to some keys.
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
-#[command(group = ArgGroup::new("role").args(["host", "controller", "reader"]).required(true).multiple(false))]
+#[command(group = ArgGroup::new("role").args(["host", "controller", "reader", "serve"]).required(true).multiple(false))]
 pub struct AclPrint {
     /// The worker of this host: user worker-NAME
     #[arg(short = 'H', long, value_name = "NAME", add = ArgValueCompleter::new(completers::hosts))]
@@ -384,6 +384,9 @@ pub struct AclPrint {
     /// A dashboard, or ctl where it only looks: user reader
     #[arg(long)]
     pub reader: bool,
+    /// ctl serve, which sends what standing orders ask for: user serve
+    #[arg(long)]
+    pub serve: bool,
     /// File with the user's password in its first line; only its SHA-256 is printed
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub password_file: Option<PathBuf>,

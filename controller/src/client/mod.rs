@@ -119,6 +119,7 @@ mod scheduler;
 mod schedules;
 mod sealing;
 mod select;
+mod serving;
 mod signer;
 mod spelling;
 mod targeting;
@@ -156,6 +157,7 @@ pub use self::{
     scheduler::{Scheduler, Scheduling},
     schedules::{ends_soon, in_words, next_times, silent_until},
     select::{Known, Selected, Selection},
+    serving::serves,
     signer::{Signer, SignerError},
     spelling::closest,
     targeting::{

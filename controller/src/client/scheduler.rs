@@ -30,6 +30,7 @@ use super::{
     schedules::{ends_soon, silent_until},
     verdict::Course,
 };
+use crate::fault::{self, Bug, Point};
 
 /// How often it is said that an order ends.
 const REMIND: Duration = Duration::from_secs(24 * 3600);
@@ -298,12 +299,18 @@ impl Scheduler {
             }
             None => None,
         };
+        if fault::planted(Bug::ForgetMissed) {
+            others.clear();
+        }
         let claim = scheduled.account(fleet.keys(), until_ms, begun.as_ref().map(|(_, run)| run), &others);
         let mut pipeline = redis::pipe();
         pipeline.add_command(claim);
         let (is_ours,): (bool,) = fleet.query(&pipeline).await?;
         if !is_ours {
             return Ok(());
+        }
+        if begun.is_some() {
+            fault::point(Point::Claimed);
         }
         let name = scheduled.name();
         for (instant_ms, Instant { state: fate, reason, .. }) in others {

@@ -29,6 +29,7 @@ pub fn print(options: AclPrint, settings: &Settings, printer: &Printer) -> anyho
     let role = match options.host {
         Some(host) => Role::Worker(host),
         None if options.controller => Role::Controller,
+        None if options.serve => Role::Serve,
         None => Role::Reader,
     };
     let namespace = settings.namespace.as_ref();

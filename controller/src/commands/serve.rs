@@ -5,14 +5,14 @@ use std::time::Duration;
 use protocol::scheduled::End;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, watch},
 };
 
 use crate::{
     cli::{schedules::Serve, settings::Settings},
     client::{Error, Fleet, KnownHosts, Scheduler, Scheduling},
     output::{Advice, Exit, Printer, Table, moments, style},
-    serve::{DRAIN, Life, Services, config::Config, dead_man, redis_status},
+    serve::{DRAIN, Life, Services, config::Config, dead_man, notify, presence, redis_status},
 };
 
 /// The shortest sleep.
@@ -36,8 +36,8 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
         printer.table(&pairs)?;
         return Ok(Exit::Success);
     }
-    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let fleet = connect(settings).await?;
+    let mut signals = signals()?;
+    let (fleet, presence) = (connect(settings).await?, connect(settings).await?);
     let mut services = Services::default();
     printer.note(&format!("{}: begins", config.name));
     let name = config.name.clone();
@@ -52,17 +52,34 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
             dead_man::run(life, dead_man, move |said| _ = words.send(Said::DeadMan(said)))
         });
     }
+    let own_name = name.clone();
+    services.start("presence", move |life| presence::announce(life, presence, own_name));
     services.start("scheduler", move |life| schedule(life, fleet, config, words));
+    let health = services.health().clone();
+    let mut again = signals.clone();
     let told = async {
         loop {
             tokio::select! {
-                _ = term.recv() => return,
-                _ = interrupt.recv() => return,
+                _ = signals.wait_for(|count| *count > 0) => break,
                 Some(said) = said.recv() => tell(&said, printer),
             }
         }
+        notify::stopping();
+        printer.note(&format!("{name}: finishes what it has begun; the next signal ends it at once"));
     };
-    let ended = services.run(told, || printer.note(&format!("{name}: ready")), DRAIN).await;
+    let on_ready = || {
+        notify::ready(&name);
+        printer.note(&format!("{name}: ready"));
+    };
+    let ended = tokio::select! {
+        ended = services.run(told, on_ready, DRAIN) => ended,
+        _ = again.wait_for(|count| *count > 1) => {
+            // What was begun, another instance goes on with.
+            printer.trouble(&format!("{name}: ended at once"));
+            return Ok(Exit::NotSent);
+        }
+        () = notify::guard(health) => Vec::new(),
+    };
     while let Ok(said) = said.try_recv() {
         tell(&said, printer);
     }
@@ -73,6 +90,22 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
     }
     printer.note(&format!("{name}: ended"));
     Ok(exit)
+}
+
+/// How many signals to end have come.
+fn signals() -> anyhow::Result<watch::Receiver<u32>> {
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (count, counted) = watch::channel(0);
+    tokio::spawn(async move {
+        while !count.is_closed() {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            count.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(counted)
 }
 
 async fn connect(settings: &Settings) -> anyhow::Result<Fleet> {
@@ -99,16 +132,20 @@ async fn schedule(
         let wait = match ticked {
             Ok(next) => {
                 if std::mem::take(&mut is_away) {
+                    notify::status("runs");
                     say(Said::Back);
                 }
                 life.worked();
+                life.turns();
                 let until = next.map(|next| Duration::from_millis(next.saturating_sub(fleet.now())));
                 until.unwrap_or(config.interval).clamp(NAP, config.interval)
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_away, true) {
+                    notify::status("Redis cannot be asked: it is tried again");
                     say(Said::Away(error));
                 }
+                life.turns();
                 // Where there is no connection, the next attempt fails with the dead one.
                 let _ = fleet.reconnect().await;
                 config.interval

@@ -6,6 +6,8 @@
 
 pub mod config;
 pub mod dead_man;
+pub mod notify;
+pub mod presence;
 pub mod receivers;
 pub mod redis_status;
 pub mod secret_file;
@@ -50,6 +52,8 @@ pub struct Vital {
     pub is_ready: bool,
     /// When it last did what it is there for.
     pub worked: Option<Instant>,
+    /// When it last ended a round, whether or not it could do its work in it; `None` where it says nothing of rounds.
+    pub turned: Option<Instant>,
 }
 
 /// How a service has ended.
@@ -96,6 +100,12 @@ impl Life {
     pub fn worked(&self) {
         self.ready();
         self.health.change(self.name, |vital| vital.worked = Some(Instant::now()));
+    }
+
+    /// Says that it has ended a round, whether or not it could do its work: it does not hang. From then on it must say so
+    /// again and again.
+    pub fn turns(&self) {
+        self.health.change(self.name, |vital| vital.turned = Some(Instant::now()));
     }
 
     /// How all services are.

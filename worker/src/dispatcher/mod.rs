@@ -133,6 +133,8 @@ pub(crate) struct Dispatcher {
     shown_running: usize,
     /// When to publish that another number runs.
     status_due: Option<tokio::time::Instant>,
+    /// Since when no `ctl serve` lives, where the fleet had one.
+    serve_missing_ms: Option<Millis>,
 }
 
 /// What commands can be about.
@@ -200,6 +202,7 @@ impl Dispatcher {
             ready: false,
             shown_running: 0,
             status_due: None,
+            serve_missing_ms: None,
         }
     }
 
@@ -517,6 +520,7 @@ impl Dispatcher {
                 }
             }
             Notice::Clock(clock) => (self.clock, self.knows_time) = (clock, true),
+            Notice::ServeMissing(since_ms) => self.judge_serve(since_ms),
         }
     }
 

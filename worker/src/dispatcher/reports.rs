@@ -2,7 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::{VERSION, action::Repeat, clock::millis, status::Status};
+use protocol::{
+    VERSION,
+    action::Repeat,
+    clock::millis,
+    status::Status,
+    time::{Millis, show_moment},
+};
 use tokio::{task::JoinError, time::Instant};
 
 use super::Dispatcher;
@@ -45,12 +51,27 @@ impl Dispatcher {
             refuses: self.refusal(),
             trust: trusted.problem,
             actions: self.own_problem(),
+            serve_missing_ms: self.serve_missing_ms,
             trust_version: trusted.trust.version(),
             trust_digest: trusted.digest,
             rejected: self.rejected,
             dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         };
         self.write(Write::Status(Box::new(status)));
+    }
+
+    /// Says once that no `ctl serve` lives, and once that one does again.
+    pub(super) fn judge_serve(&mut self, since_ms: Option<Millis>) {
+        match (std::mem::replace(&mut self.serve_missing_ms, since_ms), since_ms) {
+            (None, Some(since_ms)) => {
+                let since = show_moment(since_ms);
+                tracing::warn!("no ctl serve has been heard of since {since}: schedules do not run");
+            }
+            (Some(_), None) => tracing::info!("a ctl serve lives again"),
+            // Of the same absence nothing more is said.
+            _ => return,
+        }
+        self.publish_status(false);
     }
 
     /// Why what may change the host is refused, where it is.

@@ -14,11 +14,13 @@ use std::{
 };
 
 use protocol::{
-    clock::FleetClock,
+    clock::{FleetClock, millis},
     connection::{self, Address, Backoff, Connection, Transacted},
     keys::CONSUMER_GROUP,
+    limits,
     name::JobId,
     scripts::TRIM_HANDLED,
+    time::Millis,
 };
 use redis::{RedisError, pipe};
 use serde_json::Value;
@@ -52,6 +54,8 @@ pub(crate) enum Notice {
     Vanished,
     /// The fleet's clock, read with a heartbeat.
     Clock(FleetClock),
+    /// Since when no `ctl serve` lives, where the fleet had one.
+    ServeMissing(Option<Millis>),
 }
 
 pub(crate) struct Publisher {
@@ -68,6 +72,8 @@ pub(crate) struct Publisher {
     kept: BTreeMap<String, Instant>,
     /// Whether the current refusal of Redis has been logged.
     complained: bool,
+    /// When to look next whether a `ctl serve` lives.
+    look_for_serve: Instant,
 }
 
 impl Publisher {
@@ -86,6 +92,7 @@ impl Publisher {
             newest: HashMap::new(),
             kept: BTreeMap::new(),
             complained: false,
+            look_for_serve: Instant::now(),
         }
     }
 
@@ -95,6 +102,7 @@ impl Publisher {
         loop {
             if let Ok(mut redis) = self.address.connect().await {
                 backoff.reset();
+                self.look_for_serve = Instant::now();
                 self.notify(Notice::Open);
                 if self.session(&mut redis, &mut backoff).await.is_ok() {
                     return;
@@ -229,7 +237,7 @@ impl Publisher {
     }
 
     /// Publishes the whole queue. Returns for each write the error with which Redis refused it, if it did.
-    async fn publish(&self, redis: &mut Connection) -> Result<Vec<Option<RedisError>>, RedisError> {
+    async fn publish(&mut self, redis: &mut Connection) -> Result<Vec<Option<RedisError>>, RedisError> {
         // Figures come before the outcome that reports them. All writes about one job are one transaction: an output or
         // a state that was refused alone would come after the job's end when it is tried again.
         let (mut transactions, mut jobs, mut at) = (Vec::new(), Vec::new(), HashMap::new());
@@ -260,11 +268,24 @@ impl Publisher {
             time.cmd("TIME");
             transactions.extend([exist, time]);
         }
+        let looks_for_serve = is_heartbeat && Instant::now() >= self.look_for_serve;
+        if looks_for_serve {
+            let mut newest = pipe();
+            newest.zrevrange_withscores(self.identity.keys.serving(), 0, 0);
+            transactions.push(newest);
+            self.look_for_serve = Instant::now() + limits::SERVE_LOOK;
+        }
 
         let mut results = redis.transact(&transactions).await?;
+        // Where it may not be asked, nothing is known.
+        let newest = looks_for_serve.then(|| results.pop().and_then(read::<Vec<(Vec<u8>, f64)>>)).flatten();
         if is_heartbeat {
             if let Some(time) = results.pop().and_then(read::<(u64, u64)>) {
-                self.notify(Notice::Clock(FleetClock::from_redis(time)));
+                let clock = FleetClock::from_redis(time);
+                self.notify(Notice::Clock(clock));
+                if let Some(newest) = newest {
+                    self.notify(Notice::ServeMissing(missing_since(&newest, clock.now())));
+                }
             }
             let exist = results.pop().and_then(read::<usize>);
             if exist.is_some_and(|exist| exist < 1 + kept.len()) {
@@ -333,6 +354,13 @@ fn is_permanent(error: &RedisError) -> bool {
     // A failed pipeline lists the errors of its commands.
     let errors = error.clone().into_server_errors().unwrap_or_default();
     error.code() == Some("WRONGTYPE") || errors.iter().any(|(_, error)| error.code() == "WRONGTYPE")
+}
+
+/// Since when no `ctl serve` lives, by the newest heartbeat of any. Where there was none, none is missing.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+fn missing_since(newest: &[(Vec<u8>, f64)], now: Millis) -> Option<Millis> {
+    let seen_ms = newest.first()?.1 as Millis;
+    (now >= seen_ms.saturating_add(millis(limits::SERVE_MISSING_AFTER))).then_some(seen_ms)
 }
 
 fn read<T: redis::FromRedisValue>(reply: Transacted) -> Option<T> {

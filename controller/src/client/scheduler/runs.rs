@@ -15,7 +15,10 @@ use super::{
     Scheduler, Scheduling,
     step::{Retry, retry},
 };
-use crate::client::{error::Error, events::HostResult, fleet::Fleet, follow::Follower, jobs::Job, verdict::Course};
+use crate::{
+    client::{error::Error, events::HostResult, fleet::Fleet, follow::Follower, jobs::Job, verdict::Course},
+    fault::{self, Bug, Point},
+};
 
 /// A claim of which nothing was heard for so long is taken over.
 const TAKE_OVER: Duration = Duration::from_secs(15);
@@ -39,6 +42,7 @@ impl Scheduler {
         }
         let count = hosts.len();
         let sent = fleet.send_run(&scheduled.standing, instant_ms, run.attempt, hosts).await;
+        fault::point(Point::Sent);
         self.settle(scheduled, instant_ms, run, sent, count, fleet).await
     }
 
@@ -128,7 +132,7 @@ impl Scheduler {
     ) -> Result<Course, Error> {
         let now = fleet.now();
         if run.state == Fate::Claimed {
-            if now >= run.at_ms.saturating_add(millis(TAKE_OVER)) {
+            if now >= run.at_ms.saturating_add(millis(TAKE_OVER)) && !fault::planted(Bug::NoTakeOver) {
                 self.take_over(scheduled, instant_ms, run, fleet).await?;
             }
             return Ok(Course::GoesOn);

@@ -7,6 +7,7 @@ mod hosts;
 mod keys;
 mod rights;
 mod server;
+mod serving;
 
 use serde::Serialize;
 
@@ -80,6 +81,13 @@ pub async fn run(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<Exit> {
         Err(error) => {
             let message = format!("cannot be read: {}", error.diagnosed().await);
             vec![Finding::new("hosts", Level::Problem, message)]
+        }
+    });
+    checks.extend(match permitted("ctl serve", serving::check(fleet).await) {
+        Ok(checked) => checked.unwrap_or_else(|finding| vec![finding]),
+        // The next check names a key that is the likely cause.
+        Err(error) => {
+            vec![Finding::new("ctl serve", Level::Problem, format!("cannot be read: {}", error.diagnosed().await))]
         }
     });
     checks.extend(keys::check(fleet).await?);
