@@ -1,0 +1,3 @@
+//! The figures of the fleet for Prometheus.
+
+pub mod samples;
