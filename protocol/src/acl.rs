@@ -265,6 +265,12 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
             "keep schedules, and account for their runs",
         ),
         grant(
+            Both,
+            [keys.remote_write()],
+            &["eval", "hget", "hset", "pexpire", "del", "pttl"],
+            "ctl serve: agree which instance sends figures to a remote receiver",
+        ),
+        grant(
             Read,
             [keys.pattern_of_host(&Any), keys.pattern_of_job(), keys.artifact(&Any, Any), keys.servers(), keys.jobs()],
             &["pttl", "zcard"],

@@ -12,7 +12,7 @@ use crate::{
     cli::{schedules::Serve, settings::Settings},
     client::{Error, Fleet, KnownHosts, Scheduler, Scheduling},
     output::{Advice, Exit, Printer, Table, moments, style},
-    serve::{DRAIN, Life, Services, config::Config},
+    serve::{DRAIN, Life, Services, config::Config, remote_write},
 };
 
 /// The shortest sleep.
@@ -25,6 +25,10 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
         let mut pairs = Table::of_pairs();
         pairs.pair("name", style::plain(&config.name));
         pairs.pair("interval", moments::span(config.interval));
+        if let Some(remote) = &config.remote_write {
+            let (to, every) = (remote.receiver(), moments::span(remote.interval));
+            pairs.pair("remote write", format!("{}, every {every}, version {}", style::plain(&to), remote.protocol.version()));
+        }
         printer.table(&pairs)?;
         return Ok(Exit::Success);
     }
@@ -34,6 +38,15 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
     printer.note(&format!("{}: begins", config.name));
     let name = config.name.clone();
     let (words, mut said) = mpsc::unbounded_channel();
+    let (remote_words, mut remote_said) = mpsc::unbounded_channel();
+    if let Some(remote) = config.remote_write.clone() {
+        if let Some(warning) = remote.warning() {
+            printer.warn(&warning);
+        }
+        let (fleet, name) = (connect(settings).await?, name.clone());
+        let say = move |said| _ = remote_words.send(said);
+        services.start("remote write", move |life| remote_write::run(life, fleet, remote_write::source::Hosts, remote, name, say));
+    }
     services.start("scheduler", move |life| schedule(life, fleet, config, words));
     let told = async {
         loop {
@@ -41,12 +54,16 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
                 _ = term.recv() => return,
                 _ = interrupt.recv() => return,
                 Some(said) = said.recv() => tell(&said, printer),
+                Some(said) = remote_said.recv() => tell_remote(&said, printer),
             }
         }
     };
     let ended = services.run(told, || printer.note(&format!("{name}: ready")), DRAIN).await;
     while let Ok(said) = said.try_recv() {
         tell(&said, printer);
+    }
+    while let Ok(said) = remote_said.try_recv() {
+        tell_remote(&said, printer);
     }
     let mut exit = if ended.is_empty() { Exit::NotSent } else { Exit::Success };
     for (service, error) in ended.iter().filter_map(|ended| Some((ended.name, ended.error.as_ref()?))) {
@@ -109,6 +126,13 @@ enum Said {
     Away(Error),
     Back,
     Done(Scheduling),
+}
+
+/// A line for what remote write says.
+fn tell_remote(said: &remote_write::Said, printer: &Printer) {
+    let line = said.to_string();
+    let line = style::plain(&line);
+    if said.is_trouble() { printer.trouble(&line) } else { printer.note(&line) }
 }
 
 /// A line for what a scheduler says.

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod exporter;
+pub mod remote_write;
 
 use std::{
     future::Future,

@@ -42,7 +42,7 @@ impl Lease {
         Ok(holder.map(name))
     }
 
-    /// Leaves it. Returns whether another instance waits for it.
+    /// Leaves it. Returns whether another instance has it, or waits for it.
     ///
     /// # Errors
     /// Redis cannot be asked.
@@ -50,7 +50,8 @@ impl Lease {
         let mut leave = redis::pipe();
         leave.cmd("EVAL").arg(LEAVE_LEASE).arg(1).arg(fleet.keys().remote_write()).arg(&self.owner);
         let (waited,): (Option<Vec<u8>>,) = fleet.query_with_time(&leave).await?;
-        let waited = waited.and_then(|moment| String::from_utf8(moment).ok()?.parse::<Millis>().ok());
-        Ok(waited.is_some_and(|moment| fleet.now().saturating_sub(moment) < millis(self.length)))
+        let Some(waited) = waited.map(|waited| String::from_utf8_lossy(&waited).into_owned()) else { return Ok(false) };
+        let is_recent = |moment: Millis| fleet.now().saturating_sub(moment) < millis(self.length);
+        Ok(waited == "taken" || waited.parse().is_ok_and(is_recent))
     }
 }

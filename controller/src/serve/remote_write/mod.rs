@@ -13,6 +13,7 @@ mod queue;
 mod receiver;
 mod said;
 pub mod settings;
+pub mod source;
 pub mod wire;
 
 use std::{future::Future, time::Duration};
