@@ -5,6 +5,7 @@
 //! `ctl serve` starts it again, and half of it must not go on unnoticed.
 
 pub mod config;
+pub mod counters;
 pub mod exporter;
 pub mod remote_write;
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::{VERSION, action::Repeat, clock::millis, status::Status};
+use protocol::{VERSION, action::Repeat, clock::millis, outcome::State, status::Status};
 use tokio::time::Instant;
 
 use super::Dispatcher;
@@ -44,7 +44,8 @@ impl Dispatcher {
             actions: self.own_problem(),
             trust_version: trusted.trust.version(),
             trust_digest: trusted.digest,
-            rejected: self.rejected,
+            rejected: self.ended.get(&State::Rejected).copied().unwrap_or(0),
+            ended: self.ended.iter().map(|(state, count)| (state.as_str().to_owned(), *count)).collect(),
             dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         };
         self.write(Write::Status(Box::new(status)));
