@@ -1,6 +1,6 @@
 //! `ctl serve`: the services that do what is due while nobody types.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use protocol::scheduled::End;
 use tokio::{
@@ -12,7 +12,7 @@ use crate::{
     cli::{schedules::Serve, settings::Settings},
     client::{Error, Fleet, KnownHosts, Scheduler, Scheduling},
     output::{Advice, Exit, Printer, Table, moments, style},
-    serve::{DRAIN, Life, Services, config::Config, remote_write},
+    serve::{DRAIN, Life, Services, config::Config, exporter::Exporter, remote_write},
 };
 
 /// The shortest sleep.
@@ -44,8 +44,9 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
             printer.warn(&warning);
         }
         let (fleet, name) = (connect(settings).await?, name.clone());
+        let exporter = Arc::new(Exporter::new(&fleet, &name, services.health().clone(), Arc::default()));
         let say = move |said| _ = remote_words.send(said);
-        services.start("remote write", move |life| remote_write::run(life, fleet, remote_write::source::Hosts, remote, name, say));
+        services.start("remote write", move |life| remote_write::run(life, fleet, exporter, remote, name, say));
     }
     services.start("scheduler", move |life| schedule(life, fleet, config, words));
     let told = async {

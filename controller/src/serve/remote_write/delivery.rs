@@ -15,11 +15,11 @@ use super::{
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Sends batches.
-pub struct Delivery<'a, T> {
+pub struct Delivery<T> {
     /// To whom.
     pub receiver: Receiver,
     /// What.
-    pub queue: &'a Queue,
+    pub queue: Arc<Queue>,
     /// What is said meanwhile.
     pub say: T,
 }
@@ -31,7 +31,7 @@ struct Trouble {
     refuses: bool,
 }
 
-impl<T: Fn(Said)> Delivery<'_, T> {
+impl<T: Fn(Said)> Delivery<T> {
     /// Returns when nothing waits any more and nothing comes, or nothing more can be sent.
     pub async fn run(&mut self) {
         let mut trouble = Trouble::default();

@@ -13,10 +13,9 @@ mod queue;
 mod receiver;
 mod said;
 pub mod settings;
-pub mod source;
 pub mod wire;
 
-use std::{future::Future, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use protocol::clock::millis;
 
@@ -32,43 +31,32 @@ use self::{
 use super::Life;
 use crate::{
     client::{Error, Fleet},
-    serve::exporter::samples::Batch,
+    serve::exporter::{Exporter, Scrape, Whom},
 };
 
 /// How long what waits is still sent after the service was told to stop.
 const LAST: Duration = Duration::from_secs(10);
 
-/// Where figures come from.
-pub trait Source: Send {
-    /// Reads the fleet, and hands over all of its figures.
-    ///
-    /// # Errors
-    /// Redis cannot be asked. What was handed over counts for nothing then.
-    fn read(
-        &mut self,
-        fleet: &mut Fleet,
-        take: &mut (dyn FnMut(&Batch) + Send),
-    ) -> impl Future<Output = Result<(), Error>> + Send;
-}
-
-/// Sends what `source` has until it is told to stop. `name`: what other instances know this one by.
+/// Sends what `exporter` tells until it is told to stop. `name`: what other instances know this one by.
 ///
 /// # Errors
 /// The settings cannot be used.
-pub async fn run<S: Source>(
+pub async fn run(
     life: Life,
     fleet: Fleet,
-    source: S,
+    exporter: Arc<Exporter>,
     settings: Settings,
     name: String,
     say: impl Fn(Said) + Clone + Send,
 ) -> anyhow::Result<()> {
-    let queue = Queue::new(settings.queue);
-    let mut delivery = Delivery { receiver: Receiver::new(&settings)?, queue: &queue, say: say.clone() };
+    let queue = Arc::new(Queue::new(settings.queue));
+    let mut delivery = Delivery { receiver: Receiver::new(&settings)?, queue: Arc::clone(&queue), say: say.clone() };
     let identity = Identity::new(settings.labels.clone());
     let lease = Lease::new(&name, settings.interval);
     let interval_ms = millis(settings.interval);
-    let mut rounds = Rounds { fleet, source, lease, identity: &identity, queue: &queue, interval_ms, last: None, say: &say };
+    let own = (Arc::clone(&queue), say.clone());
+    let mut rounds =
+        Rounds { fleet, exporter, lease, identity, queue: own.0, interval_ms, last: None, say: own.1 };
     life.ready();
     let collecting = async {
         rounds.run(&life).await;
@@ -84,19 +72,19 @@ pub async fn run<S: Source>(
 }
 
 /// Makes rounds.
-struct Rounds<'a, S, T> {
+struct Rounds<T> {
     fleet: Fleet,
-    source: S,
+    exporter: Arc<Exporter>,
     lease: Lease,
-    identity: &'a Identity,
-    queue: &'a Queue,
+    identity: Identity,
+    queue: Arc<Queue>,
     interval_ms: u64,
     /// The last round that was made, unless another instance has sent since.
     last: Option<Round>,
-    say: &'a T,
+    say: T,
 }
 
-impl<S: Source, T: Fn(Said)> Rounds<'_, S, T> {
+impl<T: Fn(Said) + Send> Rounds<T> {
     async fn run(&mut self, life: &Life) {
         let (mut is_away, mut holder) = (false, None);
         // A round is of the moment at which it begins.
@@ -154,15 +142,23 @@ impl<S: Source, T: Fn(Said)> Rounds<'_, S, T> {
         if at_ms <= made {
             return Ok(Course::Early);
         }
-        let mut collector = self.identity.collect(at_ms);
-        self.source.read(&mut self.fleet, &mut |figures| collector.take(figures)).await?;
-        let round = collector.finish();
+        let round = self.collect(at_ms).await?;
         let ended = self.last.as_ref().map(|last| self.identity.ended(last, Some(&round), at_ms)).unwrap_or_default();
         if let Some(dropped) = self.queue.push(round.batches.iter().cloned().chain(ended)) {
             (self.say)(Said::Full(dropped));
         }
         self.last = Some(round);
         Ok(Course::Made(at_ms))
+    }
+
+    /// Reads the fleet.
+    async fn collect(&mut self, at_ms: u64) -> Result<Round, Error> {
+        let mut collector = self.identity.collect(at_ms);
+        let mut scrape = Scrape::begin(&self.exporter, &mut self.fleet, &Whom::default()).await?;
+        while let Some(figures) = scrape.next(&mut self.fleet).await? {
+            collector.take(&figures);
+        }
+        Ok(collector.finish())
     }
 
     /// Ends all series, unless another instance goes on with them.
