@@ -8,6 +8,8 @@ pub mod config;
 pub mod counters;
 pub mod exporter;
 pub mod remote_write;
+#[cfg(test)]
+mod shipped;
 
 use std::{
     future::Future,

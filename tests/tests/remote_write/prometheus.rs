@@ -24,9 +24,17 @@ pub struct Prometheus {
 impl Prometheus {
     /// With these settings. `None`, which is said: there is none on this machine.
     pub fn start(test: &str, settings: &str) -> Option<Self> {
+        Self::with(test, settings, &[])
+    }
+
+    /// With these settings, and these files beside them.
+    pub fn with(test: &str, settings: &str, files: &[(&str, &str)]) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory");
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         fs::write(directory.path().join("prometheus.yml"), settings).expect("a file");
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).expect("a file");
+        }
         let mut command = Command::new("prometheus");
         command.arg("--config.file=prometheus.yml").arg("--storage.tsdb.path=data").arg("--web.enable-remote-write-receiver");
         command.arg(format!("--web.listen-address={address}")).arg("--log.level=warn").current_dir(directory.path());
