@@ -1,18 +1,25 @@
 //! `ctl serve`: the services that do what is due while nobody types.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use protocol::scheduled::End;
+use protocol::{scheduled::End, time::Millis};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    time::Instant,
 };
 
 use crate::{
     cli::{schedules::Serve, settings::Settings},
     client::{Error, Fleet, KnownHosts, Scheduler, Scheduling},
     output::{Advice, Exit, Printer, Table, moments, style},
-    serve::{DRAIN, Life, Services, config::Config},
+    serve::{
+        DRAIN, Life, Services,
+        config::Config,
+        counters::Counters,
+        exporter::Exporter,
+        http::{self, Word},
+    },
 };
 
 /// The shortest sleep.
@@ -25,6 +32,9 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
         let mut pairs = Table::of_pairs();
         pairs.pair("name", style::plain(&config.name));
         pairs.pair("interval", moments::span(config.interval));
+        for (name, value) in config.http.words() {
+            pairs.pair(name, value);
+        }
         printer.table(&pairs)?;
         return Ok(Exit::Success);
     }
@@ -34,7 +44,15 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
     printer.note(&format!("{}: begins", config.name));
     let name = config.name.clone();
     let (words, mut said) = mpsc::unbounded_channel();
-    services.start("scheduler", move |life| schedule(life, fleet, config, words));
+    let counters = Arc::new(Counters::default());
+    if config.http.listen.is_some() {
+        let (http, words) = (config.http.clone(), words.clone());
+        let exporter = Exporter::new(&fleet, &name, services.health().clone(), Arc::clone(&counters));
+        // Nobody listens any more only where all ends.
+        let say = move |word| _ = words.send(Said::Http(word));
+        services.start("http", move |life| http::serve(life, http, exporter.into(), say));
+    }
+    services.start("scheduler", move |life| schedule(life, fleet, config, counters, words));
     let told = async {
         loop {
             tokio::select! {
@@ -67,6 +85,7 @@ async fn schedule(
     life: Life,
     mut fleet: Fleet,
     config: Config,
+    counters: Arc<Counters>,
     words: mpsc::UnboundedSender<Said>,
 ) -> anyhow::Result<()> {
     let mut scheduler = Scheduler::new(config.name.clone());
@@ -74,8 +93,11 @@ async fn schedule(
     // Nobody listens any more only where all ends.
     let say = |said: Said| _ = words.send(said);
     while !life.is_stopped() {
+        let begun = Instant::now();
         let ticked = scheduler.tick(&mut fleet).await;
-        for said in scheduler.take() {
+        let said = scheduler.take();
+        count(&said, &counters, begun, fleet.now());
+        for said in said {
             say(Said::Done(said));
         }
         let wait = match ticked {
@@ -104,16 +126,39 @@ async fn schedule(
     Ok(())
 }
 
-/// What a scheduler says.
+/// Counts what a look at the schedules has come to, which has begun then.
+fn count(said: &[Scheduling], counters: &Counters, begun: Instant, now: Millis) {
+    let mut sends = false;
+    for said in said {
+        match said {
+            Scheduling::Sent { job, fate, .. } => {
+                sends = true;
+                // A run is issued at its instant.
+                let lag = now.saturating_sub(job.issued_at_ms());
+                counters.count_run(fate.word(), Some(Duration::from_millis(lag)));
+            }
+            Scheduling::Left { fate, .. } => counters.count_run(fate.word(), None),
+            _ => {}
+        }
+    }
+    if sends {
+        counters.count_dispatch(begun.elapsed());
+    }
+}
+
+/// What the services say.
 enum Said {
+    Http(Word),
     Away(Error),
     Back,
     Done(Scheduling),
 }
 
-/// A line for what a scheduler says.
+/// A line for what a service says.
 fn tell(said: &Said, printer: &Printer) {
     let done = match said {
+        Said::Http(Word::Note(text)) => return printer.note(&style::plain(text)),
+        Said::Http(Word::Trouble(text)) => return printer.trouble(&style::plain(text)),
         Said::Away(error) => {
             return printer.trouble(&format!("it is tried again: {}", style::plain(&error.to_string())));
         }

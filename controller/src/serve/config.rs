@@ -6,6 +6,8 @@ use anyhow::Context;
 use protocol::time::read_duration;
 use serde::Deserialize;
 
+use super::http::settings::{Http, Section};
+
 /// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
 const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -19,6 +21,8 @@ struct File {
     name: Option<String>,
     /// The longest time between two looks at the schedules.
     interval: Option<String>,
+    /// Where to listen, and who may ask.
+    http: Section,
 }
 
 /// The settings in force.
@@ -28,6 +32,8 @@ pub struct Config {
     pub name: String,
     /// The longest time between two looks at the schedules.
     pub interval: Duration,
+    /// Where to listen, and who may ask.
+    pub http: Http,
 }
 
 impl Config {
@@ -54,6 +60,7 @@ impl Config {
         Ok(Self {
             name: file.name.filter(|name| !name.is_empty()).unwrap_or_else(own),
             interval: duration("interval", file.interval.as_deref(), INTERVAL, INTERVAL_MIN..=INTERVAL_MAX)?,
+            http: Http::judge(file.http)?,
         })
     }
 }

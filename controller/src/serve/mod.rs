@@ -7,6 +7,7 @@
 pub mod config;
 pub mod counters;
 pub mod exporter;
+pub mod http;
 
 use std::{
     future::Future,

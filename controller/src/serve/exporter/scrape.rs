@@ -223,11 +223,15 @@ impl Scrape {
         let page = self.online(from);
         let actions = self.exporter.customs.of(page.iter().map(|at| &self.hosts[*at]), fleet).await?;
         let keys = fleet.keys().clone();
-        let each = page.iter().zip(&actions).flat_map(|(at, actions)| actions.iter().map(|action| (*at, action)));
-        let ask = each.clone().map(|(at, action)| Cmd::hgetall(keys.custom(&self.hosts[at].host, action)));
-        let replies = hosts::ask(fleet, ask).await?;
+        let mut each = Vec::new();
+        for (at, actions) in page.iter().zip(&actions) {
+            each.extend(actions.iter().map(|action| (*at, Arc::clone(action))));
+        }
+        let ask: Vec<_> =
+            each.iter().map(|(at, action)| Cmd::hgetall(keys.custom(&self.hosts[*at].host, action))).collect();
+        let replies = hosts::ask(fleet, ask.into_iter()).await?;
         let mut samples = Vec::new();
-        for ((at, action), reply) in each.zip(&replies) {
+        for ((at, action), reply) in each.into_iter().zip(&replies) {
             let mut count = 0;
             for (field, value) in hosts::pairs(reply).filter(|(field, _)| *field != SAMPLED.as_bytes()) {
                 if count == ITEMS || field.len() > VALUE_BYTES {
@@ -244,7 +248,7 @@ impl Scrape {
                     None => (field, &[][..]),
                 };
                 let sample = Sample::of_host(&self.names[at], figure);
-                let sample = sample.with("action", label_value(action)).with("figure", hosts::label(name));
+                let sample = sample.with("action", label_value(&action)).with("figure", hosts::label(name));
                 samples.push(sample.with("item", hosts::label(item)));
                 count += 1;
             }
