@@ -2,17 +2,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::scheduled::End;
+use protocol::{scheduled::End, time::Millis};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    time::Instant,
 };
 
 use crate::{
     cli::{schedules::Serve, settings::Settings},
     client::{Error, Fleet, KnownHosts, Scheduler, Scheduling},
     output::{Advice, Exit, Printer, Table, moments, style},
-    serve::{DRAIN, Life, Services, config::Config, exporter::Exporter, remote_write},
+    serve::{
+        DRAIN, Life, Services,
+        config::Config,
+        counters::Counters,
+        exporter::Exporter,
+        http::{self, Word},
+        remote_write,
+    },
 };
 
 /// The shortest sleep.
@@ -27,7 +35,13 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
         pairs.pair("interval", moments::span(config.interval));
         if let Some(remote) = &config.remote_write {
             let (to, every) = (remote.receiver(), moments::span(remote.interval));
-            pairs.pair("remote write", format!("{}, every {every}, version {}", style::plain(&to), remote.protocol.version()));
+            pairs.pair(
+                "remote write",
+                format!("{}, every {every}, version {}", style::plain(&to), remote.protocol.version()),
+            );
+        }
+        for (name, value) in config.http.words() {
+            pairs.pair(name, value);
         }
         printer.table(&pairs)?;
         return Ok(Exit::Success);
@@ -38,33 +52,35 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
     printer.note(&format!("{}: begins", config.name));
     let name = config.name.clone();
     let (words, mut said) = mpsc::unbounded_channel();
-    let (remote_words, mut remote_said) = mpsc::unbounded_channel();
+    let counters = Arc::new(Counters::default());
+    let exporter = Arc::new(Exporter::new(&fleet, &name, services.health().clone(), Arc::clone(&counters)));
+    if config.http.listen.is_some() {
+        let (http, words, exporter) = (config.http.clone(), words.clone(), Arc::clone(&exporter));
+        // Nobody listens any more only where all ends.
+        let say = move |word| _ = words.send(Said::Http(word));
+        services.start("http", move |life| http::serve(life, http, exporter, say));
+    }
     if let Some(remote) = config.remote_write.clone() {
         if let Some(warning) = remote.warning() {
             printer.warn(&warning);
         }
-        let (fleet, name) = (connect(settings).await?, name.clone());
-        let exporter = Arc::new(Exporter::new(&fleet, &name, services.health().clone(), Arc::default()));
-        let say = move |said| _ = remote_words.send(said);
+        let (fleet, name, words) = (connect(settings).await?, name.clone(), words.clone());
+        let say = move |said| _ = words.send(Said::Remote(said));
         services.start("remote write", move |life| remote_write::run(life, fleet, exporter, remote, name, say));
     }
-    services.start("scheduler", move |life| schedule(life, fleet, config, words));
+    services.start("scheduler", move |life| schedule(life, fleet, config, counters, words));
     let told = async {
         loop {
             tokio::select! {
                 _ = term.recv() => return,
                 _ = interrupt.recv() => return,
                 Some(said) = said.recv() => tell(&said, printer),
-                Some(said) = remote_said.recv() => tell_remote(&said, printer),
             }
         }
     };
     let ended = services.run(told, || printer.note(&format!("{name}: ready")), DRAIN).await;
     while let Ok(said) = said.try_recv() {
         tell(&said, printer);
-    }
-    while let Ok(said) = remote_said.try_recv() {
-        tell_remote(&said, printer);
     }
     let mut exit = if ended.is_empty() { Exit::NotSent } else { Exit::Success };
     for (service, error) in ended.iter().filter_map(|ended| Some((ended.name, ended.error.as_ref()?))) {
@@ -85,6 +101,7 @@ async fn schedule(
     life: Life,
     mut fleet: Fleet,
     config: Config,
+    counters: Arc<Counters>,
     words: mpsc::UnboundedSender<Said>,
 ) -> anyhow::Result<()> {
     let mut scheduler = Scheduler::new(config.name.clone());
@@ -92,8 +109,11 @@ async fn schedule(
     // Nobody listens any more only where all ends.
     let say = |said: Said| _ = words.send(said);
     while !life.is_stopped() {
+        let begun = Instant::now();
         let ticked = scheduler.tick(&mut fleet).await;
-        for said in scheduler.take() {
+        let said = scheduler.take();
+        count(&said, &counters, begun, fleet.now());
+        for said in said {
             say(Said::Done(said));
         }
         let wait = match ticked {
@@ -122,23 +142,42 @@ async fn schedule(
     Ok(())
 }
 
-/// What a scheduler says.
+/// Counts what a look at the schedules has come to, which has begun then.
+fn count(said: &[Scheduling], counters: &Counters, begun: Instant, now: Millis) {
+    let mut sends = false;
+    for said in said {
+        match said {
+            Scheduling::Sent { job, fate, .. } => {
+                sends = true;
+                // A run is issued at its instant.
+                let lag = now.saturating_sub(job.issued_at_ms());
+                counters.count_run(fate.word(), Some(Duration::from_millis(lag)));
+            }
+            Scheduling::Left { fate, .. } => counters.count_run(fate.word(), None),
+            _ => {}
+        }
+    }
+    if sends {
+        counters.count_dispatch(begun.elapsed());
+    }
+}
+
+/// What the services say.
 enum Said {
+    Http(Word),
+    Remote(remote_write::Said),
     Away(Error),
     Back,
     Done(Scheduling),
 }
 
-/// A line for what remote write says.
-fn tell_remote(said: &remote_write::Said, printer: &Printer) {
-    let line = said.to_string();
-    let line = style::plain(&line);
-    if said.is_trouble() { printer.trouble(&line) } else { printer.note(&line) }
-}
-
-/// A line for what a scheduler says.
+/// A line for what a service says.
 fn tell(said: &Said, printer: &Printer) {
     let done = match said {
+        Said::Http(Word::Note(text)) => return printer.note(&style::plain(text)),
+        Said::Remote(said) if said.is_trouble() => return printer.trouble(&style::plain(&said.to_string())),
+        Said::Remote(said) => return printer.note(&style::plain(&said.to_string())),
+        Said::Http(Word::Trouble(text)) => return printer.trouble(&style::plain(text)),
         Said::Away(error) => {
             return printer.trouble(&format!("it is tried again: {}", style::plain(&error.to_string())));
         }

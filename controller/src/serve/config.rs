@@ -6,6 +6,7 @@ use anyhow::Context;
 use protocol::time::read_duration;
 use serde::Deserialize;
 
+use super::http::settings::{Http, Section};
 use super::remote_write::settings as remote_write;
 
 /// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
@@ -23,6 +24,8 @@ struct File {
     interval: Option<String>,
     /// Where figures are sent.
     remote_write: Option<remote_write::Section>,
+    /// Where to listen, and who may ask.
+    http: Section,
 }
 
 /// The settings in force.
@@ -34,6 +37,8 @@ pub struct Config {
     pub interval: Duration,
     /// Where figures are sent, if anywhere.
     pub remote_write: Option<remote_write::Settings>,
+    /// Where to listen, and who may ask.
+    pub http: Http,
 }
 
 impl Config {
@@ -61,6 +66,7 @@ impl Config {
             name: file.name.filter(|name| !name.is_empty()).unwrap_or_else(own),
             interval: duration("interval", file.interval.as_deref(), INTERVAL, INTERVAL_MIN..=INTERVAL_MAX)?,
             remote_write: file.remote_write.map(remote_write::Settings::judge).transpose()?,
+            http: Http::judge(file.http)?,
         })
     }
 }

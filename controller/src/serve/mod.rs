@@ -7,6 +7,7 @@
 pub mod config;
 pub mod counters;
 pub mod exporter;
+pub mod http;
 pub mod remote_write;
 #[cfg(test)]
 mod shipped;

@@ -31,7 +31,7 @@ fn serve(redis: &Redis, name: &str, receiver: SocketAddr, more: &str) -> Running
 }
 
 fn settings(name: &str, receiver: SocketAddr, more: &str) -> String {
-    format!("name = {name:?}\n[remote_write]\nurl = 'http://{receiver}/api/v1/write'\ninterval = '1s'\n{more}\n")
+    format!("name = {name:?}\n[http]\nlisten = 'off'\n[remote_write]\nurl = 'http://{receiver}/api/v1/write'\ninterval = '1s'\n{more}\n")
 }
 
 fn term(running: &Running) {
@@ -177,7 +177,10 @@ fn the_first_version_can_be_asked_for() {
     let _running = serve(&redis, "one", receiver.address, &more);
     receiver.wait("a sample", |got| got.is(UP, "web1"));
     let request = receiver.requests().remove(0);
-    assert_eq!((request.version.as_str(), request.headers["authorization"].as_str()), ("0.1.0", "Basic YW5uOnNlc2FtZQ=="));
+    assert_eq!(
+        (request.version.as_str(), request.headers["authorization"].as_str()),
+        ("0.1.0", "Basic YW5uOnNlc2FtZQ==")
+    );
 }
 
 #[test]

@@ -36,7 +36,10 @@ impl Prometheus {
             fs::write(directory.path().join(name), text).expect("a file");
         }
         let mut command = Command::new("prometheus");
-        command.arg("--config.file=prometheus.yml").arg("--storage.tsdb.path=data").arg("--web.enable-remote-write-receiver");
+        command
+            .arg("--config.file=prometheus.yml")
+            .arg("--storage.tsdb.path=data")
+            .arg("--web.enable-remote-write-receiver");
         command.arg(format!("--web.listen-address={address}")).arg("--log.level=warn").current_dir(directory.path());
         let Ok(child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
             eprintln!("skipped: {test} (no prometheus here)");
@@ -58,7 +61,8 @@ impl Prometheus {
     /// The series of an expression now, each with its labels and its value.
     #[track_caller]
     pub fn query(&self, expression: &str) -> Vec<(Value, String)> {
-        let encode = |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        let encode =
+            |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
         let expression: String = expression.bytes().map(encode).collect();
         let data = self.ask(&format!("/api/v1/query?query={expression}"));
         let value = |series: &Value| (series["metric"].clone(), series["value"][1].as_str().expect("text").to_owned());
@@ -116,7 +120,9 @@ fn a_real_prometheus_takes_what_is_written() {
     assert_eq!((&found.0["site"], found.1.as_str()), (&Value::from("north"), "1"), "{found:?}");
     // Several rounds have been taken without gaps.
     let count = format!("count_over_time({up}[1m])");
-    eventually("more rounds", || prometheus.query(&count).pop().filter(|(_, count)| count.parse().is_ok_and(|count: f64| count >= 3.0)));
+    eventually("more rounds", || {
+        prometheus.query(&count).pop().filter(|(_, count)| count.parse().is_ok_and(|count: f64| count >= 3.0))
+    });
     // A marker ends the series at once, not after the five minutes for which Prometheus looks back.
     term(&running);
     let output = running.wait().expect(0);

@@ -154,9 +154,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) {
             let reply = state.next.pop_front().unwrap_or(state.usual);
             let is_new = request.version == "2.0.0";
             let reply = match (reply, is_new) {
-                (Reply::Written, true) => {
-                    Reply::Status(204, "X-Prometheus-Remote-Write-Samples-Written: 1\r\n")
-                }
+                (Reply::Written, true) => Reply::Status(204, "X-Prometheus-Remote-Write-Samples-Written: 1\r\n"),
                 (Reply::OldOnly, true) => Reply::Status(415, ""),
                 (Reply::Written | Reply::OldOnly | Reply::OldSilent, false) | (Reply::OldSilent, true) => {
                     Reply::Status(204, "")

@@ -104,11 +104,6 @@ impl Exporter {
     pub fn without_redis(&self) -> Vec<Batch> {
         [own::no_redis()].into_iter().chain(self.own()).filter(|batch| !batch.samples.is_empty()).collect()
     }
-
-    /// How the services of this instance are.
-    pub const fn health(&self) -> &Health {
-        &self.health
-    }
 }
 
 impl Lent<'_> {

@@ -230,7 +230,8 @@ mod tests {
             let request = batch.request();
             let of = |series: &Series| {
                 let labels: Vec<_> = request.labels(series).map(|(name, value)| format!("{name}={value}")).collect();
-                let samples: Vec<_> = series.samples.iter().map(|sample| (sample.value.to_bits(), sample.at_ms)).collect();
+                let samples: Vec<_> =
+                    series.samples.iter().map(|sample| (sample.value.to_bits(), sample.at_ms)).collect();
                 let sample = match samples[..] {
                     [(STALE, at)] => format!("stale@{at}"),
                     [(bits, at)] => format!("{}@{at}", f64::from_bits(bits)),
@@ -245,7 +246,8 @@ mod tests {
 
     #[test]
     fn labels_are_sorted_and_unique() {
-        let identity = Identity::new([("host".to_owned(), "other".to_owned()), ("site".to_owned(), "north".to_owned())]);
+        let identity =
+            Identity::new([("host".to_owned(), "other".to_owned()), ("site".to_owned(), "north".to_owned())]);
         let mut collector = identity.collect(1_000);
         collector.take(&figures([
             figure(&[("z", "1"), ("host", "web1"), ("role", "é\n"), ("none", "")], 2.0),
@@ -293,7 +295,8 @@ mod tests {
         let long = "x".repeat(200);
         let mut collector = identity.collect(1_000);
         for at in 0..BATCH_SAMPLES {
-            let labels: Vec<_> = ["a", "b", "c", "d"].into_iter().map(|name| (name, format!("{at}{name}{long}"))).collect();
+            let labels: Vec<_> =
+                ["a", "b", "c", "d"].into_iter().map(|name| (name, format!("{at}{name}{long}"))).collect();
             let labels: Vec<_> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
             collector.take(&figures([figure(&labels, 1.0)]));
         }

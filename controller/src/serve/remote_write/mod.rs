@@ -55,8 +55,7 @@ pub async fn run(
     let lease = Lease::new(&name, settings.interval);
     let interval_ms = millis(settings.interval);
     let own = (Arc::clone(&queue), say.clone());
-    let mut rounds =
-        Rounds { fleet, exporter, lease, identity, queue: own.0, interval_ms, last: None, say: own.1 };
+    let mut rounds = Rounds { fleet, exporter, lease, identity, queue: own.0, interval_ms, last: None, say: own.1 };
     life.ready();
     let collecting = async {
         rounds.run(&life).await;

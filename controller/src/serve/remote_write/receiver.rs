@@ -165,9 +165,8 @@ mod tests {
 
     #[test]
     fn a_receiver_can_ask_to_wait() {
-        let wait = |text: &'static str| {
-            super::wait(&HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]))
-        };
+        let wait =
+            |text: &'static str| super::wait(&HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]));
         assert_eq!(wait("7"), Some(Duration::from_secs(7)));
         assert_eq!(wait("99999999"), Some(WAIT_MAX));
         assert_eq!(wait("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::ZERO));

@@ -3,11 +3,7 @@
 use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail, ensure};
-use protocol::{
-    limits,
-    time::read_duration,
-    tls::TlsFiles,
-};
+use protocol::{limits, time::read_duration, tls::TlsFiles};
 use serde::Deserialize;
 use url::Url;
 
