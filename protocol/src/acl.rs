@@ -278,6 +278,12 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
             "ctl serve: keep how Redis itself is",
         ),
         grant(
+            Both,
+            [keys.remote_write()],
+            &["eval", "hget", "hset", "pexpire", "del", "pttl"],
+            "ctl serve: agree which instance sends figures to a remote receiver",
+        ),
+        grant(
             Read,
             [
                 keys.pattern_of_host(&Any),

@@ -281,6 +281,12 @@ impl Keys {
         format!("{}redis:history", self.prefix)
     }
 
+    /// Hash: which instance of `ctl serve` sends figures to a remote receiver, and whether another waits. Expires
+    /// [`limits::REMOTE_WRITE_LEASE_MAX`] after it was renewed.
+    pub fn remote_write(&self) -> String {
+        format!("{}serve:{{remote-write}}", self.prefix)
+    }
+
     /// Pattern that matches every key of this namespace, for `SCAN`.
     pub fn pattern(&self) -> String {
         format!("{}*", self.prefix)
@@ -297,6 +303,7 @@ impl Keys {
             "schedules" => return Some(Retention::Fields(limits::SCHEDULES)),
             "redis:status" => return Some(Retention::Expires(limits::REDIS_STATUS_RETENTION)),
             "redis:history" => return Some(Retention::Expires(limits::HISTORY_RETENTION)),
+            "serve:{remote-write}" => return Some(Retention::Expires(limits::REMOTE_WRITE_LEASE_MAX)),
             _ if key.starts_with("schedule:{") => {
                 return Some(Retention::Expires(limits::STANDING_MAX + limits::RETENTION_MAX));
             }
@@ -378,6 +385,7 @@ mod tests {
             keys.schedule(&name),
             keys.schedule_open(&name),
             keys.schedule_runs(&name),
+            keys.remote_write(),
         ] {
             assert!(keys.retention(&key).is_some(), "{key}");
             assert!(Keys::new(None).retention(&key).is_none(), "{key}");

@@ -88,6 +88,10 @@ limits! {
     KEPT_RUNS: usize = 1_000;
     /// Runs of a schedule of which it is not known how they have ended; then no more are begun.
     OPEN_RUNS: usize = 100;
+    /// The longest time between two rounds of remote write.
+    REMOTE_WRITE_INTERVAL_MAX: Duration = Duration::from_secs(5 * 60);
+    /// How long an instance of `ctl serve` keeps the right to send figures to a remote receiver, unless it renews it.
+    REMOTE_WRITE_LEASE_MAX: Duration = Duration::from_secs(15 * 60);
     /// Bytes of an order to cancel.
     ORDER_BYTES: usize = 4 * 1024;
     /// Bytes of what a host states about the end of a command, without output and data.

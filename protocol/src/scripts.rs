@@ -305,3 +305,35 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'paused', ARGV[1])
 return 1
 ";
+
+/// Takes or renews the right of one of several instances to do something. Where another has it, its claim is left, and that
+/// this one waits is noted.
+/// ```text
+/// KEYS[1] → serve:{remote-write}
+/// ARGV[1] → who takes it   ARGV[2] → milliseconds until it expires   ARGV[3] → the moment now, in milliseconds
+/// Returns nothing where it is taken, else who has it
+/// ```
+pub const TAKE_LEASE: &str = "\
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if owner and owner ~= ARGV[1] then
+  redis.call('HSET', KEYS[1], 'waits', ARGV[3])
+  return owner
+end
+redis.call('HSET', KEYS[1], 'owner', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return false
+";
+
+/// Gives back what [`TAKE_LEASE`] has taken.
+/// ```text
+/// KEYS[1] → serve:{remote-write}
+/// ARGV[1] → who has taken it
+/// Returns when another instance has waited for it last, in milliseconds; 'taken' where another has it; else nothing
+/// ```
+pub const LEAVE_LEASE: &str = "\
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if owner ~= ARGV[1] then return owner and 'taken' end
+local waits = redis.call('HGET', KEYS[1], 'waits')
+redis.call('DEL', KEYS[1])
+return waits
+";

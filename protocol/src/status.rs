@@ -45,6 +45,8 @@ pub struct Status {
     pub trust_digest: String,
     /// Commands rejected since start.
     pub rejected: u64,
+    /// Commands that have ended here since start, by their state.
+    pub ended: Vec<(String, u64)>,
     /// Entries dropped since start, by reason.
     pub dropped: Vec<(String, u64)>,
 }
@@ -78,6 +80,7 @@ impl Status {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
+        fields.extend(self.ended.iter().map(|(state, count)| (format!("ended_{state}"), count.to_string())));
         fields.extend(self.dropped.iter().map(|(reason, count)| (format!("dropped_{reason}"), count.to_string())));
         fields
     }
@@ -86,11 +89,14 @@ impl Status {
     pub fn from_fields(fields: &HashMap<String, String>) -> Option<Self> {
         let text = |name: &str| fields.get(name).map(String::as_str).unwrap_or_default();
         let number = |name: &str| text(name).parse().unwrap_or(0);
-        let mut dropped: Vec<_> = fields
-            .iter()
-            .filter_map(|(name, value)| Some((name.strip_prefix("dropped_")?.to_owned(), value.parse().ok()?)))
-            .collect();
-        dropped.sort();
+        let counts = |prefix: &str| {
+            let count = |(name, value): (&String, &String)| {
+                Some((name.strip_prefix(prefix)?.to_owned(), value.parse::<u64>().ok()?))
+            };
+            let mut counts: Vec<_> = fields.iter().filter_map(count).collect();
+            counts.sort();
+            counts
+        };
         Some(Self {
             last_seen_ms: time::read_moment(fields.get("last_seen")?)?,
             stopped: text("state") == "stopped",
@@ -109,7 +115,8 @@ impl Status {
             trust_version: number("trust_version"),
             trust_digest: text("trust_digest").into(),
             rejected: number("rejected"),
-            dropped,
+            ended: counts("ended_"),
+            dropped: counts("dropped_"),
         })
     }
 }
@@ -132,6 +139,7 @@ mod tests {
             trust_version: 7,
             trust_digest: "0123456789abcdef".into(),
             rejected: 3,
+            ended: vec![("succeeded".into(), 12)],
             dropped: vec![("malformed".into(), 2)],
             ..Status::default()
         };

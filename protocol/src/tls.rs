@@ -116,13 +116,21 @@ impl TlsFiles {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates in a file.
+///
+/// # Errors
+/// It cannot be read, or has none.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let missing = |error| unusable(path, error, TlsError::NoCertificate);
     let found: Vec<_> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(missing)?;
     if found.is_empty() { Err(TlsError::NoCertificate(path.into())) } else { Ok(found) }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+/// The private key in a file.
+///
+/// # Errors
+/// It cannot be read, or has none that can be used.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_file(path).map_err(|error| unusable(path, error, TlsError::NoKey))
 }
 

@@ -156,7 +156,7 @@ pub use self::{
     running::Running,
     scheduler::{Scheduler, Scheduling},
     schedules::{ends_soon, in_words, next_times, silent_until},
-    select::{Known, Selected, Selection},
+    select::{Known, SAMPLED, Selected, Selection, is_fresh},
     serving::serves,
     signer::{Signer, SignerError},
     spelling::closest,

@@ -23,7 +23,7 @@ use super::{
 const FRESH: Duration = Duration::from_secs(300);
 
 /// When the figures of a metric group were read.
-pub(super) const SAMPLED: &str = "sampled_at";
+pub const SAMPLED: &str = "sampled_at";
 
 /// Some hosts of the fleet.
 #[derive(Clone, Debug, Default)]
@@ -409,7 +409,7 @@ impl Found {
 }
 
 /// Whether figures that were read at this moment, by the host's clock, count as known.
-pub(super) fn is_fresh(status: &Status, sampled_at: Option<Millis>, now: Millis) -> bool {
+pub fn is_fresh(status: &Status, sampled_at: Option<Millis>, now: Millis) -> bool {
     let sampled_at = sampled_at.map(|at| at.saturating_add_signed(status.clock_ahead_ms.saturating_neg()));
     sampled_at.is_some_and(|at| now.saturating_sub(at) <= millis(FRESH))
 }

@@ -7,8 +7,10 @@ use serde::Deserialize;
 
 use super::{
     dead_man::{self, DeadMan},
+    http::settings::{Http, Section},
     receivers::{self, Receivers},
     redis_status,
+    remote_write::settings as remote_write,
     span::duration,
 };
 
@@ -31,6 +33,10 @@ struct File {
     receivers: Vec<receivers::Setting>,
     /// Where pings go as long as everything works.
     dead_man: Option<dead_man::Setting>,
+    /// Where figures are sent.
+    remote_write: Option<remote_write::Section>,
+    /// Where to listen, and who may ask.
+    http: Section,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -53,6 +59,10 @@ pub struct Config {
     pub receivers: Receivers,
     /// Where pings go as long as everything works.
     pub dead_man: Option<DeadMan>,
+    /// Where figures are sent, if anywhere.
+    pub remote_write: Option<remote_write::Settings>,
+    /// Where to listen, and who may ask.
+    pub http: Http,
 }
 
 impl Config {
@@ -87,6 +97,8 @@ impl Config {
             )?,
             receivers: Receivers::of(file.receivers)?,
             dead_man: file.dead_man.map(dead_man::Setting::judge).transpose()?,
+            remote_write: file.remote_write.map(remote_write::Settings::judge).transpose()?,
+            http: Http::judge(file.http)?,
         })
     }
 }

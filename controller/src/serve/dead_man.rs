@@ -22,7 +22,7 @@ pub const NAME: &str = "dead man's switch";
 const WORKING: [&str; 3] = ["scheduler", "alerts", "deliveries"];
 
 /// Services that may stand still while all else works: they depend on others than Redis, or only look at it.
-const ASIDE: [&str; 3] = ["http", "remote write", "redis_status"];
+const ASIDE: [&str; 3] = ["http", "remote write", "redis status"];
 
 const EVERY: Duration = Duration::from_secs(60);
 const EVERY_MIN: Duration = Duration::from_secs(1);

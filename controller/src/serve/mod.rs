@@ -5,12 +5,19 @@
 //! `ctl serve` starts it again, and half of it must not go on unnoticed.
 
 pub mod config;
+pub mod counters;
 pub mod dead_man;
+pub mod exporter;
+pub mod http;
 pub mod notify;
 pub mod presence;
 pub mod receivers;
 pub mod redis_status;
+pub mod remote_write;
+pub mod scheduler;
 pub mod secret_file;
+#[cfg(test)]
+mod shipped;
 pub mod span;
 pub mod web;
 

@@ -49,6 +49,11 @@ impl Dispatcher {
         None
     }
 
+    /// A command has come to its end here.
+    pub(super) fn count_end(&mut self, state: State) {
+        *self.ended.entry(state).or_default() += 1;
+    }
+
     /// A command was refused when it was read.
     pub(super) fn refused(
         &mut self,
@@ -58,7 +63,7 @@ impl Dispatcher {
         Refusal { state, reason }: &Refusal,
         again: bool,
     ) {
-        self.rejected += u64::from(*state == State::Rejected);
+        self.count_end(*state);
         let spec = self.catalogue.spec(&manifest.action);
         let about = About::Command { manifest, digest, spec, asker: delivery.asker.as_deref() };
         let (verdict, entry) = (Verdict::Refused(*state), &delivery.entry);
@@ -67,7 +72,7 @@ impl Dispatcher {
 
     /// A command that was admitted is refused before it has started.
     pub(super) fn refused_later(&mut self, delivery: &Delivery, state: State, reason: Option<&str>) {
-        self.rejected += u64::from(state == State::Rejected);
+        self.count_end(state);
         let about = About::Known { job: delivery.job, asker: delivery.asker.as_deref() };
         let (verdict, entry) = (Verdict::Refused(state), &delivery.entry);
         self.audit.record(&Decision { about, verdict, reason, entry, again: false });

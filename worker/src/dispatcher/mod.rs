@@ -125,7 +125,8 @@ pub(crate) struct Dispatcher {
     not_reread: Option<String>,
     notices: mpsc::UnboundedSender<Notice>,
     dropped: BTreeMap<&'static str, u64>,
-    rejected: u64,
+    /// Commands by the state in which they have ended.
+    ended: BTreeMap<State, u64>,
     floods: Floods<&'static str>,
     /// Whether it was logged that the worker is ready.
     ready: bool,
@@ -197,7 +198,7 @@ impl Dispatcher {
             not_reread: None,
             notices: mpsc::unbounded_channel().0,
             dropped: Dropped::reasons().chain([FORGOTTEN]).map(|reason| (reason, 0)).collect(),
-            rejected: 0,
+            ended: BTreeMap::new(),
             floods: Floods::default(),
             ready: false,
             shown_running: 0,
@@ -454,7 +455,9 @@ impl Dispatcher {
             }
         });
 
-        if !ran {
+        if ran {
+            self.count_end(outcome.state);
+        } else {
             self.kept_from_running(&delivery, &outcome);
         }
         self.publish_end(delivery, outcome, metrics);

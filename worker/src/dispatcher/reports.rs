@@ -6,6 +6,7 @@ use protocol::{
     VERSION,
     action::Repeat,
     clock::millis,
+    outcome::State,
     status::Status,
     time::{Millis, show_moment},
 };
@@ -54,7 +55,8 @@ impl Dispatcher {
             serve_missing_ms: self.serve_missing_ms,
             trust_version: trusted.trust.version(),
             trust_digest: trusted.digest,
-            rejected: self.rejected,
+            rejected: self.ended.get(&State::Rejected).copied().unwrap_or(0),
+            ended: self.ended.iter().map(|(state, count)| (state.as_str().to_owned(), *count)).collect(),
             dropped: self.dropped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
         };
         self.write(Write::Status(Box::new(status)));

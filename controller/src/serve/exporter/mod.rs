@@ -1,0 +1,126 @@
+//! The figures of the fleet for Prometheus.
+//!
+//! A [`Scrape`] reads them page by page and tells them family by family. Several may run at once, each with a connection of
+//! its own; connections are kept for the next.
+
+mod columns;
+mod customs;
+mod discovery;
+mod hosts;
+mod own;
+pub mod samples;
+mod scrape;
+pub mod text;
+mod whom;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use protocol::{connection::Address, name::Namespace};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
+
+use self::{customs::Customs, samples::Batch};
+pub use self::{
+    discovery::{Discovery, Wanted},
+    scrape::Scrape,
+    whom::Whom,
+};
+use super::{Health, counters::Counters};
+use crate::client::{Error, Fleet};
+
+/// Connections to Redis at a time. Who asks beyond them waits.
+const CONNECTIONS: usize = 4;
+
+/// How long it is waited for a connection: less than Prometheus usually waits for a page.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Everything that is needed to tell the figures of a fleet.
+pub struct Exporter {
+    address: Address,
+    namespace: Option<Namespace>,
+    name: String,
+    /// Since the Unix epoch.
+    started: Duration,
+    health: Health,
+    counters: Arc<Counters>,
+    customs: Customs,
+    permits: Semaphore,
+    idle: Mutex<Vec<Fleet>>,
+}
+
+/// A connection that is in use.
+pub struct Lent<'a> {
+    fleet: Fleet,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Exporter {
+    /// An exporter of the fleet that `fleet` is connected with, in the instance called `name`.
+    pub fn new(fleet: &Fleet, name: &str, health: Health, counters: Arc<Counters>) -> Self {
+        Self {
+            address: fleet.address().clone(),
+            namespace: fleet.namespace().cloned(),
+            name: name.to_owned(),
+            started: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
+            health,
+            counters,
+            customs: Customs::default(),
+            permits: Semaphore::new(CONNECTIONS),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// A connection with the fleet. Give it [back](Self::give_back) unless a call has failed.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn connect(&self) -> Result<Lent<'_>, String> {
+        let connect = async {
+            let permit = self.permits.acquire().await.map_err(|_| "it ends".to_owned())?;
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            if let Some(mut fleet) = idle
+                && is_alive(&mut fleet).await
+            {
+                return Ok(Lent { fleet, _permit: permit });
+            }
+            let fleet = Fleet::connect(&self.address, self.namespace.as_ref()).await;
+            fleet.map(|fleet| Lent { fleet, _permit: permit }).map_err(|error| error.to_string())
+        };
+        timeout(PATIENCE, connect).await.unwrap_or_else(|_| Err("Redis is too busy, or does not reply".into()))
+    }
+
+    /// Keeps a connection for the next who needs one.
+    pub fn give_back(&self, lent: Lent<'_>) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(lent.fleet);
+    }
+
+    /// What is told while Redis is away.
+    pub fn without_redis(&self) -> Vec<Batch> {
+        [own::no_redis()].into_iter().chain(self.own()).filter(|batch| !batch.samples.is_empty()).collect()
+    }
+}
+
+impl Lent<'_> {
+    /// The fleet.
+    pub const fn fleet(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+}
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Exporter").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Whether a connection can still be used.
+async fn is_alive(fleet: &mut Fleet) -> bool {
+    let asked: Result<(), Error> = fleet.query_with_time(&redis::pipe()).await;
+    asked.is_ok()
+}

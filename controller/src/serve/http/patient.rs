@@ -1,0 +1,98 @@
+//! A connection whose other side must take what it is sent.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep},
+};
+
+/// How long the other side may take nothing.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A stream whose writes fail where they wait for longer than [`PATIENCE`].
+pub struct Patient<S> {
+    stream: S,
+    /// When the write that waits is given up.
+    deadline: Pin<Box<Sleep>>,
+    waits: bool,
+}
+
+impl<S> Patient<S> {
+    /// Wraps a stream.
+    pub fn new(stream: S) -> Self {
+        Self { stream, deadline: Box::pin(sleep(PATIENCE)), waits: false }
+    }
+
+    /// Passes on what a write has come to, or gives it up.
+    fn judge<T>(&mut self, context: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if done.is_ready() {
+            self.waits = false;
+            return done;
+        }
+        if !self.waits {
+            self.waits = true;
+            self.deadline.as_mut().reset(Instant::now() + PATIENCE);
+        }
+        ready!(self.deadline.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let done = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.judge(context, done)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.stream).poll_flush(context);
+        self.judge(context, done)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let done = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.judge(context, done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_given_up_and_who_is_slow_is_not() {
+        let (stream, mut other) = tokio::io::duplex(8);
+        let mut stream = Patient::new(stream);
+        let slow = async {
+            for _ in 0..8 {
+                sleep(PATIENCE - Duration::from_secs(1)).await;
+                other.read_exact(&mut [0; 8]).await.expect("it is sent");
+            }
+            other
+        };
+        let (sent, other) = tokio::join!(stream.write_all(&[7; 64]), slow);
+        sent.expect("it was taken");
+        let error = stream.write_all(&[7; 64]).await.expect_err("nobody takes it");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(other);
+    }
+}
