@@ -207,7 +207,7 @@ fn a_history_is_bounded() {
 fn serve(redis: &Redis, name: &str) -> Running {
     let ctl = Ctl::keyless().through(redis, &redis.url());
     let config = ctl.write("serve.toml", &format!("name = {name:?}\n[redis_status]\nevery = '1s'\n"));
-    let running = ctl.spawn(["serve", "--config", config.to_str().expect("text")]);
+    let running = ctl.spawn(["serve", config.to_str().expect("text")]);
     running.wait_stderr(": ready");
     running
 }

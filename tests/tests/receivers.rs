@@ -40,7 +40,7 @@ fn pings_go_out_as_long_as_everything_works() {
     let (url, pings) = pinged();
     let count = || pings.load(Ordering::SeqCst);
     let config = ctl.write("serve.toml", &format!("interval = '200ms'\n[dead_man]\nurl = '{url}'\nevery = '1s'\n"));
-    let serve = ctl.spawn(["serve", "--config", config.to_str().expect("text")]);
+    let serve = ctl.spawn(["serve", config.to_str().expect("text")]);
     eventually("pings", || (count() >= 2).then_some(()));
     redis.freeze();
     let before = count();
@@ -59,7 +59,7 @@ fn a_check_of_the_settings_names_receivers_without_their_secrets() {
     let secret = ctl.write("secret", "s3cret\n");
     let check = |text: &str| {
         let file = ctl.write("serve.toml", text);
-        ctl.run(["serve", "--check-config", "--config", file.to_str().expect("text")])
+        ctl.run(["serve", "--check-config", file.to_str().expect("text")])
     };
     let text = format!(
         "[dead_man]\nurl = 'https://hc.example.com/k3y'\nca = '{ca}'\n\

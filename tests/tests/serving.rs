@@ -23,7 +23,7 @@ fn serve(redis: &Redis, name: &str, environment: &[(&str, &str)]) -> Running {
         ctl = ctl.env(name, value);
     }
     let config = ctl.write("serve.toml", &format!("name = {name:?}\ninterval = '100ms'\n"));
-    ctl.spawn(["serve", "--config", config.to_str().expect("text")])
+    ctl.spawn(["serve", config.to_str().expect("text")])
 }
 
 fn ready(redis: &Redis, name: &str) -> Running {

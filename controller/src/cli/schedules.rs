@@ -190,9 +190,9 @@ fn label(text: &str) -> Result<(String, String), String> {
 #[derive(Args, Debug)]
 #[command(after_help = help::SERVE)]
 pub struct Serve {
-    /// Settings, as TOML: `name` and `interval`
-    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
-    pub config: Option<PathBuf>,
+    /// Settings of the services, as TOML: see contrib/serve.toml. `--config` has those of ctl itself
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
     /// Check the settings and print them; start nothing
     #[arg(long)]
     pub check_config: bool,

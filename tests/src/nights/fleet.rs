@@ -94,7 +94,7 @@ impl Fleet {
             ctl = ctl.env(variable, point);
         }
         let config = ctl.write("serve.toml", &format!("name = 's{}'\ninterval = '100ms'\n", self.started));
-        let running = ctl.spawn(["serve", "--config", config.to_str().expect("text")]);
+        let running = ctl.spawn(["serve", config.to_str().expect("text")]);
         Serving { running, frozen_until: None }
     }
 

@@ -25,7 +25,7 @@ fn serve(redis: &Redis, name: &str, receiver: SocketAddr, more: &str) -> Running
     // It has no key: nothing but the right to talk with Redis.
     let ctl = Ctl::keyless().through(redis, &redis.url());
     let config = ctl.write("serve.toml", &settings(name, receiver, more));
-    let running = ctl.spawn(["serve", "--config", config.to_str().expect("text")]);
+    let running = ctl.spawn(["serve", config.to_str().expect("text")]);
     running.wait_stderr(": ready");
     running
 }
@@ -287,7 +287,7 @@ fn settings_are_checked() {
     let ctl = Ctl::keyless();
     let check = |text: &str| {
         let path: PathBuf = ctl.write("serve.toml", text);
-        ctl.run(["serve", "--check-config", "--config", path.to_str().expect("text")])
+        ctl.run(["serve", "--check-config", path.to_str().expect("text")])
     };
     let fine = check("[remote_write]\nurl = 'https://far/write?key=secret'").expect(0);
     assert!(fine.stdout.contains("https://far/write, every 15 s, version 2.0"), "{fine}");

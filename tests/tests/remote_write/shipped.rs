@@ -128,7 +128,7 @@ fn a_real_prometheus_scrapes_ctl_serve_as_the_settings_say() {
     Ctl::on(&redis).run(["host", "label", "web1", "role=db"]).expect(0);
     let ctl = Ctl::keyless().through(&redis, &redis.url());
     let config = ctl.write("serve.toml", "name = 'one'\n[http]\nlisten = '127.0.0.1:0'\n");
-    let running = ctl.spawn(["serve", "--config", config.to_str().expect("text")]);
+    let running = ctl.spawn(["serve", config.to_str().expect("text")]);
     let listens = running.wait_stderr("listens on ");
     running.wait_stderr(": ready");
     let address = listens.rsplit("listens on ").next().expect("an address").trim().to_owned();

@@ -22,7 +22,7 @@ fn scheduler(redis: &Redis, name: &str) -> Running {
     // It has no key: nothing but the right to talk with Redis.
     let ctl = Ctl::keyless().through(redis, &redis.url());
     let config = ctl.write("serve.toml", &format!("name = {name:?}\ninterval = '200ms'\n"));
-    let running = ctl.spawn(["serve", "--config", config.to_str().expect("text")]);
+    let running = ctl.spawn(["serve", config.to_str().expect("text")]);
     running.wait_stderr(": ready");
     running
 }

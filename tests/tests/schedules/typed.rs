@@ -112,7 +112,7 @@ fn the_settings_of_a_scheduler_are_checked() {
     let ctl = Ctl::keyless();
     let check = |text: &str| {
         let file = ctl.write("serve.toml", text);
-        ctl.run(["serve", "--check-config", "--config", file.to_str().expect("text")])
+        ctl.run(["serve", "--check-config", file.to_str().expect("text")])
     };
     let good = check("name = 'one'\ninterval = '500ms'\n").expect(0);
     assert!(good.stdout.contains("one") && good.stdout.contains("500 ms"), "{good}");

@@ -22,7 +22,7 @@ use crate::{
 
 /// Runs the services until they are told to stop.
 pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
-    let config = Config::read(options.config.as_deref())?;
+    let config = Config::read(options.file.as_deref())?;
     if options.check_config {
         printer.table(&shown(&config))?;
         return Ok(Exit::Success);
