@@ -76,7 +76,7 @@ fn commands_are_counted_by_state_and_no_job_is_named() {
     for _ in 0..3 {
         ctl.run(["run", "--host", "web1", "ping"]).expect(0);
     }
-    ctl.run(["run", "--host", "web1", "exec", "false"]).expect(2);
+    ctl.run(["run", "--host", "web1", "exec", "--", "false"]).expect(2);
     let count =
         |state: &str| format!("redfleet_host_commands_total{{host=\"web1\",instance=\"web1\",state=\"{state}\"}}");
     let page = eventually("the counters", || {
