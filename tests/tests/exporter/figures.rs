@@ -133,7 +133,9 @@ fn shards_divide_the_hosts_and_patterns_choose_among_them() {
     let redis = Redis::start();
     let mut raw = Raw::on(&redis);
     let all: Vec<_> = (100..150).map(|number| format!("web{number}")).collect();
-    all.iter().for_each(|host| publish(&mut raw, host));
+    for host in &all {
+        publish(&mut raw, host);
+    }
     let serving = Serving::on(&redis);
     assert_eq!(hosts(&serving.samples("")), all);
     let mut divided = Vec::new();
