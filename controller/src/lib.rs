@@ -33,7 +33,7 @@ use output::{Exit, Format, Printer, explain::explain, style};
 pub fn main() -> ExitCode {
     // If a shell asks for completions, this does not return.
     CompleteEnv::with_factory(Cli::command).complete();
-    let cli = match parse::parse() {
+    let mut cli = match parse::parse() {
         Ok(cli) => cli,
         Err(error) => {
             let printed = print_usage(&error).and_then(|()| io::stdout().flush());
@@ -57,6 +57,10 @@ pub fn main() -> ExitCode {
     let sends = is_exec || matches!(cli.command, Command::Run(_));
     let failed = if is_exec { Exit::NoCode } else { Exit::NotSent };
     let mut printer = Printer::new(Format::Table, false, ColorChoice::Auto);
+    if matches!(cli.command, Command::Serve(_)) {
+        // Its --config names the settings of the services.
+        cli.global.config = None;
+    }
     let ended = Settings::resolve(cli.global).and_then(|settings| {
         printer = Printer::new(settings.format, settings.quiet, settings.colour);
         for warning in &settings.warnings {

@@ -8,7 +8,7 @@ use clap_complete::env::Shells;
 use protocol::{environment, limits};
 
 use super::{grammar::Cli, settings};
-use crate::output::Exit;
+use crate::{output::Exit, serve::exporter::samples::FAMILIES};
 
 /// The script that makes a shell ask this program for completions.
 pub fn completion(shell: &str) -> anyhow::Result<Vec<u8>> {
@@ -77,11 +77,13 @@ pub fn reference() -> String {
     let variables = environment::ALL.iter().map(|(name, meaning)| [code(name), meaning.trim().into()]);
     let settings = settings::KEYS.iter().map(|(name, meaning)| [code(name), (*meaning).into()]);
     let exits = Exit::ALL.iter().map(|(exit, meaning)| [(*exit as u8).to_string(), (*meaning).into()]);
+    let figures = FAMILIES.iter().map(|family| [code(family.name), family.kind.word().into(), family.help.into()]);
     let limits = limits::all().into_iter().map(|(name, value, meaning)| [code(name), value, meaning.into()]);
     [
         text.to_owned(),
         section("Environment variables", ["Variable", "Meaning"], variables),
         section("Settings file of `ctl` (TOML)", ["Setting", "Meaning"], settings),
+        section("Figures for Prometheus", ["Name", "Type", "Meaning"], figures),
         section("Exit codes of `ctl`", ["Code", "Meaning"], exits),
         section("Limits", ["Limit", "Value", "Meaning"], limits),
     ]

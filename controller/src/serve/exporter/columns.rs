@@ -100,6 +100,11 @@ impl Rows {
     }
 }
 
+/// A share from 0 to 1 of a percentage with one decimal.
+fn ratio(percent: f64) -> f64 {
+    (percent * 10.0).round() / 1000.0
+}
+
 const fn plain(family: &'static Family, value: fn(&[f64]) -> f64) -> Column {
     Column { family, label: None, value }
 }
@@ -139,12 +144,12 @@ pub static CPU: Table = Table {
     item: "",
     fields: &["usage", "user_percent", "system_percent", "iowait_percent", "steal_percent", "idle_percent", "cores"],
     columns: &[
-        plain(&samples::CPU_USAGE, |row| row[0] / 100.0),
-        labelled(&samples::CPU_MODE, "mode", "user", |row| row[1] / 100.0),
-        labelled(&samples::CPU_MODE, "mode", "system", |row| row[2] / 100.0),
-        labelled(&samples::CPU_MODE, "mode", "iowait", |row| row[3] / 100.0),
-        labelled(&samples::CPU_MODE, "mode", "steal", |row| row[4] / 100.0),
-        labelled(&samples::CPU_MODE, "mode", "idle", |row| row[5] / 100.0),
+        plain(&samples::CPU_USAGE, |row| ratio(row[0])),
+        labelled(&samples::CPU_MODE, "mode", "user", |row| ratio(row[1])),
+        labelled(&samples::CPU_MODE, "mode", "system", |row| ratio(row[2])),
+        labelled(&samples::CPU_MODE, "mode", "iowait", |row| ratio(row[3])),
+        labelled(&samples::CPU_MODE, "mode", "steal", |row| ratio(row[4])),
+        labelled(&samples::CPU_MODE, "mode", "idle", |row| ratio(row[5])),
         plain(&samples::CPUS, |row| row[6]),
     ],
 };
@@ -194,7 +199,7 @@ pub static DISK: Table = Table {
         plain(&samples::DISK_SIZE, |row| row[0]),
         plain(&samples::DISK_FREE, |row| row[0] - row[1]),
         plain(&samples::DISK_AVAIL, |row| row[2]),
-        plain(&samples::DISK_INODES, |row| row[3] / 100.0),
+        plain(&samples::DISK_INODES, |row| ratio(row[3])),
         plain(&samples::DISK_ERROR, |row| if row[4].is_nan() { row[0] * 0.0 } else { 1.0 }),
     ],
 };
