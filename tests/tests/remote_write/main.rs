@@ -31,7 +31,9 @@ fn serve(redis: &Redis, name: &str, receiver: SocketAddr, more: &str) -> Running
 }
 
 fn settings(name: &str, receiver: SocketAddr, more: &str) -> String {
-    format!("name = {name:?}\n[http]\nlisten = 'off'\n[remote_write]\nurl = 'http://{receiver}/api/v1/write'\ninterval = '1s'\n{more}\n")
+    format!(
+        "name = {name:?}\n[http]\nlisten = 'off'\n[remote_write]\nurl = 'http://{receiver}/api/v1/write'\ninterval = '1s'\n{more}\n"
+    )
 }
 
 fn term(running: &Running) {
