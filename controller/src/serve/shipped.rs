@@ -39,7 +39,7 @@ fn metrics(expression: &str) -> BTreeSet<String> {
         if matches!(word, "by" | "without" | "on" | "ignoring") {
             // Names of labels.
             rest = behind.split_once(')').expect("it is closed").1;
-        } else if !behind.starts_with('(') && !WORDS.contains(&word) {
+        } else if !["(", "by ", "without "].iter().any(|next| behind.starts_with(next)) && !WORDS.contains(&word) {
             found.insert(word.to_owned());
         }
     }

@@ -166,7 +166,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_is_woken() {
         let queue = Queue::new(10);
-        let (first, ()) = tokio::join!(queue.next(), async { drop(queue.push([batch(1)])) });
+        let (first, ()) = tokio::join!(queue.next(), async { assert!(queue.push([batch(1)]).is_none()) });
         assert_eq!(first.map(|batch| batch.samples), Some(1));
         tokio::join!(queue.closed(), async { queue.close() });
         assert!(queue.next().await.is_none());
