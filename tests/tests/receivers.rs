@@ -78,7 +78,8 @@ fn a_check_of_the_settings_names_receivers_without_their_secrets() {
     let good =
         check(&text.replace("https://hc.example.com", "http://hc.example.com").replace("ca = '/nowhere.pem'\n", ""));
     let good = good.expect(0);
-    for shown in ["http://hc.example.com every 1m", "webhook http://127.0.0.1:9", "smtp localhost:25 to d@e.f", "/sh"] {
+    for shown in ["http://hc.example.com every 60 s", "webhook http://127.0.0.1:9", "smtp localhost:25 to d@e.f", "/sh"]
+    {
         assert!(good.stdout.contains(shown), "{shown}: {good}");
     }
     for output in [open, missing, good] {
