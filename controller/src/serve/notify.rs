@@ -52,7 +52,7 @@ mod tests {
     use super::*;
     use crate::serve::Services;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_service_that_goes_round_no_more_hangs() {
         let mut services = Services::default();
         services.start("turns", |life| async move {

@@ -217,7 +217,7 @@ impl Year {
             // Too late, for it and for some more.
             _ => {
                 let mut last = first;
-                for _ in 0..random.u32(..20) {
+                for _ in 0..random.u32(..8) {
                     last = next(last);
                 }
                 (last + random.u64(12 * MINUTE..60 * MINUTE)).min(self.until + 1)
