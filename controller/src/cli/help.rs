@@ -121,7 +121,7 @@ Examples:
 pub const SERVE: &str = "\
 The file of --config (all of it may be left out):
   name = \"one\"         what others know it by; by default host and process
-  interval = \"1s\"      between two looks at the schedules, at most";
+  interval = \"1s\"      between two looks at the schedules, at most; 100ms to 4s";
 
 /// After the options of `top`.
 pub const TOP: &str = "\
