@@ -123,6 +123,17 @@ pub struct Instant {
     pub reason: Option<String>,
 }
 
+/// How a run that has ended counts towards the failures in a row that pause its schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tally {
+    /// One more.
+    Failed,
+    /// None in a row any more.
+    Succeeded,
+    /// As many as before.
+    Nothing,
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 const fn is_zero(number: &u32) -> bool {
     *number == 0
@@ -192,11 +203,22 @@ impl Scheduled {
 
     /// Adds it, or puts it in the place of the one of its name. Replies 1; 0 where there is one, and `replaces` is not set.
     pub fn put(&self, keys: &Keys, replaces: bool, now: Millis) -> Cmd {
+        self.put_as(keys, if replaces { "any" } else { "new" }, &[], now)
+    }
+
+    /// Puts it in the place of the one of its name. Of claimed runs, those of these instants are known to have been sent.
+    /// Replies 1.
+    pub fn replace(&self, keys: &Keys, sent: &[Millis], now: Millis) -> Cmd {
+        self.put_as(keys, "any", sent, now)
+    }
+
+    fn put_as(&self, keys: &Keys, which: &str, sent: &[Millis], now: Millis) -> Cmd {
         let mut eval = redis::cmd("EVAL");
         let name = self.name();
         eval.arg(PUT_SCHEDULE).arg(3);
         eval.arg(keys.schedule(name)).arg(keys.schedule_open(name)).arg(keys.schedule_runs(name));
-        eval.arg(if replaces { "any" } else { "new" }).arg(self.expires_ms());
+        let sent = sent.iter().fold(String::from(" "), |sent, instant| format!("{sent}{instant} "));
+        eval.arg(which).arg(self.expires_ms()).arg(sent);
         for (name, value) in self.standing.signed().fields() {
             eval.arg(name).arg(value);
         }
@@ -228,24 +250,26 @@ impl Scheduled {
         eval
     }
 
-    /// Replaces the record of a run that has not ended. Replies 1, or 0 where somebody else has done so.
+    /// Replaces the record of a run that has not ended. Replies 1, or 0 where somebody else has done so, or a run is claimed
+    /// of a schedule that is paused.
     pub fn update(&self, keys: &Keys, instant_ms: Millis, before: &Instant, after: &Instant) -> Cmd {
         let mut eval = redis::cmd("EVAL");
-        eval.arg(UPDATE_RUN).arg(1).arg(keys.schedule_open(self.name()));
+        eval.arg(UPDATE_RUN).arg(2).arg(keys.schedule_open(self.name())).arg(keys.schedule(self.name()));
         eval.arg(instant_ms).arg(before.text()).arg(after.text());
+        eval.arg(if after.state == Fate::Claimed { "claims" } else { "" });
         eval
     }
 
     /// Ends a run. Replies 1, 2 where that has paused the schedule, or 0 where somebody else has ended it.
-    pub fn end(&self, keys: &Keys, instant_ms: Millis, before: &Instant, after: &Instant) -> Cmd {
+    pub fn end(&self, keys: &Keys, instant_ms: Millis, before: &Instant, after: &Instant, tally: Tally) -> Cmd {
         let mut eval = redis::cmd("EVAL");
         let name = self.name();
         eval.arg(END_RUN).arg(3).arg(keys.schedule(name)).arg(keys.schedule_open(name)).arg(keys.schedule_runs(name));
         eval.arg(instant_ms).arg(before.text()).arg(after.text()).arg(self.expires_ms()).arg(limits::KEPT_RUNS);
-        eval.arg(match (after.state, after.end) {
-            (Fate::NotSent, _) | (_, Some(End::Failed)) => "failed",
-            (_, Some(End::Succeeded)) => "succeeded",
-            _ => "unknown",
+        eval.arg(match tally {
+            Tally::Failed => "failed",
+            Tally::Succeeded => "succeeded",
+            Tally::Nothing => "nothing",
         });
         let pauses = self.order().conduct.pause_after;
         eval.arg(pauses).arg(format!("after {pauses} failed runs in a row"));

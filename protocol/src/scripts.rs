@@ -192,21 +192,35 @@ return 1
 ";
 
 /// Adds a schedule, or puts another order in its place. Replies 1; 0 where there is one, and it may not be replaced. How runs
-/// of the order before have ended is not found out any more.
+/// of the order before have ended is not found out any more. One that was claimed and is not known to have been sent is recorded
+/// as not sent.
 /// ```text
 /// KEYS[1] → schedule:{NAME}   KEYS[2] → schedule:{NAME}:open   KEYS[3] → schedule:{NAME}:runs
-/// ARGV[1] → `new`: only if there is none, else `any`   ARGV[2] → when it expires   ARGV[3]… → fields and values
+/// ARGV[1] → `new`: only if there is none, else `any`   ARGV[2] → when it expires
+/// ARGV[3] → the instants of claimed runs that were sent, a blank before and behind each   ARGV[4]… → fields and values
 /// ```
 pub const PUT_SCHEDULE: &str = "\
 if ARGV[1] == 'new' and redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 local open = redis.call('HGETALL', KEYS[2])
 for at = 1, #open, 2 do
-  local run = string.gsub(open[at + 1], '\"state\":\"claimed\"', '\"state\":\"ran\"')
-  redis.call('HSET', KEYS[3], open[at], (string.gsub(run, '^{', '{\"end\":\"unknown\",')))
+  local run = open[at + 1]
+  local added = '\"end\":\"unknown\"'
+  if string.find(run, '{\"state\":\"claimed\"', 1, true) == 1 then
+    local becomes = string.match(run, '\"becomes\":\"(%a+)\"') or 'ran'
+    -- A retry changes nothing about that it has run.
+    local ran = string.find(ARGV[3], ' ' .. open[at] .. ' ', 1, true) or string.find(run, '\"attempt\":', 1, true)
+    if not ran then
+      becomes = 'failed to dispatch'
+      added = '\"reason\":\"replaced before it was known whether it was sent\"'
+    end
+    run = string.gsub(run, '\"becomes\":\"%a+\",', '', 1)
+    run = string.gsub(run, '\"claimed\"', '\"' .. becomes .. '\"', 1)
+  end
+  redis.call('HSET', KEYS[3], open[at], (string.gsub(run, '^{', '{' .. added .. ',')))
   redis.call('PEXPIREAT', KEYS[3], ARGV[2])
 end
 redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+redis.call('HSET', KEYS[1], unpack(ARGV, 4))
 redis.call('PEXPIREAT', KEYS[1], ARGV[2])
 return 1
 ";
@@ -240,13 +254,15 @@ end
 return 1
 ";
 
-/// Replaces the record of a run that has not ended, if it is still the one that was read. Replies 1, else 0.
+/// Replaces the record of a run that has not ended, if it is still the one that was read. A paused schedule claims nothing.
+/// Replies 1, else 0.
 /// ```text
-/// KEYS[1] → schedule:{NAME}:open
-/// ARGV[1] → instant   ARGV[2] → the record as it was read   ARGV[3] → the new one
+/// KEYS[1] → schedule:{NAME}:open   KEYS[2] → schedule:{NAME}
+/// ARGV[1] → instant   ARGV[2] → the record as it was read   ARGV[3] → the new one   ARGV[4] → `claims`, or empty
 /// ```
 pub const UPDATE_RUN: &str = "\
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+if ARGV[4] == 'claims' and redis.call('HEXISTS', KEYS[2], 'paused') == 1 then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
 ";
@@ -256,7 +272,7 @@ return 1
 /// ```text
 /// KEYS[1] → schedule:{NAME}   KEYS[2] → schedule:{NAME}:open   KEYS[3] → schedule:{NAME}:runs
 /// ARGV[1] → instant   ARGV[2] → the record as it was read   ARGV[3] → the last one   ARGV[4] → when the keys expire
-/// ARGV[5] → most runs that are kept   ARGV[6] → `failed`, `succeeded`, or `unknown`
+/// ARGV[5] → most runs that are kept   ARGV[6] → `failed`, `succeeded`, or `nothing`
 /// ARGV[7] → so many failures pause it, 0: none do   ARGV[8] → what a pause says
 /// ```
 pub const END_RUN: &str = "\

@@ -121,7 +121,7 @@ Examples:
 pub const SERVE: &str = "\
 The file of --config (all of it may be left out):
   name = \"one\"         what others know it by; by default host and process
-  interval = \"1s\"      between two looks at the schedules, at most
+  interval = \"1s\"      between two looks at the schedules, at most; 100ms to 4s
   [http]
   listen = \"127.0.0.1:9321\"   figures for Prometheus (/metrics), its list of hosts (/sd), /healthz and /readyz; or \"off\"
   tokens = \"/etc/redfleet/tokens\"   a file with one token a line: only who sends one may ask (Authorization: Bearer)

@@ -19,7 +19,11 @@ pub enum Schedule {
     Add(Box<AddSchedule>),
     /// List schedules: when each runs next, and how it went last
     #[command(alias = "ls")]
-    List,
+    List {
+        /// The next ten times of each, the soonest first
+        #[arg(long)]
+        times: bool,
+    },
     /// Show a schedule, what its standing order says, and its next ten times
     Show {
         /// Schedule
@@ -110,6 +114,8 @@ pub struct AddSchedule {
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = up_to(limits::STANDING_MAX))]
     pub valid_for: Duration,
     /// If the prior run has not ended: leave this one out, let one wait, run both, or end the prior one
+    ///
+    /// What waits may be sent late, so 'queue' includes --late.
     #[arg(long, value_name = "POLICY", default_value = "skip")]
     pub overlap: Overlap,
     /// How long after its time a run may still start [default: until the next, at most 10m]
@@ -122,6 +128,8 @@ pub struct AddSchedule {
     #[arg(long, value_name = "DURATION", value_parser = up_to(limits::START_BY_MAX))]
     pub jitter: Option<Duration>,
     /// Pause the schedule after so many failed runs in a row [default: never]
+    ///
+    /// Hosts that never began do not count.
     #[arg(long, value_name = "N")]
     pub pause_after: Option<u32>,
     /// How often a failed run is tried again on the hosts where it failed, within the grace

@@ -1,8 +1,15 @@
 //! Time zones as standing orders carry them: the name, and the file of this machine's database.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
-use jiff::tz::{self, TimeZone};
+use anyhow::bail;
+use jiff::{
+    Timestamp,
+    tz::{self, Offset, TimeZone},
+};
 
 use crate::{client::closest, output::Advice};
 
@@ -19,10 +26,12 @@ pub struct Zone {
 /// The zone of this name, or that of this machine.
 ///
 /// # Errors
-/// There is none of this name, or this machine has no database.
+/// There is none of this name, this machine has no database, or does not know the name of its zone.
 pub fn find(name: Option<&str>) -> anyhow::Result<Zone> {
-    let own = || TimeZone::system().iana_name().map(str::to_owned);
-    let name = name.map(str::to_owned).or_else(own).unwrap_or_else(|| "UTC".to_owned());
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => own(&TimeZone::system(), env::var_os("TZ").is_some() || Path::new("/etc/localtime").exists())?,
+    };
     if name.eq_ignore_ascii_case("UTC") {
         return Ok(Zone { name: "UTC".to_owned(), tzif: Vec::new(), clocks: TimeZone::UTC });
     }
@@ -39,6 +48,23 @@ pub fn find(name: Option<&str>) -> anyhow::Result<Zone> {
     Ok(Zone { name, tzif, clocks })
 }
 
+/// The name of this machine's zone, which may be set, or not. An order has a zone by its name, so one without a name is of
+/// use only if it is that of UTC.
+fn own(system: &TimeZone, is_set: bool) -> anyhow::Result<String> {
+    let now = Timestamp::now();
+    let is_utc = || system.to_offset(now) == Offset::UTC && system.following(now).next().is_none();
+    match system.iana_name().filter(|_| !system.is_unknown()) {
+        Some(name) => Ok(name.to_owned()),
+        None if system.is_unknown() && is_set => bail!(nameless("the time zone of this machine cannot be read")),
+        None if is_utc() => Ok("UTC".to_owned()),
+        None => bail!(nameless("the time zone of this machine has no name: /etc/localtime is no link")),
+    }
+}
+
+fn nameless(problem: &str) -> Advice {
+    Advice::new(problem).hint("say which: --tz Europe/Berlin, or --tz UTC")
+}
+
 /// Where systems keep the files.
 fn directories() -> Vec<PathBuf> {
     let own = env::var_os("TZDIR").map(PathBuf::from);
@@ -51,5 +77,24 @@ fn unknown(name: &str) -> Advice {
     match closest(name, known.iter().map(String::as_str)) {
         Some(meant) => advice.hint(format!("did you mean: --tz {meant}")),
         None => advice.hint("names are such as Europe/Berlin, America/New_York or UTC"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zone_without_a_name_is_utc_only_if_its_clocks_are() {
+        let posix = |rule| TimeZone::posix(rule).unwrap();
+        assert_eq!(own(&posix("UTC0"), true).unwrap(), "UTC");
+        // Its clocks show UTC in winter only.
+        for rule in ["GMT0BST,M3.5.0/1,M10.5.0", "CET-1CEST,M3.5.0,M10.5.0/3", "IST-5:30"] {
+            let told = own(&posix(rule), true).unwrap_err().to_string();
+            assert!(told.contains("has no name"), "{rule}: {told}");
+        }
+        assert_eq!(own(&TimeZone::unknown(), false).unwrap(), "UTC", "nothing is set");
+        assert!(own(&TimeZone::unknown(), true).is_err());
+        assert_eq!(own(&TimeZone::get("Europe/Berlin").unwrap(), true).unwrap(), "Europe/Berlin");
     }
 }

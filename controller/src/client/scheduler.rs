@@ -5,6 +5,7 @@
 //! by its id. So nothing that goes wrong here can run anything twice; a claim only saves work, and tells what became of an
 //! instant.
 
+mod ends;
 mod runs;
 mod step;
 
@@ -22,6 +23,7 @@ use protocol::{
     targets::Targets,
     time::Millis,
 };
+use sha2::{Digest, Sha256};
 
 use self::step::{LOOK, Open, Step, step};
 use super::{
@@ -158,6 +160,7 @@ impl Scheduler {
         self.broken.retain(|name| names.binary_search(name).is_ok());
         self.silent.retain(|name| names.binary_search(name).is_ok());
         let found = fleet.schedules(&names).await?;
+        self.reminded.retain(|name, _| names.binary_search(name).is_ok());
         let mut readable = Vec::new();
         for (name, scheduled) in found {
             match scheduled.map_err(|error| error.to_string()).and_then(|found| self.ready(found)) {
@@ -165,6 +168,9 @@ impl Scheduler {
                 Err(reason) => self.breaks(&name, reason),
             }
         }
+        // Several schedulers begin at different places, so that they share what is due at once.
+        let begin = self.place(readable.len());
+        readable.rotate_left(begin);
         let names: Vec<_> = readable.iter().map(|scheduled| scheduled.name().clone()).collect();
         let open = fleet.open_runs(&names).await?;
         let looks = fleet.now() >= self.looked_ms.saturating_add(millis(LOOK));
@@ -185,6 +191,13 @@ impl Scheduler {
             }
         }
         Ok(next)
+    }
+
+    /// At which of so many schedules this scheduler begins.
+    fn place(&self, count: usize) -> usize {
+        let hash = Sha256::digest(self.name.as_bytes());
+        let number = hash.iter().take(4).fold(0, |number, byte| number << 8 | usize::from(*byte));
+        number.checked_rem(count).unwrap_or(0)
     }
 
     /// Says once what is wrong with a schedule, until that is over.
@@ -233,9 +246,14 @@ impl Scheduler {
         fleet: &mut Fleet,
     ) -> Result<Option<Millis>, Error> {
         let Some((_, times)) = self.times.get(scheduled.name()) else { return Ok(None) };
+        // One moment for all that is decided: what falls due behind it is for the next look, which sees how the runs stand then.
+        let now = fleet.now();
+        let first = step(scheduled, times, Open::default(), now);
         // What holds a run up may have ended since the last look.
-        let is_due = scheduled.paused.is_none()
-            && !matches!(step(scheduled, times, Open::default(), fleet.now()), Step::Wait(_));
+        let is_due = scheduled.paused.is_none() && !matches!(first, Step::Wait(_));
+        if let (Step::Wait(until), false) = (first, looks) {
+            return Ok(until.filter(|_| scheduled.paused.is_none()));
+        }
         let mut unended = Open::default();
         for (instant_ms, run) in open {
             let mut course = Course::GoesOn;
@@ -249,7 +267,7 @@ impl Scheduler {
             return Ok(None);
         }
         let Some((_, times)) = self.times.get(scheduled.name()) else { return Ok(None) };
-        match step(scheduled, times, unended, fleet.now()) {
+        match step(scheduled, times, unended, now) {
             Step::Wait(until) => Ok(until),
             Step::Account { until_ms, begins, others } => {
                 self.account(scheduled, until_ms, begins, &others, fleet).await?;

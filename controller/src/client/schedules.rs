@@ -6,7 +6,7 @@ use protocol::limits;
 use protocol::{
     job::JobRecord,
     name::{HostName, JobId, ScheduleName},
-    scheduled::{Instant, Scheduled, ScheduledError},
+    scheduled::{Fate, Instant, Scheduled, ScheduledError},
     scripts::SET_BOUNDED,
     signed::Signed,
     standing::{Standing, StandingOrder, schedule::Schedule, selector::Selector},
@@ -33,9 +33,9 @@ const AHEAD_MS: Millis = 60_000;
 /// Whether an order ends so soon that its operator should sign another one.
 pub fn ends_soon(order: &StandingOrder, now: Millis) -> bool {
     let life = order.valid_until_ms.saturating_sub(order.issued_at_ms);
-    // What runs once, and has run, needs no other order.
-    let is_over = order.schedule.times().is_ok_and(|times| times.next_after(now).is_none());
-    !is_over && order.valid_until_ms.saturating_sub(now) < ENDING_MS.min(life / ENDING_SHARE)
+    // What runs once, and has run, needs no other order. Times are made ready only for an order that is near its end.
+    let is_over = || order.schedule.times().is_ok_and(|times| times.next_after(now).is_none());
+    order.valid_until_ms.saturating_sub(now) < ENDING_MS.min(life / ENDING_SHARE) && !is_over()
 }
 
 /// Until when nothing of a schedule runs because Redis' clock was ahead: times that are still to come are accounted for.
@@ -143,9 +143,26 @@ impl Fleet {
             return Err(Error::ManySchedules);
         }
         let mut put = redis::pipe();
-        put.add_command(scheduled.put(self.keys(), replaces, now));
+        put.add_command(if replaces {
+            let sent = self.claimed_and_sent(&name).await?;
+            scheduled.replace(self.keys(), &sent, now)
+        } else {
+            scheduled.put(self.keys(), false, now)
+        });
         let (is_put,): (bool,) = self.query(&put).await?;
         Ok(is_put)
+    }
+
+    /// The instants of claimed runs that were recorded as jobs, so that hosts may have them.
+    async fn claimed_and_sent(&mut self, name: &ScheduleName) -> Result<Vec<Millis>, Error> {
+        let open = self.open_runs(std::slice::from_ref(name)).await?.into_iter().flatten();
+        let mut sent = Vec::new();
+        for (instant_ms, run) in open.filter(|(_, run)| run.state == Fate::Claimed) {
+            let Some(job) = run.job else { continue };
+            let (exists,): (bool,) = self.query(redis::pipe().exists(self.keys().job(job))).await?;
+            sent.extend(exists.then_some(instant_ms));
+        }
+        Ok(sent)
     }
 
     /// Keeps a schedule from running anything.
@@ -216,7 +233,8 @@ impl Fleet {
     /// The run of an instant, if it has not ended.
     pub(super) async fn open_run(&mut self, name: &ScheduleName, instant_ms: Millis) -> Result<Option<Instant>, Error> {
         let (record,): (Option<String>,) =
-            self.query(redis::pipe().hget(self.keys().schedule_open(name), instant_ms)).await?;
+            // How late it is now counts.
+            self.query_with_time(redis::pipe().hget(self.keys().schedule_open(name), instant_ms)).await?;
         Ok(record.and_then(|record| Instant::read(&record)))
     }
 

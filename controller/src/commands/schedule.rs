@@ -32,7 +32,7 @@ use crate::{
 pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<Exit> {
     match command {
         Command::Add(options) => add::add(*options, fleet, settings, printer).await?,
-        Command::List => list(fleet, printer).await?,
+        Command::List { times } => list(times, fleet, printer).await?,
         Command::Show { name } => show(&name, fleet, settings, printer).await?,
         Command::Pause { name } => {
             fleet.schedule(&name).await?;
@@ -145,7 +145,7 @@ fn look(instant: &Instant) -> anstyle::Style {
     }
 }
 
-async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
+async fn list(times: bool, fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
     let names = fleet.schedule_names().await?;
     let (mut found, mut damaged) = (Vec::new(), Vec::new());
     for (name, scheduled) in fleet.schedules(&names).await? {
@@ -173,6 +173,9 @@ async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
     if found.is_empty() {
         printer.note("there is no schedule; add one: ctl schedule add NAME --cron '*/5 * * * *' --host 'web*' ACTION");
         return Ok(());
+    }
+    if times {
+        return list_times(found.iter().filter_map(|(_, scheduled, _)| scheduled.as_ref().ok()), now, printer);
     }
     let mut table = Table::new(["SCHEDULE", "WHEN", "NEXT", "LAST", "HOSTS", "COMMAND"]);
     for (name, scheduled, last) in &found {
@@ -205,6 +208,27 @@ async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The next times of schedules, the soonest first.
+fn list_times<'a>(
+    schedules: impl Iterator<Item = &'a Scheduled>,
+    now: Millis,
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    let running = schedules.filter(|scheduled| scheduled.paused.is_none());
+    let times = |scheduled: &'a Scheduled| {
+        let next = next_times(scheduled.order(), now.max(scheduled.accounted_ms), 10);
+        next.into_iter().map(move |at| (at, scheduled))
+    };
+    let mut times: Vec<_> = running.flat_map(times).collect();
+    times.sort_by_key(|(at, scheduled)| (*at, scheduled.name()));
+    let mut table = Table::new(["SCHEDULE", "AT", "COMMAND"]);
+    for (at, scheduled) in times {
+        let (name, command) = (scheduled.name().as_str(), command(scheduled.order()));
+        table.row([name.into(), moments::exact(at).as_str().into(), command.as_str().into()]);
+    }
+    printer.table(&table.folded())
 }
 
 /// What an operator should know about a schedule.

@@ -17,7 +17,8 @@ use super::{
 /// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
 const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
-const INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// What is sent 5 s behind its time is late.
+const INTERVAL_MAX: Duration = Duration::from_secs(4);
 
 /// The settings as they are written.
 #[derive(Debug, Default, Deserialize)]

@@ -127,6 +127,18 @@ fn a_failed_run_is_tried_again_where_it_failed() {
     assert_eq!((hosts.ran("web1").len(), hosts.ran("web2").len()), (1, 2));
 }
 
+/// The host that is away could come back for ten minutes.
+#[test]
+fn a_host_that_is_offline_keeps_no_other_from_trying_again() {
+    let mut hosts = Hosts::start(2);
+    assert!(hosts.workers[1].terminate().success());
+    let _one = hosts.serve("one");
+    let at = protocol::time::show_moment(Raw::on(&hosts.redis).now() + 10_000);
+    hosts.add(&format!("--at {at} --grace 10m --late --retries 1"), &format!("{}; false", hosts.script()));
+    eventually("a second attempt", || (hosts.ran("web1").len() == 2).then_some(()));
+    assert!(hosts.history()[0]["end"].is_null(), "the other host may still come back");
+}
+
 #[test]
 fn an_order_that_has_ended_runs_nothing_more() {
     let hosts = Hosts::start(1);

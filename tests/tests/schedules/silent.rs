@@ -99,6 +99,57 @@ fn a_run_that_was_recorded_is_taken_over_as_it_is() {
     assert_eq!((hosts.ran("web1"), hosts.ran("web2")), (Vec::new(), vec![job.to_string()]));
 }
 
+/// Two claims of a scheduler that died, the second of which was recorded as a job.
+fn two_claims(hosts: &Hosts) -> (Scheduled, [Millis; 2]) {
+    let now = Raw::on(&hosts.redis).now();
+    let order = StandingOrder {
+        start_within_ms: 600_000,
+        // Nothing else is due.
+        schedule: Schedule::Every { period_ms: 30_000, anchor_ms: now - 600_000 },
+        ..old_order(hosts, now)
+    };
+    let standing = Standing::open(operator().sign_for(sshsig::STANDING, &order)).expect("an order");
+    let scheduled = Scheduled { accounted_ms: now + 1_800_000, ..Scheduled::new(standing) };
+    let instants = [now - 90_000, now - 60_000];
+    let job = begun_by_the_dead(hosts, &scheduled, instants[1], "web1");
+    let (mut raw, keys) = (Raw::on(&hosts.redis), Keys::new(None));
+    raw.query::<()>(&["DEL", &keys.job_hosts(job)]);
+    let unsent = scheduled.standing.run(instants[0], 0, Targets::new([]).root()).job;
+    for (instant, job) in instants.into_iter().zip([unsent, job]) {
+        let run = Instant { job: Some(job), ..run_by_another(instant) };
+        let claimed = Instant { state: Fate::Claimed, becomes: Some(Fate::Late), ..run };
+        let open = keys.schedule_open(scheduled.name());
+        raw.query::<()>(&["HSET", &open, &instant.to_string(), &claimed.text()]);
+    }
+    (scheduled, instants)
+}
+
+#[test]
+fn a_claim_is_no_run_when_its_schedule_is_replaced_unless_it_was_recorded() {
+    let hosts = Hosts::start(1);
+    let (_, instants) = two_claims(&hosts);
+    hosts.add("--every 1h --replace", &hosts.script());
+    let history = hosts.history();
+    assert_eq!(history.iter().map(moment).collect::<Vec<_>>(), instants, "{history:#?}");
+    assert_eq!((&history[0]["state"], history[0]["end"].is_null()), (&"failed to dispatch".into(), true));
+    assert!(history[0]["reason"].as_str().expect("a reason").contains("replaced before"), "{history:#?}");
+    assert_eq!((&history[1]["state"], &history[1]["end"]), (&"late".into(), &"unknown".into()), "{history:#?}");
+}
+
+#[test]
+fn a_claim_is_not_taken_over_while_its_schedule_is_paused() {
+    let hosts = Hosts::start(1);
+    let (scheduled, instants) = two_claims(&hosts);
+    hosts.ctl.run(["schedule", "pause", scheduled.name().as_str()]).expect(0);
+    let _one = hosts.serve("one");
+    let history = hosts.wait("both to be left", |history| count(history, "claimed") == 0);
+    assert_eq!(history.iter().map(moment).collect::<Vec<_>>(), instants, "{history:#?}");
+    assert_eq!(history[0]["state"], "missed: grace", "{history:#?}");
+    assert!(history[0]["reason"].as_str().expect("a reason").contains("paused before"), "{history:#?}");
+    assert_eq!(history[1]["state"], "late", "hosts may have it: {history:#?}");
+    assert!(hosts.ran("web1").is_empty());
+}
+
 #[test]
 fn a_host_that_died_during_a_run_holds_up_no_run_beyond_the_last_moment() {
     let mut hosts = Hosts::start(2);

@@ -4,24 +4,27 @@ use std::time::{Duration, Instant as Clock};
 
 use protocol::{
     clock::millis,
+    limits,
     name::{HostName, JobId},
-    outcome::State,
-    scheduled::{End, Fate, Instant, Scheduled},
+    scheduled::{End, Fate, Instant, Scheduled, Tally},
     targets::Targets,
     time::Millis,
 };
 
 use super::{
     Scheduler, Scheduling,
-    step::{Retry, retry},
+    ends::Ends,
+    step::{Retry, begins, retry},
 };
 use crate::{
-    client::{error::Error, events::HostResult, fleet::Fleet, follow::Follower, jobs::Job, verdict::Course},
+    client::{error::Error, fleet::Fleet, jobs::Job, verdict::Course},
     fault::{self, Bug, Point},
 };
 
 /// A claim of which nothing was heard for so long is taken over.
 const TAKE_OVER: Duration = Duration::from_secs(15);
+
+const PAUSED: &str = "the schedule was paused before it was sent";
 
 impl Scheduler {
     /// Sends a run that this scheduler has claimed, and says so.
@@ -40,6 +43,21 @@ impl Scheduler {
         if fleet.open_run(scheduled.name(), instant_ms).await?.as_ref() != Some(&run) {
             return Ok(());
         }
+        // Time has passed since it was claimed.
+        let fate = match begins(scheduled.order(), instant_ms, &run, fleet.now()) {
+            Ok(fate) => fate,
+            Err(why) => return self.give_up(scheduled, instant_ms, &run, (Fate::Missed, why), fleet).await,
+        };
+        let claimed = Instant { becomes: Some(fate), ..run.clone() };
+        if claimed != run {
+            let mut pipeline = redis::pipe();
+            pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &claimed));
+            let (is_ours,): (bool,) = fleet.query(&pipeline).await?;
+            if !is_ours {
+                return Ok(());
+            }
+        }
+        let run = claimed;
         let count = hosts.len();
         let sent = fleet.send_run(&scheduled.standing, instant_ms, run.attempt, hosts).await;
         fault::point(Point::Sent);
@@ -83,7 +101,7 @@ impl Scheduler {
         };
         match failure {
             Some((true, reason)) => {
-                self.give_up(scheduled, instant_ms, &run, &reason, fleet).await?;
+                self.give_up(scheduled, instant_ms, &run, (Fate::NotSent, &reason), fleet).await?;
             }
             other => {
                 let reason = other.map(|(_, reason)| reason);
@@ -99,18 +117,19 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Ends a claimed run that cannot be sent.
+    /// Ends a claimed run that is not sent.
     async fn give_up(
         &mut self,
         scheduled: &Scheduled,
         instant_ms: Millis,
         claimed: &Instant,
-        reason: &str,
+        why: (Fate, &str),
         fleet: &mut Fleet,
     ) -> Result<(), Error> {
-        let ended = unsent(scheduled, instant_ms, claimed, reason);
+        let ended = unsent(scheduled, instant_ms, claimed, why);
+        let tally = if ended.state == Fate::Missed { Tally::Nothing } else { Tally::Failed };
         let mut pipeline = redis::pipe();
-        pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, claimed, &ended));
+        pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, claimed, &ended, tally));
         let (reply,): (i64,) = fleet.query(&pipeline).await?;
         if reply > 0 {
             let (name, Instant { state, job, end, reason, .. }, paused) = (scheduled.name().clone(), ended, reply == 2);
@@ -133,34 +152,26 @@ impl Scheduler {
         let now = fleet.now();
         if run.state == Fate::Claimed {
             if now >= run.at_ms.saturating_add(millis(TAKE_OVER)) && !fault::planted(Bug::NoTakeOver) {
-                self.take_over(scheduled, instant_ms, run, fleet).await?;
+                match scheduled.paused {
+                    None => self.take_over(scheduled, instant_ms, run, fleet).await?,
+                    Some(_) => self.leave(scheduled, instant_ms, run, fleet).await?,
+                }
             }
             return Ok(Course::GoesOn);
         }
-        let (end, failed, silent) = match recorded(run.job, fleet).await? {
-            // Nothing can be learnt of it any more.
-            None => (End::Unknown, Vec::new(), Vec::new()),
-            Some(job) => {
-                let mut follower = Follower::of_old(&job);
-                follower.only_look();
-                follower.look(fleet).await?;
-                let is_silent = |result: &HostResult| !result.has_ended() && result.state != State::Expired;
-                let course = follower.course(fleet.now());
-                let is_heard = Clock::now() >= self.heartbeats_from || !follower.results().any(is_silent);
-                if course != Course::Over || !is_heard {
-                    return Ok(if is_heard { course } else { Course::GoesOn });
-                }
-                let good = follower.results().all(|result| result.state == State::Succeeded);
-                let hosts_where = |which: &dyn Fn(&HostResult) -> bool| -> Vec<HostName> {
-                    follower.results().filter(|result| which(result)).map(|result| result.host.clone()).collect()
-                };
-                let (failed, silent) = (hosts_where(&is_tried_again), hosts_where(&is_silent));
-                (if good { End::Succeeded } else { End::Failed }, failed, silent)
-            }
-        };
+        let attempts = attempts(scheduled, instant_ms, &run, fleet).await?;
+        // Without the last one, nothing can be learnt any more.
+        let ends = if attempts.is_empty() { None } else { Some(Ends::read(&attempts, fleet).await?) };
+        let course = ends.as_ref().map_or(Course::Over, |ends| ends.course);
+        let is_heard = Clock::now() >= self.heartbeats_from || !ends.as_ref().is_some_and(Ends::is_silent);
+        if course == Course::GoesOn || !is_heard {
+            return Ok(Course::GoesOn);
+        }
+        // A host that is offline does not keep the others from trying again.
+        let failed = ends.as_ref().map(Ends::failed).unwrap_or_default();
         let retry = match failed[..] {
             [] => Retry::Never,
-            _ => retry(scheduled.order(), instant_ms, &run, fleet.now()),
+            _ => retry(scheduled, instant_ms, &run, fleet.now()),
         };
         match retry {
             Retry::Never => {}
@@ -177,10 +188,14 @@ impl Scheduler {
                 return Ok(Course::GoesOn);
             }
         }
-        let reason = run.reason.clone().or_else(|| unheard(&silent));
+        if course == Course::Left {
+            return Ok(course);
+        }
+        let (end, tally) = ends.as_ref().map_or((End::Unknown, Tally::Nothing), |ends| (ends.end(), ends.tally()));
+        let reason = run.reason.clone().or_else(|| ends.as_ref().and_then(Ends::reason));
         let ended = Instant { failed_ms: None, end: Some(end), reason, ..run.clone() };
         let mut pipeline = redis::pipe();
-        pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, &run, &ended));
+        pipeline.add_command(scheduled.end(fleet.keys(), instant_ms, &run, &ended, tally));
         let (reply,): (i64,) = fleet.query(&pipeline).await?;
         if reply > 0 {
             let (name, paused) = (scheduled.name().clone(), reply == 2);
@@ -199,7 +214,7 @@ impl Scheduler {
         fleet: &mut Fleet,
     ) -> Result<(), Error> {
         let attempt = run.attempt + 1;
-        let job = scheduled.standing.run(instant_ms, attempt, Targets::new(hosts.iter().cloned()).root()).job;
+        let job = job_of(scheduled, instant_ms, attempt);
         let claimed = Instant {
             state: Fate::Claimed,
             becomes: Some(run.state),
@@ -236,12 +251,24 @@ impl Scheduler {
             return self.send_again(scheduled, instant_ms, claimed, job, fleet).await;
         }
         let hosts = self.hosts_of(scheduled, instant_ms, claimed.attempt, fleet).await?;
-        let start_by_ms = instant_ms.saturating_add(scheduled.order().start_within_ms);
-        if fleet.now() > start_by_ms || hosts.is_empty() {
-            let reason = if hosts.is_empty() { "no host is meant" } else { "the scheduler that claimed it has ended" };
-            return self.give_up(scheduled, instant_ms, &claimed, reason, fleet).await;
+        if hosts.is_empty() {
+            return self.give_up(scheduled, instant_ms, &claimed, (Fate::NotSent, "no host is meant"), fleet).await;
         }
         self.send(scheduled, instant_ms, claimed, hosts, fleet).await
+    }
+
+    /// Sends nothing more of a run that was claimed before its schedule was paused. Hosts may have one that was recorded.
+    async fn leave(
+        &mut self,
+        scheduled: &Scheduled,
+        instant_ms: Millis,
+        run: Instant,
+        fleet: &mut Fleet,
+    ) -> Result<(), Error> {
+        match recorded(run.job, fleet).await? {
+            Some(job) => self.settle(scheduled, instant_ms, run, Ok(()), job.targets().len(), fleet).await,
+            None => self.give_up(scheduled, instant_ms, &run, (Fate::Missed, PAUSED), fleet).await,
+        }
     }
 
     /// The hosts of an attempt that was not sent.
@@ -255,14 +282,11 @@ impl Scheduler {
         let Some(before) = attempt.checked_sub(1) else {
             return fleet.selected_hosts(&scheduled.order().selector).await;
         };
-        // The id does not depend on the hosts.
-        let prior = scheduled.standing.run(instant_ms, before, Targets::new([]).root()).job;
-        let Some(job) = recorded(Some(prior), fleet).await? else { return Ok(Vec::new()) };
-        let mut follower = Follower::of_old(&job);
-        follower.only_look();
-        follower.look(fleet).await?;
-        let failed = follower.results().filter(|result| is_tried_again(result));
-        Ok(failed.map(|result| result.host.clone()).collect())
+        if recorded(Some(job_of(scheduled, instant_ms, before)), fleet).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let earlier = earlier(scheduled, instant_ms, attempt, fleet).await?;
+        Ok(Ends::read(&earlier, fleet).await?.failed())
     }
 }
 
@@ -275,32 +299,47 @@ async fn recorded(job: Option<JobId>, fleet: &mut Fleet) -> Result<Option<Job>, 
     }
 }
 
-/// Whether a run that ended like this is tried again there. Not what was cancelled, by somebody or by the next run; nor what
-/// came too late to start; nor what may still run.
-fn is_tried_again(result: &HostResult) -> bool {
-    result.has_ended() && !matches!(result.state, State::Succeeded | State::Cancelled | State::Expired)
+/// The jobs of all attempts of a run, the oldest first. None where there is no record of the last one.
+async fn attempts(
+    scheduled: &Scheduled,
+    instant_ms: Millis,
+    run: &Instant,
+    fleet: &mut Fleet,
+) -> Result<Vec<Job>, Error> {
+    let Some(last) = recorded(run.job, fleet).await? else { return Ok(Vec::new()) };
+    let mut jobs = earlier(scheduled, instant_ms, run.attempt, fleet).await?;
+    jobs.push(last);
+    Ok(jobs)
 }
 
-/// That hosts have begun, and are not heard of any more.
-fn unheard(hosts: &[HostName]) -> Option<String> {
-    match hosts {
-        [] => None,
-        [host] => Some(format!("{host} has told no result, and none is awaited any more")),
-        [host, others @ ..] => {
-            Some(format!("{host} and {} more have told no results, and none are awaited any more", others.len()))
-        }
+/// The jobs of the attempts before this one, as far as there are records of them, the oldest first.
+async fn earlier(
+    scheduled: &Scheduled,
+    instant_ms: Millis,
+    attempt: u32,
+    fleet: &mut Fleet,
+) -> Result<Vec<Job>, Error> {
+    let mut jobs = Vec::new();
+    let most = u32::try_from(limits::STANDING_RETRIES).unwrap_or(0);
+    for attempt in 0..attempt.min(most) {
+        jobs.extend(recorded(Some(job_of(scheduled, instant_ms, attempt)), fleet).await?);
     }
+    Ok(jobs)
+}
+
+/// The job of an attempt. Its id does not depend on the hosts.
+fn job_of(scheduled: &Scheduled, instant_ms: Millis, attempt: u32) -> JobId {
+    scheduled.standing.run(instant_ms, attempt, Targets::new([]).root()).job
 }
 
 /// What becomes of a claimed run that cannot be sent. A retry changes nothing about that the run has run, and failed.
-fn unsent(scheduled: &Scheduled, instant_ms: Millis, claimed: &Instant, reason: &str) -> Instant {
+fn unsent(scheduled: &Scheduled, instant_ms: Millis, claimed: &Instant, (fate, reason): (Fate, &str)) -> Instant {
     let becomes = claimed.becomes.unwrap_or(Fate::Ran);
     let claimed = Instant { becomes: None, ..claimed.clone() };
     match claimed.attempt.checked_sub(1) {
-        None => Instant { state: Fate::NotSent, reason: Some(reason.to_owned()), ..claimed },
+        None => Instant { state: fate, reason: Some(reason.to_owned()), ..claimed },
         Some(attempt) => {
-            // The id does not depend on the hosts.
-            let job = Some(scheduled.standing.run(instant_ms, attempt, Targets::new([]).root()).job);
+            let job = Some(job_of(scheduled, instant_ms, attempt));
             let reason = Some(format!("it could not be tried again: {reason}"));
             Instant { state: becomes, job, attempt, end: Some(End::Failed), reason, ..claimed }
         }
@@ -309,28 +348,12 @@ fn unsent(scheduled: &Scheduled, instant_ms: Millis, claimed: &Instant, reason: 
 
 #[cfg(test)]
 mod tests {
-    use protocol::outcome::Outcome;
-
     use super::{super::step::tests::order, *};
-
-    #[test]
-    fn what_failed_is_tried_again_and_nothing_else() {
-        let ended = |state| {
-            let outcome = Some(Outcome::bare(state, None, 0));
-            is_tried_again(&HostResult { state, outcome, ..HostResult::new("web1".parse().unwrap()) })
-        };
-        assert!(ended(State::Failed) && ended(State::TimedOut));
-        assert!(!ended(State::Succeeded) && !ended(State::Cancelled) && !ended(State::Expired));
-        for state in [State::Queued, State::Running, State::Expired] {
-            let open = HostResult { state, ..HostResult::new("web1".parse().unwrap()) };
-            assert!(!is_tried_again(&open), "{state} without an outcome");
-        }
-    }
 
     #[test]
     fn a_retry_that_cannot_be_sent_leaves_a_run_that_failed() {
         let scheduled = order(|_| ());
-        let job = |attempt| scheduled.standing.run(60_000, attempt, Targets::new([]).root()).job;
+        let job = |attempt| job_of(&scheduled, 60_000, attempt);
         let claimed = |attempt| Instant {
             state: Fate::Claimed,
             becomes: Some(Fate::Late),
@@ -342,10 +365,10 @@ mod tests {
             end: None,
             reason: None,
         };
-        let ended = unsent(&scheduled, 60_000, &claimed(0), "Redis is full");
+        let ended = unsent(&scheduled, 60_000, &claimed(0), (Fate::NotSent, "Redis is full"));
         assert_eq!((ended.state, ended.becomes, ended.end), (Fate::NotSent, None, None));
         assert_eq!(ended.reason.as_deref(), Some("Redis is full"));
-        let ended = unsent(&scheduled, 60_000, &claimed(2), "Redis is full");
+        let ended = unsent(&scheduled, 60_000, &claimed(2), (Fate::NotSent, "Redis is full"));
         assert_eq!((ended.state, ended.becomes, ended.end), (Fate::Late, None, Some(End::Failed)));
         assert_eq!((ended.attempt, ended.job), (1, Some(job(1))), "the last one that ran");
         assert_eq!(ended.reason.as_deref(), Some("it could not be tried again: Redis is full"));

@@ -56,13 +56,16 @@ pub(super) enum Retry {
     Now,
 }
 
-/// Whether a run that has failed is tried again now.
-pub(super) fn retry(order: &StandingOrder, instant_ms: Millis, run: &Instant, now: Millis) -> Retry {
+/// Whether a run that has failed is tried again now. Not while its schedule is paused, nor where it would end a newer one.
+pub(super) fn retry(scheduled: &Scheduled, instant_ms: Millis, run: &Instant, now: Millis) -> Retry {
+    let order = scheduled.order();
+    let is_over = order.conduct.overlap == Overlap::Cancel && scheduled.accounted_ms > instant_ms;
     let most = order.conduct.retries.min(u32::try_from(limits::STANDING_RETRIES).unwrap_or(0));
     let pause = millis(BACKOFF).saturating_mul(1 << run.attempt.min(10));
     let at_ms = run.failed_ms.unwrap_or(now).saturating_add(pause);
     let start_by_ms = instant_ms.saturating_add(order.start_within_ms);
     match run.failed_ms {
+        _ if is_over || scheduled.paused.is_some() => Retry::Never,
         _ if run.attempt >= most || now.max(at_ms) >= start_by_ms => Retry::Never,
         None => Retry::Pause,
         Some(_) if now < at_ms => Retry::Later,
@@ -79,6 +82,36 @@ fn jitter(order: &StandingOrder, instant_ms: Millis) -> Millis {
     let hash = Sha256::new().chain_update(order.salt.as_slice()).chain_update(instant_ms.to_be_bytes()).finalize();
     let number = hash.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     number % (most + 1)
+}
+
+/// As what a run that was claimed begins now, or why it does not any more. A retry is no other run, however late it is.
+pub(super) fn begins(
+    order: &StandingOrder,
+    instant_ms: Millis,
+    run: &Instant,
+    now: Millis,
+) -> Result<Fate, &'static str> {
+    match run.becomes {
+        _ if run.attempt == 0 => first(order, instant_ms, now),
+        _ if !may_start(order, instant_ms, now) => Err(MISSED),
+        fate => Ok(fate.unwrap_or(Fate::Ran)),
+    }
+}
+
+/// As what the run of an instant begins at `now`, or why it does not.
+fn first(order: &StandingOrder, instant_ms: Millis, now: Millis) -> Result<Fate, &'static str> {
+    let due_ms = instant_ms.saturating_add(jitter(order, instant_ms));
+    let is_late = now.saturating_sub(due_ms) > millis(LATE);
+    match is_late {
+        _ if !may_start(order, instant_ms, now) => Err(MISSED),
+        true if !order.conduct.late => Err(NOT_LATE),
+        true => Ok(Fate::Late),
+        false => Ok(Fate::Ran),
+    }
+}
+
+fn may_start(order: &StandingOrder, instant_ms: Millis, now: Millis) -> bool {
+    now <= instant_ms.saturating_add(order.start_within_ms) || fault::planted(Bug::NoGrace)
 }
 
 /// What is to be done about a schedule of which these runs are open.
@@ -104,15 +137,12 @@ pub(super) fn step(scheduled: &Scheduled, times: &Times, open: Open, now: Millis
         let until_ms = due.last().copied().unwrap_or(last);
         return Step::Account { until_ms, begins: None, others };
     }
-    let late_ms = now.saturating_sub(due_ms(&last));
-    let may_start = now <= last.saturating_add(order.start_within_ms) || fault::planted(Bug::NoGrace);
-    let is_late = late_ms > millis(LATE);
     let overlaps = match order.conduct.overlap {
         Overlap::Skip | Overlap::Queue => open.at_work > 0 || is_full,
         Overlap::Allow | Overlap::Cancel => is_full,
     };
     let fate = match order.conduct.overlap {
-        Overlap::Queue if overlaps && may_start => {
+        Overlap::Queue if overlaps && may_start(order, last, now) => {
             // It waits. Those before it do not.
             return match due.last() {
                 Some(until_ms) => Step::Account { until_ms: *until_ms, begins: None, others },
@@ -120,9 +150,7 @@ pub(super) fn step(scheduled: &Scheduled, times: &Times, open: Open, now: Millis
             };
         }
         _ if overlaps => Err((Fate::Overlap, OVERLAP)),
-        _ if !may_start => Err((Fate::Missed, MISSED)),
-        _ if is_late && !order.conduct.late => Err((Fate::Missed, NOT_LATE)),
-        _ => Ok(if is_late { Fate::Late } else { Fate::Ran }),
+        _ => first(order, last, now).map_err(|why| (Fate::Missed, why)),
     };
     let begins = match fate {
         Ok(fate) => Some(fate),

@@ -136,10 +136,8 @@ fn each_has_its_own_delay_which_all_schedulers_know() {
     assert_eq!(told(at(&delayed, 0, MINUTE + delays[0])), (1, vec![(1, "ran")]));
 }
 
-#[test]
-fn retries_come_slower_and_slower_as_long_as_the_run_may_start() {
-    let tried = order(|order| order.conduct.retries = 3);
-    let run = |attempt, failed_ms| Instant {
+fn run(attempt: u32, failed_ms: Option<Millis>) -> Instant {
+    Instant {
         state: Fate::Ran,
         becomes: None,
         job: Some(JobId::new()),
@@ -149,8 +147,42 @@ fn retries_come_slower_and_slower_as_long_as_the_run_may_start() {
         failed_ms,
         end: None,
         reason: None,
+    }
+}
+
+#[test]
+fn a_paused_schedule_tries_nothing_again_nor_does_one_whose_next_run_has_come_to_end_it() {
+    let tried = |overlap, paused: Option<&str>, accounted_ms| {
+        let scheduled = order(|order| (order.conduct.retries, order.conduct.overlap) = (3, overlap));
+        let scheduled = Scheduled { paused: paused.map(str::to_owned), accounted_ms, ..scheduled };
+        retry(&scheduled, MINUTE, &run(0, Some(MINUTE)), MINUTE + 5_000)
     };
-    let retried = |attempt, failed_ms, now| retry(tried.order(), MINUTE, &run(attempt, failed_ms), now);
+    assert_eq!(tried(Overlap::Cancel, None, MINUTE), Retry::Now);
+    assert_eq!(tried(Overlap::Cancel, None, 2 * MINUTE), Retry::Never);
+    assert_eq!(tried(Overlap::Allow, None, 2 * MINUTE), Retry::Now);
+    assert_eq!(tried(Overlap::Allow, Some("by ann"), MINUTE), Retry::Never);
+}
+
+/// Between a claim and sending, its scheduler may have died, or been frozen.
+#[test]
+fn what_was_claimed_in_time_and_is_sent_late_is_late_or_not_sent() {
+    let claimed = |attempt| Instant { state: Fate::Claimed, becomes: Some(Fate::Ran), ..run(attempt, None) };
+    let begun = |late, attempt, now| {
+        let scheduled = order(|order| order.conduct.late = late);
+        begins(scheduled.order(), MINUTE, &claimed(attempt), now)
+    };
+    assert_eq!(begun(false, 0, MINUTE + 5_000), Ok(Fate::Ran));
+    assert_eq!(begun(false, 0, MINUTE + 5_001), Err(NOT_LATE));
+    assert_eq!(begun(true, 0, MINUTE + 5_001), Ok(Fate::Late));
+    assert_eq!(begun(true, 0, 2 * MINUTE + 1), Err(MISSED));
+    assert_eq!(begun(false, 1, MINUTE + 5_001), Ok(Fate::Ran), "a retry is always later");
+    assert_eq!(begun(true, 1, 2 * MINUTE + 1), Err(MISSED));
+}
+
+#[test]
+fn retries_come_slower_and_slower_as_long_as_the_run_may_start() {
+    let tried = order(|order| order.conduct.retries = 3);
+    let retried = |attempt, failed_ms, now| retry(&tried, MINUTE, &run(attempt, failed_ms), now);
     // However long it took to fail, a pause follows.
     assert_eq!(retried(0, None, MINUTE + 40_000), Retry::Pause);
     assert_eq!(retried(0, Some(MINUTE + 40_000), MINUTE + 44_999), Retry::Later);
