@@ -63,9 +63,19 @@ impl Ends {
         Ok(ends)
     }
 
-    /// Notes what came of an attempt.
+    /// Notes what came of an attempt. One that never began changes nothing about the one before.
     fn note<'a>(&mut self, results: impl Iterator<Item = &'a HostResult>) {
-        self.hosts.extend(results.map(|result| (result.host.clone(), Stand::of(result))));
+        for result in results {
+            match Stand::of(result) {
+                // What it came to before counts.
+                Stand::NotBegun => {
+                    self.hosts.entry(result.host.clone()).or_insert(Stand::NotBegun);
+                }
+                stand => {
+                    self.hosts.insert(result.host.clone(), stand);
+                }
+            }
+        }
     }
 
     /// The hosts on which the run is tried again: where it has failed, and is known to have.
@@ -179,6 +189,7 @@ mod tests {
         let retried = ends(&[first, &[("web1", State::Succeeded)]]);
         assert_eq!((retried.end(), retried.tally()), (End::Succeeded, Tally::Succeeded));
         assert_eq!(ends(&[first, &[("web1", State::Failed)]]).failed().len(), 1);
+        assert_eq!(ends(&[first, &[("web1", State::Expired)]]).tally(), Tally::Failed, "it failed at first");
     }
 
     #[test]
