@@ -76,7 +76,7 @@ fn commands_are_counted_by_state_and_no_job_is_named() {
     for _ in 0..3 {
         ctl.run(["run", "--host", "web1", "ping"]).expect(0);
     }
-    ctl.run(["run", "--host", "web1", "exec", "false"]).expect(2);
+    ctl.run(["run", "--host", "web1", "exec", "--", "false"]).expect(2);
     let count =
         |state: &str| format!("redfleet_host_commands_total{{host=\"web1\",instance=\"web1\",state=\"{state}\"}}");
     let page = eventually("the counters", || {
@@ -133,7 +133,9 @@ fn shards_divide_the_hosts_and_patterns_choose_among_them() {
     let redis = Redis::start();
     let mut raw = Raw::on(&redis);
     let all: Vec<_> = (100..150).map(|number| format!("web{number}")).collect();
-    all.iter().for_each(|host| publish(&mut raw, host));
+    for host in &all {
+        publish(&mut raw, host);
+    }
     let serving = Serving::on(&redis);
     assert_eq!(hosts(&serving.samples("")), all);
     let mut divided = Vec::new();

@@ -1,5 +1,7 @@
 //! The exporter of `ctl serve`: what its pages say, who may ask, and what does not bring it down.
 
+#![expect(clippy::float_cmp, reason = "a figure is told as it was written")]
+
 mod access;
 mod conduct;
 mod figures;
@@ -98,7 +100,7 @@ fn samples(page: &str) -> Samples {
     let (mut samples, mut families, mut family) = (BTreeMap::new(), Vec::new(), String::new());
     for line in page.lines() {
         if let Some(head) = line.strip_prefix("# TYPE ") {
-            family = head.split(' ').next().expect("a name").to_owned();
+            head.split(' ').next().expect("a name").clone_into(&mut family);
             assert!(!families.contains(&family), "{family} stands there twice");
             families.push(family.clone());
         } else if !line.starts_with('#') {
@@ -160,7 +162,7 @@ fn promtool(page: &str) -> Option<Vec<String>> {
     Some(String::from_utf8_lossy(&said).lines().map(str::to_owned).collect())
 }
 
-/// The same without what node_exporter's names make it say: theirs are not in snake case.
+/// The same without what `node_exporter`'s names make it say: theirs are not in snake case.
 fn complaints(page: &str) -> Option<Vec<String>> {
     let known = |line: &String| line.starts_with("node_memory_") && line.ends_with("not 'camelCase'");
     promtool(page).map(|lines| lines.into_iter().filter(|line| !known(line)).collect())

@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn only_actions_with_figures_count_and_broken_catalogues_have_none() {
         let catalogue = br#"[{"name": "ping"}, {"name": "backup", "metrics": true}, {"name": "a b", "metrics": true}]"#;
-        assert_eq!(&*actions(catalogue), ["backup".into()]);
+        assert_eq!(&*actions(catalogue), [Arc::from("backup")]);
         for broken in [&b""[..], b"{}", b"[1]", b"[{\"metrics\": true}]"] {
             assert!(actions(broken).is_empty());
         }

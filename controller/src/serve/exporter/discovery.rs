@@ -12,7 +12,7 @@ use super::{
 };
 use crate::client::{Error, Fleet};
 
-/// The port of node_exporter.
+/// The port of `node_exporter`.
 const PORT: u16 = 9100;
 
 /// What is asked for: `?port=9100`, and `?by=address` for addresses in the place of names.

@@ -1,6 +1,6 @@
 //! What the figures of a fleet are called as Prometheus knows them: families, and samples of them.
 //!
-//! Where node_exporter has a figure of the same meaning, its name is used. Units are base units; what only rises ends
+//! Where `node_exporter` has a figure of the same meaning, its name is used. Units are base units; what only rises ends
 //! with `_total`. A sample has the labels `host` and `instance` (the same text, as dashboards ask for either). No sample
 //! names a job: their number has no bound.
 
@@ -91,7 +91,11 @@ impl Sample {
 
 /// A text as the value of a label: cut at [`VALUE_BYTES`].
 pub fn label_value(text: &str) -> Arc<str> {
-    text[..text.floor_char_boundary(VALUE_BYTES)].into()
+    let mut end = text.len().min(VALUE_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
 }
 
 /// A text as a part of a name: what no name may have becomes `_`.

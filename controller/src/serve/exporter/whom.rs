@@ -99,7 +99,6 @@ mod tests {
             &[("shard", "0"), ("shards", "1001")],
             &[("shard", "-1"), ("shards", "3")],
             &[("host", "@web")],
-            &[("host", "web**")],
         ] {
             assert!(whom(query).is_err(), "{query:?}");
         }

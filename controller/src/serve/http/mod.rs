@@ -34,6 +34,9 @@ const CONNECTIONS: usize = 64;
 /// How long a client may take for the head of a request, or do nothing between two; and for the beginning of TLS.
 const HEAD: Duration = Duration::from_secs(10);
 
+/// How long a client may take nothing of what it is sent.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Bytes of the head of a request.
 const HEAD_BYTES: usize = 16 * 1024;
 
@@ -60,7 +63,10 @@ pub enum Word {
 /// # Errors
 /// It cannot listen where it was told to.
 pub async fn serve(life: Life, http: Http, exporter: Arc<Exporter>, say: impl Fn(Word) + Send) -> anyhow::Result<()> {
-    let Some(address) = http.listen else { return Ok(life.stopped().await) };
+    let Some(address) = http.listen else {
+        life.stopped().await;
+        return Ok(());
+    };
     let Some(listener) = listen(&life, address, http.is_default, &say).await? else { return Ok(()) };
     let mut door = Door::open(http)?;
     // With the port 0, the system has chosen one.
@@ -173,7 +179,7 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin, access: Arc<Access>,
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
-        .serve_connection(TokioIo::new(Patient::new(stream)), requests);
+        .serve_connection(TokioIo::new(Patient::new(stream, PATIENCE)), requests);
     tokio::pin!(connection);
     tokio::select! {
         // What a client does wrong ends its connection, and nothing else.

@@ -13,21 +13,19 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// How long the other side may take nothing.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A stream whose writes fail where they wait for longer than [`PATIENCE`].
+/// A stream whose writes fail where they wait for too long.
 pub struct Patient<S> {
     stream: S,
+    patience: Duration,
     /// When the write that waits is given up.
     deadline: Pin<Box<Sleep>>,
     waits: bool,
 }
 
 impl<S> Patient<S> {
-    /// Wraps a stream.
-    pub fn new(stream: S) -> Self {
-        Self { stream, deadline: Box::pin(sleep(PATIENCE)), waits: false }
+    /// Wraps a stream. Its other side may take nothing for so long.
+    pub fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, patience, deadline: Box::pin(sleep(patience)), waits: false }
     }
 
     /// Passes on what a write has come to, or gives it up.
@@ -38,7 +36,8 @@ impl<S> Patient<S> {
         }
         if !self.waits {
             self.waits = true;
-            self.deadline.as_mut().reset(Instant::now() + PATIENCE);
+            let until = Instant::now() + self.patience;
+            self.deadline.as_mut().reset(until);
         }
         ready!(self.deadline.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -78,19 +77,15 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn who_takes_nothing_is_given_up_and_who_is_slow_is_not() {
+    #[tokio::test]
+    async fn who_takes_nothing_is_given_up_and_who_takes_it_gets_all() {
         let (stream, mut other) = tokio::io::duplex(8);
-        let mut stream = Patient::new(stream);
-        let slow = async {
-            for _ in 0..8 {
-                sleep(PATIENCE - Duration::from_secs(1)).await;
-                other.read_exact(&mut [0; 8]).await.expect("it is sent");
-            }
-            other
-        };
-        let (sent, other) = tokio::join!(stream.write_all(&[7; 64]), slow);
-        sent.expect("it was taken");
+        let mut stream = Patient::new(stream, Duration::from_secs(3600));
+        let mut taken = [0; 64];
+        let (sent, read) = tokio::join!(stream.write_all(&[7; 64]), other.read_exact(&mut taken));
+        sent.and(read.map(|_| ())).expect("all of it is taken");
+        let (stream, other) = tokio::io::duplex(8);
+        let mut stream = Patient::new(stream, Duration::from_millis(20));
         let error = stream.write_all(&[7; 64]).await.expect_err("nobody takes it");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(other);

@@ -116,7 +116,7 @@ async fn metrics(query: &str, exporter: Arc<Exporter>) -> Reply {
         Err(error) => return plain(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
     let (sink, pieces) = mpsc::channel(PIECES);
-    let (begun, begins) = oneshot::channel();
+    let (told, has_begun) = oneshot::channel();
     let source = Arc::clone(&exporter);
     tokio::spawn(async move {
         let begin = async {
@@ -125,7 +125,7 @@ async fn metrics(query: &str, exporter: Arc<Exporter>) -> Reply {
             Ok::<_, String>((lent, scrape))
         };
         let Ok((mut lent, mut scrape)) = begin.await else { return };
-        if begun.send(()).is_err() {
+        if told.send(()).is_err() {
             return source.give_back(lent);
         }
         let mut page = Page::default();
@@ -142,7 +142,7 @@ async fn metrics(query: &str, exporter: Arc<Exporter>) -> Reply {
         source.give_back(lent);
         send(&sink, &mut page.text).await;
     });
-    if begins.await.is_ok() {
+    if has_begun.await.is_ok() {
         return streamed(text::CONTENT_TYPE, pieces);
     }
     // The figures of this process are told all the same. That Redis is away is one of them.
@@ -159,7 +159,7 @@ async fn discovery(query: &str, exporter: Arc<Exporter>) -> Reply {
         Err(error) => return plain(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
     let (sink, pieces) = mpsc::channel(PIECES);
-    let (begun, begins) = oneshot::channel();
+    let (told, has_begun) = oneshot::channel();
     tokio::spawn(async move {
         let begin = async {
             let mut lent = exporter.connect().await?;
@@ -168,9 +168,9 @@ async fn discovery(query: &str, exporter: Arc<Exporter>) -> Reply {
         };
         let (mut lent, mut discovery) = match begin.await {
             Ok(both) => both,
-            Err(error) => return drop(begun.send(Err(error))),
+            Err(error) => return drop(told.send(Err(error))),
         };
-        if begun.send(Ok(())).is_err() {
+        if told.send(Ok(())).is_err() {
             return exporter.give_back(lent);
         }
         loop {
@@ -187,7 +187,7 @@ async fn discovery(query: &str, exporter: Arc<Exporter>) -> Reply {
         exporter.give_back(lent);
     });
     // Without a list, Prometheus keeps the prior one.
-    match begins.await {
+    match has_begun.await {
         Ok(Ok(())) => streamed("application/json", pieces),
         Ok(Err(error)) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
         Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "it broke down\n"),
