@@ -58,10 +58,6 @@ pub fn main() -> ExitCode {
     let sends = is_exec || matches!(cli.command, Command::Run(_));
     let failed = if is_exec { Exit::NoCode } else { Exit::NotSent };
     let mut printer = Printer::new(Format::Table, false, ColorChoice::Auto);
-    if matches!(cli.command, Command::Serve(_)) {
-        // Its --config names the settings of the services.
-        cli.global.config = None;
-    }
     let ended = Settings::resolve(cli.global).and_then(|settings| {
         printer = Printer::new(settings.format, settings.quiet, settings.colour);
         for warning in &settings.warnings {

@@ -137,12 +137,11 @@ async fn beginning(mut response: Response) -> String {
 /// How long the receiver asks to wait: seconds, or a moment.
 fn wait(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let span = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-            until.duration_since(Timestamp::now()).try_into().unwrap_or_default()
-        }
+    let span = if let Ok(seconds) = text.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let until = rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+        until.duration_since(Timestamp::now()).try_into().unwrap_or_default()
     };
     Some(span.min(WAIT_MAX))
 }
