@@ -265,6 +265,12 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
             "keep schedules, and account for their runs",
         ),
         grant(
+            Both,
+            alerts(keys),
+            &["eval", "hexists", "hget", "hset", "hdel", "hlen", "xadd"],
+            "evaluate alerts, and deliver what they say",
+        ),
+        grant(
             Read,
             [keys.pattern_of_host(&Any), keys.pattern_of_job(), keys.artifact(&Any, Any), keys.servers(), keys.jobs()],
             &["pttl", "zcard"],
@@ -282,8 +288,22 @@ fn of_reader(keys: &Keys) -> Vec<Grant> {
     grants
 }
 
+/// The keys of alerts, which have one owner.
+fn alerts(keys: &Keys) -> [String; 8] {
+    [
+        keys.alert_evaluation(),
+        keys.alert_rules(),
+        keys.alert_states(),
+        keys.alert_groups(),
+        keys.alert_silences(),
+        keys.alert_outbox(),
+        keys.alert_deliveries(),
+        keys.alert_log(),
+    ]
+}
+
 /// What both a controller and a reader look at.
-fn looks(keys: &Keys) -> [Grant; 3] {
+fn looks(keys: &Keys) -> [Grant; 5] {
     let schedules = [keys.schedules(), keys.schedule(&Any), keys.schedule_open(&Any), keys.schedule_runs(&Any)];
     let own = [keys.facts(&Any), keys.labels(&Any), keys.set_labels(&Any), keys.status(&Any)];
     let metrics = MetricGroup::ALL.map(|group| keys.metrics(&Any, group));
@@ -297,6 +317,8 @@ fn looks(keys: &Keys) -> [Grant; 3] {
             &["zrevrange", "zscore"],
             "see which hosts and jobs there are",
         ),
+        grant(Access::Read, [keys.redis_status()], &["hgetall"], "see the state of Redis"),
+        grant(Access::Read, alerts(keys), &["hgetall", "hget", "hmget", "hlen", "xrevrange"], "see alerts"),
         grant(
             Access::Read,
             [keys.pattern_of_job()],
