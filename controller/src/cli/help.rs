@@ -117,6 +117,31 @@ Examples:
   ctl schedule add once --at 2026-12-01T14:00 --host db1 --late exec -- reboot
       Once, and late, if nothing could run it in time.";
 
+/// After the options of `alert add`.
+pub const ALERT_ADD: &str = "\
+A rule of a file:
+  [[rule]]
+  name = \"cpu-high\"
+  when = \"cpu.usage > 90\"            # all that --where asks for
+  for = \"10m\"
+  clear = \"cpu.usage < 80\"           # without it: that `when` does not hold
+  clear_for = \"2m\"
+  severity = \"critical\"              # info, warning
+  text = \"{host} has used {cpu.usage} % of its CPU\"
+  labels = { team = \"{label.team}\" }
+  hosts = \"web[1-20],@db\"            # except, where
+  depends_on = [\"host-offline\"]
+  receivers = [\"ops\"]
+  group_by = [\"rule\"]                # host, severity, names of labels
+  group_wait = \"30s\"
+  repeat = \"4h\"
+  unknown_for = \"5m\"                 # then nobody knowing is an alert of its own; never
+What is not known holds an alert as it is. A host that is offline mutes all rules but those about `state`.
+Examples:
+  ctl alert add --name cpu-high --when 'cpu.usage > 90' --for 10m --clear 'cpu.usage < 80'
+  ctl alert add --name many-clients --redis --when 'redis.connected_clients > 5000'
+  ctl alert add rules.toml";
+
 /// After the options of `serve`.
 pub const SERVE: &str = "\
 The file of --config (all of it may be left out):

@@ -1,6 +1,6 @@
 //! `ctl serve`: the services that do what is due while nobody types.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use protocol::scheduled::End;
 use tokio::{
@@ -12,7 +12,11 @@ use crate::{
     cli::{schedules::Serve, settings::Settings},
     client::{Error, Fleet, KnownHosts, Scheduler, Scheduling},
     output::{Advice, Exit, Printer, Table, moments, style},
-    serve::{DRAIN, Life, Services, config::Config},
+    serve::{
+        DRAIN, Life, Services,
+        alerts::{self, Desk, Nobody, Receive},
+        config::Config,
+    },
 };
 
 /// The shortest sleep.
@@ -25,6 +29,7 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
         let mut pairs = Table::of_pairs();
         pairs.pair("name", style::plain(&config.name));
         pairs.pair("interval", moments::span(config.interval));
+        pairs.pair("alerts", describe(&config.alerts));
         printer.table(&pairs)?;
         return Ok(Exit::Success);
     }
@@ -34,6 +39,10 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
     printer.note(&format!("{}: begins", config.name));
     let name = config.name.clone();
     let (words, mut said) = mpsc::unbounded_channel();
+    let (alert_words, mut alerts_said) = mpsc::unbounded_channel();
+    if config.alerts.enabled {
+        start_alerts(&mut services, &config, settings, alert_words).await?;
+    }
     services.start("scheduler", move |life| schedule(life, fleet, config, words));
     let told = async {
         loop {
@@ -41,12 +50,16 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
                 _ = term.recv() => return,
                 _ = interrupt.recv() => return,
                 Some(said) = said.recv() => tell(&said, printer),
+                Some(said) = alerts_said.recv() => tell_of_alerts(&said, printer),
             }
         }
     };
     let ended = services.run(told, || printer.note(&format!("{name}: ready")), DRAIN).await;
     while let Ok(said) = said.try_recv() {
         tell(&said, printer);
+    }
+    while let Ok(said) = alerts_said.try_recv() {
+        tell_of_alerts(&said, printer);
     }
     let mut exit = if ended.is_empty() { Exit::NotSent } else { Exit::Success };
     for (service, error) in ended.iter().filter_map(|ended| Some((ended.name, ended.error.as_ref()?))) {
@@ -55,6 +68,37 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
     }
     printer.note(&format!("{name}: ended"));
     Ok(exit)
+}
+
+/// Starts the services of alerts.
+async fn start_alerts(
+    services: &mut Services,
+    config: &Config,
+    settings: &Settings,
+    words: mpsc::UnboundedSender<alerts::Said>,
+) -> anyhow::Result<()> {
+    let receivers = Arc::new(Nobody);
+    let told = config.alerts.receivers.clone().unwrap_or_else(|| receivers.names());
+    let desk = Desk { name: config.name.clone(), wake: Arc::default(), words };
+    let (evaluating, delivering) = (connect(settings).await?, connect(settings).await?);
+    let (alerts, own) = (config.alerts.clone(), desk.clone());
+    services.start("alerts", move |life| alerts::evaluate(life, evaluating, alerts, told, own));
+    services.start("deliveries", move |life| alerts::deliver(life, delivering, receivers, desk));
+    Ok(())
+}
+
+fn describe(settings: &alerts::Settings) -> String {
+    if !settings.enabled {
+        return "off".into();
+    }
+    format!("{} rules, each {}", settings.rules.len(), moments::span(settings.interval))
+}
+
+fn tell_of_alerts(said: &alerts::Said, printer: &Printer) {
+    match said {
+        alerts::Said::Note(text) => printer.note(text),
+        alerts::Said::Trouble(text) => printer.trouble(text),
+    }
 }
 
 async fn connect(settings: &Settings) -> anyhow::Result<Fleet> {

@@ -6,6 +6,8 @@ use anyhow::Context;
 use protocol::time::read_duration;
 use serde::Deserialize;
 
+use super::alerts;
+
 /// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
 const INTERVAL: Duration = Duration::from_secs(1);
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -19,6 +21,8 @@ struct File {
     name: Option<String>,
     /// The longest time between two looks at the schedules.
     interval: Option<String>,
+    /// What is told, and when.
+    alerts: alerts::Section,
 }
 
 /// The settings in force.
@@ -28,6 +32,8 @@ pub struct Config {
     pub name: String,
     /// The longest time between two looks at the schedules.
     pub interval: Duration,
+    /// What is told, and when.
+    pub alerts: alerts::Settings,
 }
 
 impl Config {
@@ -43,10 +49,11 @@ impl Config {
             }
             None => File::default(),
         };
-        Self::judge(file).with_context(|| path.map_or_else(|| "the settings".into(), |path| path.display().to_string()))
+        let directory = path.and_then(Path::parent);
+        Self::judge(file, directory).with_context(|| path.map_or_else(|| "the settings".into(), |path| path.display().to_string()))
     }
 
-    fn judge(file: File) -> anyhow::Result<Self> {
+    fn judge(file: File, directory: Option<&Path>) -> anyhow::Result<Self> {
         let own = || {
             let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
             format!("{}/{}", host.unwrap_or_else(|| "serve".to_owned()), process::id())
@@ -54,6 +61,7 @@ impl Config {
         Ok(Self {
             name: file.name.filter(|name| !name.is_empty()).unwrap_or_else(own),
             interval: duration("interval", file.interval.as_deref(), INTERVAL, INTERVAL_MIN..=INTERVAL_MAX)?,
+            alerts: file.alerts.judge(directory)?,
         })
     }
 }

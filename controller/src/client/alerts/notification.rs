@@ -77,3 +77,13 @@ pub struct Notification {
     /// The moment, by Redis' clock.
     pub at_ms: Millis,
 }
+
+impl Notification {
+    /// What it says, in a line.
+    pub fn in_short(&self) -> String {
+        let word = if self.phase == Phase::Firing { "firing" } else { "resolved" };
+        let first = self.alerts.first().map(|alert| format!("{}: {}", alert.rule, alert.text)).unwrap_or_default();
+        let more = if self.alerts.len() > 1 { format!(" (and {} more)", self.alerts.len() - 1) } else { String::new() };
+        format!("{word}: {first}{more}")
+    }
+}

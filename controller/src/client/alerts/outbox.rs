@@ -15,7 +15,7 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Notification, Phase};
+use super::Notification;
 use crate::client::{
     error::Error,
     fleet::{Fleet, RawHash, text, text_fields},
@@ -195,7 +195,7 @@ impl Fleet {
         end.arg(keys.alert_outbox()).arg(keys.alert_deliveries()).arg(keys.alert_log());
         end.arg(&notification.id).arg(limits::ALERT_LOG).arg("id").arg(&notification.id);
         end.arg("receiver").arg(&notification.receiver).arg("state").arg(fate.word());
-        end.arg("at").arg(show_moment(now)).arg("text").arg(in_short(&notification));
+        end.arg("at").arg(show_moment(now)).arg("text").arg(notification.in_short());
         if let Some(problem) = problem {
             end.arg("problem").arg(super::text::clean(&problem));
         }
@@ -244,14 +244,6 @@ impl Fleet {
         };
         Ok(entries.into_iter().map(read).collect())
     }
-}
-
-/// A notification in a line.
-fn in_short(Notification { alerts, phase, .. }: &Notification) -> String {
-    let word = if *phase == Phase::Firing { "firing" } else { "resolved" };
-    let first = alerts.first().map(|alert| format!("{}: {}", alert.rule, alert.text)).unwrap_or_default();
-    let more = if alerts.len() > 1 { format!(" (and {} more)", alerts.len() - 1) } else { String::new() };
-    format!("{word}: {first}{more}")
 }
 
 #[cfg(test)]
