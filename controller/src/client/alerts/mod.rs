@@ -16,6 +16,8 @@ mod rules;
 mod silence;
 mod store;
 mod text;
+#[cfg(test)]
+mod trace;
 
 pub use self::{
     course::{Course, GAP_MS, Key, Stage},

@@ -125,8 +125,8 @@ mod tests {
         assert_eq!((own.origin, own.rule.when.as_str()), (Origin::File, "cpu.usage > 50"));
         assert_eq!(settings.rules.len(), shipped().len());
         assert_eq!(section(false).judge(Some(directory.path())).unwrap().rules.len(), 1);
-        fs::write(directory.path().join("own.toml"), "[[rule]]\nname = 'a'\nwhen = 'cpu.usge > 50'").unwrap();
+        fs::write(directory.path().join("own.toml"), "[[rule]]\nname = 'a'\nwhen = 'cpuu.usage > 50'").unwrap();
         let error = format!("{:#}", section(true).judge(Some(directory.path())).unwrap_err());
-        assert!(error.contains("own.toml: rule a: when: there is no 'cpu.usge'"), "{error}");
+        assert!(error.contains("own.toml: rule a: when: there is no 'cpuu.usage'"), "{error}");
     }
 }
