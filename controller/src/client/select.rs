@@ -374,7 +374,9 @@ impl Fleet {
             Cmd::hmget(key, &[place, with])
         };
         match field {
-            Field::Host | Field::State | Field::Result(..) | Field::Redis(_) => Ok(vec![Found::Value(None, None); names.len()]),
+            Field::Host | Field::State | Field::Result(..) | Field::Redis(_) => {
+                Ok(vec![Found::Value(None, None); names.len()])
+            }
             Field::Label(label) => {
                 let ask = |keys: &Keys, name: &HostName| {
                     let set = Cmd::hget(keys.set_labels(name), label);

@@ -14,7 +14,7 @@ use crate::{
     output::{Advice, Exit, Printer, Table, moments, style},
     serve::{
         DRAIN, Life, Services,
-        alerts::{self, Desk, Nobody, Receive},
+        alerts::{self, Desk, Receive},
         config::Config,
     },
 };
@@ -77,8 +77,8 @@ async fn start_alerts(
     settings: &Settings,
     words: mpsc::UnboundedSender<alerts::Said>,
 ) -> anyhow::Result<()> {
-    let receivers = Arc::new(Nobody);
-    let told = config.alerts.receivers.clone().unwrap_or_else(|| receivers.names());
+    let receivers = Arc::new(config.receivers.clone());
+    let told = config.alerts.receivers.clone().unwrap_or_else(|| Receive::names(&*receivers));
     let desk = Desk { name: config.name.clone(), wake: Arc::default(), words };
     let (evaluating, delivering) = (connect(settings).await?, connect(settings).await?);
     let (alerts, own) = (config.alerts.clone(), desk.clone());

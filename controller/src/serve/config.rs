@@ -6,7 +6,10 @@ use anyhow::Context;
 use protocol::time::read_duration;
 use serde::Deserialize;
 
-use super::alerts;
+use super::{
+    alerts,
+    receivers::{self, Receivers},
+};
 
 /// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,6 +26,8 @@ struct File {
     interval: Option<String>,
     /// What is told, and when.
     alerts: alerts::Section,
+    /// Where alerts go.
+    receivers: Vec<receivers::Setting>,
 }
 
 /// The settings in force.
@@ -34,6 +39,8 @@ pub struct Config {
     pub interval: Duration,
     /// What is told, and when.
     pub alerts: alerts::Settings,
+    /// Where alerts go.
+    pub receivers: Receivers,
 }
 
 impl Config {
@@ -50,7 +57,8 @@ impl Config {
             None => File::default(),
         };
         let directory = path.and_then(Path::parent);
-        Self::judge(file, directory).with_context(|| path.map_or_else(|| "the settings".into(), |path| path.display().to_string()))
+        Self::judge(file, directory)
+            .with_context(|| path.map_or_else(|| "the settings".into(), |path| path.display().to_string()))
     }
 
     fn judge(file: File, directory: Option<&Path>) -> anyhow::Result<Self> {
@@ -62,6 +70,7 @@ impl Config {
             name: file.name.filter(|name| !name.is_empty()).unwrap_or_else(own),
             interval: duration("interval", file.interval.as_deref(), INTERVAL, INTERVAL_MIN..=INTERVAL_MAX)?,
             alerts: file.alerts.judge(directory)?,
+            receivers: Receivers::of(file.receivers)?,
         })
     }
 }

@@ -6,6 +6,9 @@
 
 pub mod alerts;
 pub mod config;
+pub mod receivers;
+pub mod secret_file;
+pub mod web;
 
 use std::{
     future::Future,

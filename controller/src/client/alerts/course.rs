@@ -11,10 +11,7 @@
 
 use std::{fmt, str::FromStr};
 
-use protocol::{
-    name::HostName,
-    time::Millis,
-};
+use protocol::{name::HostName, time::Millis};
 use serde::{Deserialize, Serialize};
 
 use super::Alert;

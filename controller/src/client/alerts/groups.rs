@@ -123,7 +123,8 @@ impl Scene<'_> {
         let mut ended = Vec::new();
         known.retain(|key, begins| {
             let course = key.parse().ok().and_then(|key: Key| self.courses.get(&key));
-            let goes_on = course.and_then(|course| course.alert.as_ref()).is_some_and(|alert| alert.begins_ms == *begins);
+            let goes_on =
+                course.and_then(|course| course.alert.as_ref()).is_some_and(|alert| alert.begins_ms == *begins);
             if goes_on || members.alerts.contains_key(key) {
                 return true;
             }

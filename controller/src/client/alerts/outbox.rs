@@ -131,8 +131,7 @@ impl Fleet {
     }
 
     async fn raw_deliveries(&mut self) -> Result<BTreeMap<String, (Delivery, String)>, Error> {
-        let (hash,): (RawHash,) =
-            self.query_with_time(redis::pipe().hgetall(self.keys().alert_deliveries())).await?;
+        let (hash,): (RawHash,) = self.query_with_time(redis::pipe().hgetall(self.keys().alert_deliveries())).await?;
         let read = |(id, text): (String, String)| Some((id, (serde_json::from_str(&text).ok()?, text)));
         Ok(text_fields(hash).into_iter().filter_map(read).collect())
     }
@@ -254,7 +253,10 @@ mod tests {
     fn of_each_group_the_oldest_comes_first_and_a_failure_of_one_holds_up_no_other() {
         let delivery = |receiver: &str, group: &str, at_ms, next_ms| {
             let group = BTreeMap::from([("rule".to_owned(), group.to_owned())]);
-            (Delivery { receiver: receiver.into(), group, at_ms, attempts: 0, next_ms, by: None, problem: None }, String::new())
+            (
+                Delivery { receiver: receiver.into(), group, at_ms, attempts: 0, next_ms, by: None, problem: None },
+                String::new(),
+            )
         };
         let all = BTreeMap::from([
             ("begin".to_owned(), delivery("ops", "cpu", 10, 9_999)),

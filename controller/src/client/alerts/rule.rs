@@ -179,9 +179,8 @@ impl Rule {
         let except = self::words("except", written.except.as_deref())?.map(|words| Filter::of_words(&words).not());
         let filter = written.filter.as_deref().map(|text| expression("where", text)).transpose()?;
         let scope = words.into_iter().chain(except).chain(filter).reduce(Filter::and);
-        let template = |what, text: &str| {
-            Template::read(text, is_about_hosts).map_err(|problem| RuleError::Other(what, problem))
-        };
+        let template =
+            |what, text: &str| Template::read(text, is_about_hosts).map_err(|problem| RuleError::Other(what, problem));
         let usual = if is_about_hosts { "{host}: {found}" } else { "{found}" };
         let text = template("text", written.text.as_deref().unwrap_or(usual))?;
         let labels = written.labels.iter().map(|(name, text)| Ok((name.clone(), template("labels", text)?)));
@@ -292,7 +291,11 @@ mod tests {
     #[test]
     fn a_rule_that_cannot_be_used_says_where_it_is_wrong() {
         let error = refused("when = 'cpu.usge >'");
-        assert_eq!(error, "rule r: when: after cpu.usge, a value is missing\n  cpu.usge >\n            ^".replace("after cpu.usge", "after >"));
+        assert_eq!(
+            error,
+            "rule r: when: after cpu.usge, a value is missing\n  cpu.usge >\n            ^"
+                .replace("after cpu.usge", "after >")
+        );
         assert!(refused("when = 'redis.used_memory > 1'").contains("nothing of a host"));
         assert!(refused("on = 'redis'\nwhen = 'cpu.usage > 1'").contains("asks for redis.NAME only"));
         assert!(refused("when = 'cpu.usage > 1'\nfor = '5'").contains("for: '5' is not a duration"));

@@ -221,8 +221,7 @@ impl Fleet {
 
     /// Removes a rule. Its alerts end with the next evaluation.
     pub async fn remove_rule(&mut self, name: &RuleName) -> Result<bool, Error> {
-        let (removed,): (bool,) =
-            self.query(redis::pipe().hdel(self.keys().alert_rules(), name.as_str())).await?;
+        let (removed,): (bool,) = self.query(redis::pipe().hdel(self.keys().alert_rules(), name.as_str())).await?;
         Ok(removed)
     }
 

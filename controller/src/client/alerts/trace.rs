@@ -115,17 +115,20 @@ impl World {
             return;
         }
         self.before = std::mem::replace(&mut self.kept, kept);
-        let mut lines: Vec<_> = notifications.iter().map(|notification| {
-            let name = |alert: &Alert| {
-                let host = alert.host.as_ref().map(ToString::to_string).unwrap_or_default();
-                let sign = if alert.phase == Phase::Resolved { "-" } else { "" };
-                format!("{sign}{}/{host}", alert.rule)
-            };
-            let alerts: Vec<_> = notification.alerts.iter().map(name).collect();
-            let phase = if notification.phase == Phase::Firing { "firing" } else { "resolved" };
-            let again = if self.ids.insert(notification.id.clone()) { "" } else { " (again)" };
-            format!("= {tick} {} {phase} {}{again}", notification.receiver, alerts.join(" "))
-        }).collect();
+        let mut lines: Vec<_> = notifications
+            .iter()
+            .map(|notification| {
+                let name = |alert: &Alert| {
+                    let host = alert.host.as_ref().map(ToString::to_string).unwrap_or_default();
+                    let sign = if alert.phase == Phase::Resolved { "-" } else { "" };
+                    format!("{sign}{}/{host}", alert.rule)
+                };
+                let alerts: Vec<_> = notification.alerts.iter().map(name).collect();
+                let phase = if notification.phase == Phase::Firing { "firing" } else { "resolved" };
+                let again = if self.ids.insert(notification.id.clone()) { "" } else { " (again)" };
+                format!("= {tick} {} {phase} {}{again}", notification.receiver, alerts.join(" "))
+            })
+            .collect();
         lines.sort();
         self.said.extend(lines);
     }
@@ -158,8 +161,29 @@ fn rule(line: &str) -> String {
     // KEY = VALUE, where no value has " = " in it but within quotes.
     let mut text = format!("[[rule]]\nname = {name:?}\n");
     let mut quoted = false;
-    let mut rest: String = rest.chars().map(|char| { if char == '"' { quoted = !quoted } if char == ' ' && !quoted { '\u{1}' } else { char } }).collect();
-    for key in ["when", "for", "clear", "clear_for", "group_wait", "group_by", "repeat", "depends_on", "receivers", "where", "on", "unknown_for"] {
+    let mut rest: String = rest
+        .chars()
+        .map(|char| {
+            if char == '"' {
+                quoted = !quoted
+            }
+            if char == ' ' && !quoted { '\u{1}' } else { char }
+        })
+        .collect();
+    for key in [
+        "when",
+        "for",
+        "clear",
+        "clear_for",
+        "group_wait",
+        "group_by",
+        "repeat",
+        "depends_on",
+        "receivers",
+        "where",
+        "on",
+        "unknown_for",
+    ] {
         rest = rest.replace(&format!("\u{1}{key}\u{1}=\u{1}"), &format!("\n{key} = "));
         if let Some(first) = rest.strip_prefix(&format!("{key}\u{1}=\u{1}")) {
             rest = format!("\n{key} = {first}");

@@ -43,9 +43,8 @@ pub async fn add(options: AddRule, fleet: &mut Fleet, settings: &Settings, print
     };
     let known = fleet.alerts().await?.rules;
     for rule in &rules {
-        let is_known = |other: &RuleName| {
-            known.contains_key(other.as_str()) || rules.iter().any(|rule| rule.name() == other)
-        };
+        let is_known =
+            |other: &RuleName| known.contains_key(other.as_str()) || rules.iter().any(|rule| rule.name() == other);
         for other in rule.written.depends_on.iter().filter(|other| !is_known(other)) {
             printer.warn(&format!("{}: there is no rule {other} yet, on which it depends", rule.name()));
         }
@@ -96,11 +95,14 @@ pub async fn remove(name: &RuleName, yes: bool, fleet: &mut Fleet, printer: &Pri
     match rules.get(name.as_str()) {
         None => bail!(Error::UnknownRule { name: name.to_string(), known: rules.into_keys().collect() }),
         Some(Ok((stored, _))) if stored.origin != Origin::Added => {
-            let whose = if stored.origin == Origin::Shipped { "comes with Redfleet" } else { "is in a file of ctl serve" };
+            let whose =
+                if stored.origin == Origin::Shipped { "comes with Redfleet" } else { "is in a file of ctl serve" };
             let advice = Advice::new(format!("{name} {whose}, which would bring it back"));
-            bail!(advice.hint(format!("silence it: ctl alert silence --rule {name} --for 30d --why …")).hint(
-                "without all shipped rules: defaults = false in [alerts] of the settings of ctl serve"
-            ));
+            bail!(
+                advice
+                    .hint(format!("silence it: ctl alert silence --rule {name} --for 30d --why …"))
+                    .hint("without all shipped rules: defaults = false in [alerts] of the settings of ctl serve")
+            );
         }
         Some(_) => {}
     }

@@ -34,8 +34,7 @@ const fn look(stage: Stage, severity: Option<Severity>) -> anstyle::Style {
 
 /// What else is to be known of its state: nobody is told, or nobody knows.
 fn remark(course: &Course, silences: &[Silence], now: Millis) -> &'static str {
-    let is_silenced =
-        |alert: &Alert| silences.iter().any(|silence| silence.covers(alert, now));
+    let is_silenced = |alert: &Alert| silences.iter().any(|silence| silence.covers(alert, now));
     if course.alert.as_ref().is_some_and(is_silenced) {
         " (silenced)"
     } else if course.held_ms.is_some() {
@@ -176,7 +175,9 @@ pub async fn rules(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
         return printer.objects(&usable.iter().map(|(stored, _)| rule_object(stored)).collect::<Vec<_>>());
     }
     if usable.is_empty() {
-        printer.note("there is no rule; ctl serve brings some along; add one: ctl alert add --name NAME --when 'cpu.usage > 90'");
+        printer.note(
+            "there is no rule; ctl serve brings some along; add one: ctl alert add --name NAME --when 'cpu.usage > 90'",
+        );
     } else {
         let mut table = Table::new(["RULE", "SEVERITY", "FROM", "FOR", "WHEN"]);
         for (stored, _) in usable {

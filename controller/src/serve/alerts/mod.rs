@@ -14,7 +14,7 @@ use tokio::{
 };
 
 pub use self::settings::{Section, Settings};
-use super::Life;
+use super::{Life, receivers::Receivers};
 use crate::{
     client::{
         Error, Fleet,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long one attempt may take: shorter than a notification belongs to its instance.
-const ATTEMPT: Duration = Duration::from_secs(30);
+const ATTEMPT: Duration = Duration::from_secs(50);
 /// Attempts for one receiver at a time.
 const AT_ONCE: usize = 4;
 /// Between two looks into the outbox.
@@ -39,17 +39,13 @@ pub trait Receive: Send + Sync + 'static {
     fn tell(&self, notification: &Notification) -> impl Future<Output = Result<(), (String, bool)>> + Send;
 }
 
-/// Nobody.
-#[derive(Clone, Copy, Debug)]
-pub struct Nobody;
-
-impl Receive for Nobody {
+impl Receive for Receivers {
     fn names(&self) -> Vec<String> {
-        Vec::new()
+        Self::names(self).map(str::to_owned).collect()
     }
 
-    async fn tell(&self, _: &Notification) -> Result<(), (String, bool)> {
-        Err(("there is no such receiver".into(), true))
+    async fn tell(&self, notification: &Notification) -> Result<(), (String, bool)> {
+        self.send(notification).await.map_err(|failure| (failure.reason, failure.again))
     }
 }
 
