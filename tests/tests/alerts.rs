@@ -11,7 +11,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use tests::{Aof, Ctl, Raw, Redis, Running, Worker, eventually};
+use tests::{Aof, Ctl, PATIENCE, Raw, Redis, Running, Worker, eventually, within};
 
 /// A fleet whose alerts are written to a file, a line each, by a receiver that is a program.
 struct Watched {
@@ -57,7 +57,9 @@ impl Watched {
 
     #[track_caller]
     fn wait_told(&self, what: &str, is: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        eventually(what, || Some(self.told()).filter(|told| is(told)))
+        // What an instance has taken that is frozen then, another one takes a minute later.
+        let told = within(4 * PATIENCE, || Some(self.told()).filter(|told| is(told)));
+        told.unwrap_or_else(|| panic!("waited in vain for {what}: {:#?}", self.told()))
     }
 
     fn list(&self) -> Vec<Value> {
@@ -119,8 +121,7 @@ fn a_host_that_dies_is_told_once_by_three_instances_that_are_killed_and_frozen()
     let mut fleet = Watched::on(redis);
     let mut worker = Worker::on(&fleet.redis).host("web1").start();
     worker.wait_online();
-    let mut instances: Vec<Running> =
-        ["a", "b", "c"].into_iter().map(|name| fleet.serve(name, OFFLINE)).collect();
+    let mut instances: Vec<Running> = ["a", "b", "c"].into_iter().map(|name| fleet.serve(name, OFFLINE)).collect();
     let mut frozen: Option<usize> = None;
     let mut expected = 0;
     for round in 0..6_usize {
@@ -157,9 +158,8 @@ fn a_host_that_dies_is_told_once_by_three_instances_that_are_killed_and_frozen()
     }
     // Nothing is on its way any more, and each evaluates again.
     let mut raw = Raw::on(&fleet.redis);
-    eventually("the outbox to be empty", || {
-        (raw.query::<usize>(&["HLEN", "alert:{fleet}:outbox"]) == 0).then_some(())
-    });
+    within(4 * PATIENCE, || (raw.query::<usize>(&["HLEN", "alert:{fleet}:outbox"]) == 0).then_some(()))
+        .expect("the outbox becomes empty");
     let told = fleet.told();
     let mut by_id: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut by_text: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -200,7 +200,20 @@ fn rules_and_silences_are_typed_and_what_is_wrong_is_said_with_its_place() {
     let fleet = Watched::on(Redis::start());
     let worker = Worker::on(&fleet.redis).host("web1").start();
     worker.wait_online();
-    let add = |when: &str| fleet.ctl.run(["alert", "add", "--name", "memory", "--when", when, "--text", "{host}: {found}"]);
+    let add = |when: &str| {
+        fleet.ctl.run([
+            "alert",
+            "add",
+            "--name",
+            "memory",
+            "--when",
+            when,
+            "--text",
+            "{host}: {found}",
+            "--group-wait",
+            "0s",
+        ])
+    };
     let refused = add("memory.usage >").expect(1);
     assert!(refused.stderr.contains("rule memory: when: after >, a value is missing\n  memory.usage >\n"), "{refused}");
     add("memory.total_bytes > 1").expect(0);

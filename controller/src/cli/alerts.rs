@@ -95,6 +95,12 @@ pub struct AddRule {
     /// A rule that explains this one: nothing is said where it has begun; may be repeated
     #[arg(long, value_name = "RULE", requires = "name", add = ArgValueCompleter::new(completers::rules))]
     pub depends_on: Vec<RuleName>,
+    /// How long alerts of a group are gathered before they are told [default: 30s]
+    #[arg(long, value_name = "DURATION", requires = "name")]
+    pub group_wait: Option<String>,
+    /// When what goes on is told again [default: 4h]
+    #[arg(long, value_name = "DURATION", requires = "name")]
+    pub repeat: Option<String>,
     /// Who is told; may be repeated [default: as the settings of ctl serve say]
     #[arg(long = "receiver", value_name = "NAME", requires = "name")]
     pub receivers: Vec<String>,

@@ -187,7 +187,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 #[derive(Args, Debug)]
 #[command(after_help = help::SERVE)]
 pub struct Serve {
-    /// Settings, as TOML: `name` and `interval`
+    /// Settings, as TOML: `name`, `interval`, `[alerts]` and `[[receivers]]`
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub config: Option<PathBuf>,
     /// Check the settings and print them; start nothing

@@ -83,8 +83,8 @@ fn written(options: AddRule) -> anyhow::Result<Written> {
         depends_on: options.depends_on,
         receivers: options.receivers,
         group_by: Vec::new(),
-        group_wait: None,
-        repeat: None,
+        group_wait: options.group_wait,
+        repeat: options.repeat,
         unknown_for: None,
     })
 }
