@@ -67,7 +67,7 @@ pub struct AddRule {
     pub when: Option<String>,
     /// It is about the fleet's Redis, and asks for redis.NAME
     #[arg(long, requires = "name")]
-    pub redis: bool,
+    pub on_redis: bool,
     /// How long it must hold
     #[arg(long = "for", value_name = "DURATION", requires = "name")]
     pub lasts: Option<String>,

@@ -139,14 +139,20 @@ A rule of a file:
 What is not known holds an alert as it is. A host that is offline mutes all rules but those about `state`.
 Examples:
   ctl alert add --name cpu-high --when 'cpu.usage > 90' --for 10m --clear 'cpu.usage < 80'
-  ctl alert add --name many-clients --redis --when 'redis.connected_clients > 5000'
+  ctl alert add --name many-clients --on-redis --when 'redis.connected_clients > 5000'
   ctl alert add rules.toml";
 
 /// After the options of `serve`.
 pub const SERVE: &str = "\
 The file of --config (all of it may be left out):
   name = \"one\"         what others know it by; by default host and process
-  interval = \"1s\"      between two looks at the schedules, at most";
+  interval = \"1s\"      between two looks at the schedules, at most
+  [alerts]
+  enabled = true         whether alerts are evaluated
+  interval = \"10s\"     between two evaluations
+  rules = [\"own.toml\"]  files with rules beside this one (ctl alert add --help)
+  defaults = true        whether the rules that come along count
+  receivers = [\"ops\"]  who is told where a rule names nobody; by default all";
 
 /// After the options of `top`.
 pub const TOP: &str = "\

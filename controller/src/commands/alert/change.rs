@@ -69,7 +69,7 @@ fn written(options: AddRule) -> anyhow::Result<Written> {
     let name = options.name.context("--name is missing")?;
     Ok(Written {
         name,
-        on: if options.redis { Subject::Redis } else { Subject::Hosts },
+        on: if options.on_redis { Subject::Redis } else { Subject::Hosts },
         when: options.when.context("--when is missing")?,
         lasts: options.lasts,
         clear: options.clear,
