@@ -16,6 +16,7 @@ use crate::{
         DRAIN, Life, Services,
         alerts::{self, Desk, Receive},
         config::Config,
+        dead_man,
     },
 };
 
@@ -30,6 +31,13 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
         pairs.pair("name", style::plain(&config.name));
         pairs.pair("interval", moments::span(config.interval));
         pairs.pair("alerts", describe(&config.alerts));
+        for (name, shown) in config.receivers.shown() {
+            pairs.pair(&format!("receiver {name}"), shown);
+        }
+        if let Some(dead_man) = &config.dead_man {
+            let (origin, every) = (dead_man.endpoint.origin(), moments::span(dead_man.every));
+            pairs.pair("dead man's switch", format!("{origin} every {every}"));
+        }
         printer.table(&pairs)?;
         return Ok(Exit::Success);
     }
@@ -42,6 +50,12 @@ pub async fn run(options: Serve, settings: &Settings, printer: &Printer) -> anyh
     let (alert_words, mut alerts_said) = mpsc::unbounded_channel();
     if config.alerts.enabled {
         start_alerts(&mut services, &config, settings, alert_words).await?;
+    }
+    if let Some(dead_man) = config.dead_man.clone() {
+        let words = words.clone();
+        services.start(dead_man::NAME, move |life| {
+            dead_man::run(life, dead_man, move |said| _ = words.send(Said::DeadMan(said)))
+        });
     }
     services.start("scheduler", move |life| schedule(life, fleet, config, words));
     let told = async {
@@ -153,6 +167,7 @@ enum Said {
     Away(Error),
     Back,
     Done(Scheduling),
+    DeadMan(dead_man::Said),
 }
 
 /// A line for what a scheduler says.
@@ -162,6 +177,7 @@ fn tell(said: &Said, printer: &Printer) {
             return printer.trouble(&format!("it is tried again: {}", style::plain(&error.to_string())));
         }
         Said::Back => return printer.note("Redis can be reached again"),
+        Said::DeadMan(said) => return tell_pings(said, printer),
         Said::Done(done) => done,
     };
     match done {
@@ -205,5 +221,19 @@ fn tell(said: &Said, printer: &Printer) {
         Scheduling::Broken { name, reason } => {
             printer.trouble(&format!("{name}: cannot be used: {}", style::plain(reason)));
         }
+    }
+}
+
+/// A line for what the dead man's switch says.
+fn tell_pings(said: &dead_man::Said, printer: &Printer) {
+    let name = dead_man::NAME;
+    match said {
+        dead_man::Said::Withheld(idle) => {
+            printer.trouble(&format!("{name}: no ping goes out, as this does not work: {}", idle.join(", ")));
+        }
+        dead_man::Said::Failed(reason) => {
+            printer.trouble(&format!("{name}: the ping failed, and is tried again: {reason}"));
+        }
+        dead_man::Said::Back => printer.note(&format!("{name}: pings go out again")),
     }
 }

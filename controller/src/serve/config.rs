@@ -3,12 +3,13 @@
 use std::{fs, path::Path, process, time::Duration};
 
 use anyhow::Context;
-use protocol::time::read_duration;
 use serde::Deserialize;
 
 use super::{
     alerts,
+    dead_man::{self, DeadMan},
     receivers::{self, Receivers},
+    span::duration,
 };
 
 /// Between two looks at the schedules where nothing else is set. A run that is due is not looked for later than that.
@@ -28,6 +29,8 @@ struct File {
     alerts: alerts::Section,
     /// Where alerts go.
     receivers: Vec<receivers::Setting>,
+    /// Where pings go as long as everything works.
+    dead_man: Option<dead_man::Setting>,
 }
 
 /// The settings in force.
@@ -41,6 +44,8 @@ pub struct Config {
     pub alerts: alerts::Settings,
     /// Where alerts go.
     pub receivers: Receivers,
+    /// Where pings go as long as everything works.
+    pub dead_man: Option<DeadMan>,
 }
 
 impl Config {
@@ -71,23 +76,7 @@ impl Config {
             interval: duration("interval", file.interval.as_deref(), INTERVAL, INTERVAL_MIN..=INTERVAL_MAX)?,
             alerts: file.alerts.judge(directory)?,
             receivers: Receivers::of(file.receivers)?,
+            dead_man: file.dead_man.map(dead_man::Setting::judge).transpose()?,
         })
     }
-}
-
-/// A time that is set, within its bounds; `usual` where it is not.
-///
-/// # Errors
-/// It is none, or beyond its bounds.
-pub fn duration(
-    name: &str,
-    text: Option<&str>,
-    usual: Duration,
-    bounds: std::ops::RangeInclusive<Duration>,
-) -> anyhow::Result<Duration> {
-    let Some(text) = text else { return Ok(usual) };
-    read_duration(text).ok().filter(|time| bounds.contains(time)).with_context(|| {
-        let (from, to) = (bounds.start(), bounds.end());
-        format!("{name} = '{text}': write a time from {from:?} to {to:?}")
-    })
 }

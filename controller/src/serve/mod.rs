@@ -6,8 +6,10 @@
 
 pub mod alerts;
 pub mod config;
+pub mod dead_man;
 pub mod receivers;
 pub mod secret_file;
+pub mod span;
 pub mod web;
 
 use std::{

@@ -139,13 +139,13 @@ impl Scene<'_> {
 
         // What lies in the future was written by a clock that was set back since.
         let is_ripe = |moment: &Millis| *moment > now || moment.saturating_add(wait_ms) <= now;
-        let changed = changes.iter().any(is_ripe);
+        let is_due = changes.iter().any(is_ripe);
         let again = changes.is_empty()
             && !members.alerts.is_empty()
             && last.is_some_and(|last| last.saturating_add(repeat_ms) <= now);
         let count = members.alerts.len() + ended.len();
         let parts = count.div_ceil(limits::ALERTS_TOLD);
-        let told_now = (changed || again) && due.len() + parts <= self.room;
+        let told_now = (is_due || again) && due.len() + parts <= self.room;
         if told_now {
             let mut alerts: Vec<Alert> = members.alerts.values().map(|alert| (*alert).clone()).collect();
             alerts.extend(ended.iter().map(|(_, alert)| (*alert).clone()));

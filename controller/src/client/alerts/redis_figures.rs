@@ -1,4 +1,4 @@
-//! What rules about Redis ask for: the fields of its status, and what follows from them.
+//! What rules about Redis ask for: the fields of its status.
 
 use std::collections::HashMap;
 
@@ -20,12 +20,6 @@ pub(super) fn value(status: &HashMap<String, String>, field: &Field, now: Millis
         }
         Some(_) => {}
     }
-    let number = |name: &str| status.get(name).and_then(|text| text.parse::<f64>().ok());
-    if name == "memory_percent" {
-        let (used, most) = number("used_memory").zip(number("maxmemory")).ok_or("its memory is not known")?;
-        // Without a limit it is never full by it.
-        return Ok(if most > 0.0 { format!("{:.1}", 100.0 * used / most) } else { "0".into() });
-    }
     status.get(name).cloned().ok_or_else(|| format!("its state has no {name}"))
 }
 
@@ -37,10 +31,10 @@ mod tests {
     fn what_is_old_or_missing_is_not_known() {
         let at = "2026-11-22T12:00:00.000Z";
         let now = read_moment(at).unwrap();
-        let status = [("checked_at", at), ("used_memory", "900"), ("maxmemory", "1000"), ("role", "master")];
+        let status = [("checked_at", at), ("memory_usage", "90"), ("role", "master")];
         let status: HashMap<_, _> = status.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let value = |name: &str, now| value(&status, &Field::Redis(name.into()), now);
-        assert_eq!(value("memory_percent", now).unwrap(), "90.0");
+        assert_eq!(value("memory_usage", now).unwrap(), "90");
         assert_eq!(value("role", now).unwrap(), "master");
         assert!(value("role", now + 300_001).unwrap_err().contains("5 min"));
         assert!(value("nothing", now).is_err());

@@ -97,11 +97,10 @@ impl<'a> Round<'a> {
         let spans = Spans { for_ms: rule.for_ms, clear_for_ms: rule.clear_for_ms };
         let until = Spans { for_ms: rule.unknown_for_ms.unwrap_or_default(), clear_for_ms: 0 };
         let key = |alert: String| Key { alert, host: host.cloned() };
-        let steps = [
-            (key(rule.name().to_string()), self.stepped(key(rule.name().to_string()), sights[0], spans, holds)),
-            (key(rule.no_data_name()), self.stepped(key(rule.no_data_name()), sights[1], until, nobody_knows)),
-        ];
-        for (key, course) in steps {
+        let [own, no_data] = [rule.name().to_string(), rule.no_data_name()].map(key);
+        let steps =
+            [self.stepped(&own, sights[0], spans, holds), self.stepped(&no_data, sights[1], until, nobody_knows)];
+        for (key, course) in [own, no_data].into_iter().zip(steps) {
             if is_held {
                 self.muted.insert(key.clone());
             }
@@ -112,8 +111,8 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn stepped(&self, key: Key, sight: Sight, spans: Spans, alert: impl FnOnce() -> Alert) -> Course {
-        let before = self.before.get(&key).cloned().unwrap_or_default();
+    fn stepped(&self, key: &Key, sight: Sight, spans: Spans, alert: impl FnOnce() -> Alert) -> Course {
+        let before = self.before.get(key).cloned().unwrap_or_default();
         before.step(sight, spans, self.now, self.last, alert)
     }
 

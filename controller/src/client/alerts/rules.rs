@@ -8,7 +8,7 @@ use crate::client::targeting::{Field, Filter};
 /// All rules of a fleet.
 #[derive(Debug, Default)]
 pub struct Rules {
-    rules: Vec<Rule>,
+    ordered: Vec<Rule>,
     places: HashMap<String, usize>,
     /// What is wrong with some of them, which are used all the same.
     pub doubts: Vec<String>,
@@ -45,22 +45,22 @@ impl Rules {
             ordered.push(rule);
         }
         let places = ordered.iter().enumerate().map(|(at, rule)| (rule.name().to_string(), at)).collect();
-        Self { rules: ordered, places, doubts }
+        Self { ordered, places, doubts }
     }
 
     /// The rule to which an alert belongs.
     pub fn of(&self, alert: &str) -> Option<&Rule> {
-        self.places.get(rule_of(alert)).map(|at| &self.rules[*at])
+        self.places.get(rule_of(alert)).map(|at| &self.ordered[*at])
     }
 
     /// Each behind those that explain it.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter()
+        self.ordered.iter()
     }
 
     /// All expressions in them.
     pub(super) fn filters(&mut self) -> impl Iterator<Item = &mut Filter> {
-        self.rules.iter_mut().flat_map(Rule::filters)
+        self.ordered.iter_mut().flat_map(Rule::filters)
     }
 
     /// All that must be known of hosts, each once.

@@ -109,7 +109,7 @@ impl World {
         (kept, notifications)
     }
 
-    fn commit(&mut self, read: usize, kept: Kept, notifications: Vec<Notification>, tick: u64) {
+    fn commit(&mut self, read: usize, kept: Kept, notifications: &[Notification], tick: u64) {
         if self.kept.version != read {
             self.refused += 1;
             return;
@@ -151,7 +151,7 @@ impl World {
             assert_eq!(ids(&made[0]), ids(&made[1]), "two that know the same say the same by the same ids");
         }
         for (version, (kept, notifications)) in made {
-            self.commit(version, kept, notifications, tick);
+            self.commit(version, kept, &notifications, tick);
         }
     }
 }
@@ -165,7 +165,7 @@ fn rule(line: &str) -> String {
         .chars()
         .map(|char| {
             if char == '"' {
-                quoted = !quoted
+                quoted = !quoted;
             }
             if char == ' ' && !quoted { '\u{1}' } else { char }
         })
@@ -192,7 +192,7 @@ fn rule(line: &str) -> String {
     text += &rest.replace('\u{1}', " ");
     for (key, usual) in [("when", "cpu.usage > 90"), ("group_wait", "0s")] {
         if !text.contains(&format!("\n{key} = ")) {
-            text += &format!("\n{key} = {usual:?}");
+            text.extend([format!("\n{key} = {usual:?}")]);
         }
     }
     text + "\n"
@@ -244,8 +244,8 @@ fn play(course: &str) -> (String, Vec<String>, Vec<String>) {
                         until_ms: now + span.parse::<Millis>().unwrap() * 1000,
                     });
                 }
-                [word] => {
-                    let (name, value) = word.split_once('=').unwrap();
+                [setting] => {
+                    let (name, value) = setting.split_once('=').unwrap();
                     world.set(name, value);
                 }
                 _ => panic!("{line}"),
@@ -270,7 +270,7 @@ fn recorded_courses_are_told_exactly_as_they_should_be() {
         };
         let (said, expected) = (sorted(said), sorted(expected));
         if said != expected {
-            wrong += &format!("{title}\n  expected {expected:#?}\n  told {said:#?}\n");
+            wrong.extend([format!("{title}\n  expected {expected:#?}\n  told {said:#?}\n")]);
         }
     }
     assert!(wrong.is_empty(), "{wrong}");

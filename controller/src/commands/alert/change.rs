@@ -24,22 +24,18 @@ const WHY: usize = 500;
 
 /// Adds rules.
 pub async fn add(options: AddRule, fleet: &mut Fleet, settings: &Settings, printer: &Printer) -> anyhow::Result<()> {
-    let rules = match &options.file {
-        Some(path) => {
-            let shown = path.display();
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-            let rules = read_file(&text).map_err(|problem| Advice::new(format!("{shown}: {problem}")))?;
-            if rules.is_empty() {
-                bail!(Advice::new(format!("{shown} has no rule")).hint("a rule begins with [[rule]]"));
-            }
-            rules
+    let rules = if let Some(path) = &options.file {
+        let shown = path.display();
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+        let rules = read_file(&text).map_err(|problem| Advice::new(format!("{shown}: {problem}")))?;
+        if rules.is_empty() {
+            bail!(Advice::new(format!("{shown} has no rule")).hint("a rule begins with [[rule]]"));
         }
-        None => {
-            let written = written(options)?;
-            let name = written.name.clone();
-            let judged = Rule::judge(written).map_err(|error| Advice::new(format!("rule {name}: {error}")));
-            vec![judged?]
-        }
+        rules
+    } else {
+        let written = written(options)?;
+        let name = written.name.clone();
+        vec![Rule::judge(written).map_err(|error| Advice::new(format!("rule {name}: {error}")))?]
     };
     let known = fleet.alerts().await?.rules;
     for rule in &rules {

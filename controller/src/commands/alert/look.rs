@@ -142,9 +142,9 @@ pub async fn list(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<()> {
     } else {
         printer.table(&table(&courses, &silences, now))?;
         let firing = courses.iter().filter(|(_, course)| course.alert.is_some()).count();
-        let silenced = courses.iter().filter(|(_, course)| remark(course, &silences, now) == " (silenced)").count();
-        let silenced = if silenced > 0 { format!(", {silenced} silenced") } else { String::new() };
-        printer.note(&format!("{firing} firing{silenced}, {} pending", courses.len() - firing));
+        let quiet = courses.iter().filter(|(_, course)| remark(course, &silences, now) == " (silenced)").count();
+        let quiet = if quiet > 0 { format!(", {quiet} silenced") } else { String::new() };
+        printer.note(&format!("{firing} firing{quiet}, {} pending", courses.len() - firing));
     }
     warn(&snapshot, fleet, printer).await
 }

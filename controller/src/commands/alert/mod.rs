@@ -23,11 +23,10 @@ pub async fn run(command: Command, fleet: &mut Fleet, settings: &Settings, print
         Command::Add(options) => change::add(*options, fleet, settings, printer).await?,
         Command::Rm { name, yes } => change::remove(&name, yes, fleet, printer).await?,
         Command::Silence(silence) => match (silence.command, silence.new) {
-            (Some(Silences::List), _) => look::silences(fleet, printer).await?,
             (Some(Silences::Rm { id }), _) => change::end_silence(&id, fleet, printer).await?,
             (None, Some(new)) => change::silence(new, fleet, settings, printer).await?,
             // The grammar asks for one of them.
-            (None, None) => look::silences(fleet, printer).await?,
+            (Some(Silences::List), _) | (None, None) => look::silences(fleet, printer).await?,
         },
         Command::Test(options) => trial::run(options, fleet, settings, printer).await?,
     }

@@ -30,13 +30,16 @@ const AT_ONCE: usize = 4;
 /// Between two looks into the outbox.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Whether somebody was told; else why not, and whether another attempt may succeed.
+pub type Told = Result<(), (String, bool)>;
+
 /// Whoever can be told.
 pub trait Receive: Send + Sync + 'static {
     /// The names of those that it knows.
     fn names(&self) -> Vec<String>;
 
     /// Tells the one that the notification is for. An error says why not, and whether it is worth another attempt.
-    fn tell(&self, notification: &Notification) -> impl Future<Output = Result<(), (String, bool)>> + Send;
+    fn tell(&self, notification: &Notification) -> impl Future<Output = Told> + Send;
 }
 
 impl Receive for Receivers {
@@ -44,7 +47,7 @@ impl Receive for Receivers {
         Self::names(self).map(str::to_owned).collect()
     }
 
-    async fn tell(&self, notification: &Notification) -> Result<(), (String, bool)> {
+    async fn tell(&self, notification: &Notification) -> Told {
         self.send(notification).await.map_err(|failure| (failure.reason, failure.again))
     }
 }
@@ -155,7 +158,7 @@ fn say(evaluated: &Evaluated, firing: &mut usize, doubts: &mut Vec<String>, desk
 /// None: it is tried again until it is told to stop.
 pub async fn deliver<R: Receive>(life: Life, mut fleet: Fleet, receivers: Arc<R>, desk: Desk) -> anyhow::Result<()> {
     let mut is_away = false;
-    let mut attempts: JoinSet<(Taken, Result<(), (String, bool)>)> = JoinSet::new();
+    let mut attempts: JoinSet<(Taken, Told)> = JoinSet::new();
     let mut busy: HashMap<String, usize> = HashMap::new();
     loop {
         if !life.is_stopped() {
@@ -198,7 +201,7 @@ pub async fn deliver<R: Receive>(life: Life, mut fleet: Fleet, receivers: Arc<R>
 }
 
 /// Writes down how an attempt has ended.
-async fn end(fleet: &mut Fleet, desk: &Desk, is_away: &mut bool, taken: Taken, told: Result<(), (String, bool)>) {
+async fn end(fleet: &mut Fleet, desk: &Desk, is_away: &mut bool, taken: Taken, told: Told) {
     let (receiver, short) = (taken.notification.receiver.clone(), style::plain(&taken.notification.in_short()));
     let failed = told.err();
     let problem = failed.as_ref().map(|(problem, _)| style::plain(problem)).unwrap_or_default();

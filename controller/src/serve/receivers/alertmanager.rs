@@ -12,8 +12,8 @@ use super::message;
 use crate::{
     client::alerts::{Alert, Notification, Phase},
     serve::{
-        config::duration,
         secret_file::SecretFile,
+        span::duration,
         web::{Endpoint, Failure, Setting as Web},
     },
 };

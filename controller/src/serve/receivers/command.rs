@@ -23,7 +23,7 @@ use super::message;
 use crate::{
     client::alerts::Notification,
     output::style,
-    serve::{config::duration, web::Failure},
+    serve::{span::duration, web::Failure},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(30);

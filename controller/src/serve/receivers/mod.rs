@@ -7,8 +7,6 @@ mod alertmanager;
 mod command;
 mod message;
 mod smtp;
-#[cfg(test)]
-mod tests;
 mod webhook;
 
 use std::{collections::BTreeMap, fmt};
@@ -130,3 +128,6 @@ impl fmt::Display for Receiver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
