@@ -37,7 +37,8 @@ impl Watched {
         let program = self.ctl.home().join("tell");
         let config = format!(
             "name = {name:?}\n[alerts]\ninterval = '300ms'\ndefaults = false\nrules = ['rules.toml']\n\
-             [[receivers]]\nname = 'ops'\nkind = 'command'\ncommand = [{program:?}]\n"
+             [[receivers]]\nname = 'ops'\nkind = 'command'\ncommand = ['{}']\n",
+            program.display()
         );
         let config = ctl.write("serve.toml", &config);
         let running = ctl.spawn(["serve", "--config", config.to_str().expect("text")]);
@@ -225,8 +226,8 @@ fn rules_and_silences_are_typed_and_what_is_wrong_is_said_with_its_place() {
     let list = fleet.ctl.run(["alert", "list"]).expect(0);
     assert!(list.stderr.contains("nobody evaluates alerts yet: start ctl serve"), "{list}");
 
-    let silenced = ["alert", "silence", "--rule", "memory", "--host", "web*", "--for", "2h", "--why", "known"];
-    fleet.ctl.run(silenced).expect(0);
+    let words = ["alert", "silence", "--rule", "memory", "--host", "web*", "--for", "2h", "--why", "known"];
+    fleet.ctl.run(words).expect(0);
     let silences = fleet.ctl.run(["alert", "silence", "list", "-o", "json"]).expect(0).json();
     assert_eq!((&silences[0]["rule"], &silences[0]["why"]), (&"memory".into(), &"known".into()), "{silences:#}");
     let _serve = fleet.serve("one", "");
