@@ -34,7 +34,7 @@ use output::{Exit, Format, Printer, explain::explain, style};
 pub fn main() -> ExitCode {
     // If a shell asks for completions, this does not return.
     CompleteEnv::with_factory(Cli::command).complete();
-    let mut cli = match parse::parse() {
+    let cli = match parse::parse() {
         Ok(cli) => cli,
         Err(error) => {
             let printed = print_usage(&error).and_then(|()| io::stdout().flush());

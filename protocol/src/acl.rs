@@ -272,18 +272,6 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
             "keep schedules, and account for their runs",
         ),
         grant(
-            Both,
-            [keys.redis_status(), keys.redis_history()],
-            &["eval", "del", "hset", "xadd", "xrevrange", "expire", "pttl"],
-            "ctl serve: keep how Redis itself is",
-        ),
-        grant(
-            Both,
-            [keys.remote_write()],
-            &["eval", "hget", "hset", "pexpire", "del", "pttl"],
-            "ctl serve: agree which instance sends figures to a remote receiver",
-        ),
-        grant(
             Read,
             [
                 keys.pattern_of_host(&Any),
@@ -297,6 +285,7 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
             "ctl doctor: keys without bounds",
         ),
     ];
+    grants.extend(services(keys));
     grants.extend(looks(keys));
     grants
 }
@@ -313,6 +302,7 @@ fn of_serve(keys: &Keys) -> Vec<Grant> {
     use Access::Both;
     let mut grants = vec![
         grant(Both, [], &["multi", "exec", "time"], "transactions; Redis' clock"),
+        grant(Both, [], &["ping", "info"], "how Redis itself is"),
         presence(keys),
         grant(
             Both,
@@ -329,8 +319,34 @@ fn of_serve(keys: &Keys) -> Vec<Grant> {
             "account for the runs of schedules",
         ),
     ];
+    grants.extend(services(keys));
     grants.extend(looks(keys));
     grants
+}
+
+/// What the services of `ctl serve` keep, besides schedules. Whoever looks after a fleet may do that, too.
+fn services(keys: &Keys) -> [Grant; 3] {
+    use Access::Both;
+    [
+        grant(
+            Both,
+            [keys.redis_status(), keys.redis_history()],
+            &["eval", "del", "hset", "xadd", "xrevrange", "expire", "pttl"],
+            "ctl serve: keep how Redis itself is",
+        ),
+        grant(
+            Both,
+            [keys.remote_write()],
+            &["eval", "hget", "hset", "pexpire", "del", "pttl"],
+            "ctl serve: agree which instance sends figures to a remote receiver",
+        ),
+        grant(
+            Both,
+            alerts(keys),
+            &["eval", "hexists", "hget", "hset", "hdel", "hlen", "xadd"],
+            "ctl serve: evaluate alerts, and deliver what they say",
+        ),
+    ]
 }
 
 /// A reader sees everything but the inboxes.
@@ -340,8 +356,22 @@ fn of_reader(keys: &Keys) -> Vec<Grant> {
     grants
 }
 
+/// The keys of alerts, which have one owner.
+fn alerts(keys: &Keys) -> [String; 8] {
+    [
+        keys.alert_evaluation(),
+        keys.alert_rules(),
+        keys.alert_states(),
+        keys.alert_groups(),
+        keys.alert_silences(),
+        keys.alert_outbox(),
+        keys.alert_deliveries(),
+        keys.alert_log(),
+    ]
+}
+
 /// What both a controller and a reader look at.
-fn looks(keys: &Keys) -> [Grant; 4] {
+fn looks(keys: &Keys) -> [Grant; 5] {
     let schedules = [keys.schedules(), keys.schedule(&Any), keys.schedule_open(&Any), keys.schedule_runs(&Any)];
     let own = [keys.facts(&Any), keys.labels(&Any), keys.set_labels(&Any), keys.status(&Any)];
     let metrics = MetricGroup::ALL.map(|group| keys.metrics(&Any, group));
@@ -365,6 +395,7 @@ fn looks(keys: &Keys) -> [Grant; 4] {
             &["xrevrange"],
             "see how hosts and Redis itself were",
         ),
+        grant(Access::Read, alerts(keys), &["hgetall", "hget", "hmget", "hlen", "xrevrange"], "see alerts"),
         grant(
             Access::Read,
             [keys.pattern_of_job()],

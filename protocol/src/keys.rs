@@ -287,6 +287,50 @@ impl Keys {
         format!("{}serve:{{remote-write}}", self.prefix)
     }
 
+    /// Hash: the last evaluation of the alerts: its version, when it was, and by whom.
+    pub fn alert_evaluation(&self) -> String {
+        self.alert("evaluation")
+    }
+
+    /// Hash, name → a rule of alerts. Capped at [`limits::ALERT_RULES`].
+    pub fn alert_rules(&self) -> String {
+        self.alert("rules")
+    }
+
+    /// Hash, `RULE/HOST` → how far an alert has come; none where all is well. Capped at [`limits::ALERT_STATES`].
+    pub fn alert_states(&self) -> String {
+        self.alert("states")
+    }
+
+    /// Hash, receiver and group → what it was told last. Capped at [`limits::ALERT_STATES`].
+    pub fn alert_groups(&self) -> String {
+        self.alert("groups")
+    }
+
+    /// Hash, id → a silence. Capped at [`limits::ALERT_SILENCES`].
+    pub fn alert_silences(&self) -> String {
+        self.alert("silences")
+    }
+
+    /// Hash, id → a notification that is to be delivered. Capped at [`limits::ALERT_OUTBOX`].
+    pub fn alert_outbox(&self) -> String {
+        self.alert("outbox")
+    }
+
+    /// Hash, id → who delivers a notification of the outbox, and how often that was tried. Capped like the outbox.
+    pub fn alert_deliveries(&self) -> String {
+        self.alert("deliveries")
+    }
+
+    /// Stream: what was delivered, or given up. Capped at [`limits::ALERT_LOG`].
+    pub fn alert_log(&self) -> String {
+        self.alert("log")
+    }
+
+    fn alert(&self, part: &str) -> String {
+        format!("{}alert:{{fleet}}:{part}", self.prefix)
+    }
+
     /// Pattern that matches every key of this namespace, for `SCAN`.
     pub fn pattern(&self) -> String {
         format!("{}*", self.prefix)
@@ -308,6 +352,15 @@ impl Keys {
                 return Some(Retention::Expires(limits::STANDING_MAX + limits::RETENTION_MAX));
             }
             _ => {}
+        }
+        if let Some(part) = key.strip_prefix("alert:{fleet}:") {
+            return Some(match part {
+                "log" => Retention::Entries(limits::ALERT_LOG),
+                "rules" => Retention::Fields(limits::ALERT_RULES),
+                "silences" => Retention::Fields(limits::ALERT_SILENCES),
+                "outbox" | "deliveries" => Retention::Fields(limits::ALERT_OUTBOX),
+                _ => Retention::Fields(limits::ALERT_STATES),
+            });
         }
         if let Some((_, part)) = key.strip_prefix("server:{").and_then(|rest| rest.split_once("}:")) {
             return Some(match part {
@@ -386,6 +439,15 @@ mod tests {
             keys.schedule_open(&name),
             keys.schedule_runs(&name),
             keys.remote_write(),
+            keys.alert_evaluation(),
+            keys.alert_rules(),
+            keys.alert_states(),
+            keys.alert_groups(),
+            keys.alert_silences(),
+            keys.alert_outbox(),
+            keys.alert_deliveries(),
+            keys.alert_log(),
+            keys.redis_status(),
         ] {
             assert!(keys.retention(&key).is_some(), "{key}");
             assert!(Keys::new(None).retention(&key).is_none(), "{key}");

@@ -92,6 +92,24 @@ limits! {
     REMOTE_WRITE_INTERVAL_MAX: Duration = Duration::from_secs(5 * 60);
     /// How long an instance of `ctl serve` keeps the right to send figures to a remote receiver, unless it renews it.
     REMOTE_WRITE_LEASE_MAX: Duration = Duration::from_secs(15 * 60);
+    /// Rules of alerts.
+    ALERT_RULES: usize = 1_000;
+    /// Bytes of such a rule.
+    ALERT_RULE_BYTES: usize = 8 * 1024;
+    /// Alerts that are pending or fire; no more begin then.
+    ALERT_STATES: usize = 200_000;
+    /// Silences of alerts.
+    ALERT_SILENCES: usize = 1_000;
+    /// Notifications that wait for their receivers; no more are made then, until there is room.
+    ALERT_OUTBOX: usize = 10_000;
+    /// Notifications that were delivered or given up and are kept in the log: the newest.
+    ALERT_LOG: usize = 1_000;
+    /// Alerts in one notification; more come in further ones.
+    ALERTS_TOLD: usize = 500;
+    /// How long the delivery of a notification is tried.
+    ALERT_DELIVERY_MAX: Duration = Duration::from_secs(24 * 3600);
+    /// How long a silence may last.
+    SILENCE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
     /// Bytes of an order to cancel.
     ORDER_BYTES: usize = 4 * 1024;
     /// Bytes of what a host states about the end of a command, without output and data.

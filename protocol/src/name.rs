@@ -93,6 +93,11 @@ name! {
 }
 
 name! {
+    /// A rule by which alerts begin and end, as operators call it.
+    RuleName
+}
+
+name! {
     /// A prefix that keeps several fleets in one Redis apart.
     Namespace
 }

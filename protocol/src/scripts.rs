@@ -353,3 +353,48 @@ local waits = redis.call('HGET', KEYS[1], 'waits')
 redis.call('DEL', KEYS[1])
 return waits
 ";
+
+/// Writes what an evaluation of the alerts has come to, all of it or nothing: an instance that was frozen does not overwrite
+/// what another one has written since. Replies 1; 0 where another version is there.
+/// ```text
+/// KEYS[1] → alert:{fleet}:evaluation   KEYS[2] → alert:{fleet}:states    KEYS[3] → alert:{fleet}:groups
+/// KEYS[4] → alert:{fleet}:outbox       KEYS[5] → alert:{fleet}:deliveries
+/// ARGV[1] → the version that was read, empty where there was none
+/// ARGV[2] → how many of the following belong to the evaluation
+/// ARGV[3…] → these fields and values; then of each other key: how many fields are set, they and their values, how many are
+///            deleted, they
+/// ```
+pub const COMMIT_ALERTS: &str = "\
+if (redis.call('HGET', KEYS[1], 'version') or '') ~= ARGV[1] then return 0 end
+local at = 2
+local function take() at = at + 1 return ARGV[at] end
+for _ = 1, tonumber(ARGV[2]) do redis.call('HSET', KEYS[1], take(), take()) end
+for key = 2, #KEYS do
+  for _ = 1, tonumber(take()) do redis.call('HSET', KEYS[key], take(), take()) end
+  for _ = 1, tonumber(take()) do redis.call('HDEL', KEYS[key], take()) end
+end
+return 1
+";
+
+/// Replaces what is known of a delivery, if it is what was read. Replies with the notification; nil where it was not replaced.
+/// ```text
+/// KEYS[1] → alert:{fleet}:outbox   KEYS[2] → alert:{fleet}:deliveries
+/// ARGV[1] → the notification's id   ARGV[2] → what was read   ARGV[3] → what it shall be
+/// ```
+pub const CLAIM_DELIVERY: &str = "\
+if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return false end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+return redis.call('HGET', KEYS[1], ARGV[1])
+";
+
+/// Takes a notification that was delivered, or is given up, from the outbox to the log. Replies 1; 0 where it is not there.
+/// ```text
+/// KEYS[1] → alert:{fleet}:outbox   KEYS[2] → alert:{fleet}:deliveries   KEYS[3] → alert:{fleet}:log
+/// ARGV[1] → the notification's id   ARGV[2] → most entries of the log   ARGV[3…] → fields and values of the entry
+/// ```
+pub const END_DELIVERY: &str = "\
+redis.call('HDEL', KEYS[1], ARGV[1])
+if redis.call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
+redis.call('XADD', KEYS[3], 'MAXLEN', ARGV[2], '*', unpack(ARGV, 3))
+return 1
+";

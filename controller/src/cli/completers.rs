@@ -68,6 +68,15 @@ pub fn schedules(typed: &OsStr) -> Vec<CompletionCandidate> {
     candidates(typed, names)
 }
 
+/// Rules of alerts that begin with what was typed, and when they hold.
+pub fn rules(typed: &OsStr) -> Vec<CompletionCandidate> {
+    let names = ask(async |fleet| {
+        let rules = fleet.alerts().await?.rules.into_iter();
+        Ok(rules.map(|(name, rule)| (name, rule.map(|(rule, _)| rule.rule.when).unwrap_or_default())).collect())
+    });
+    candidates(typed, names)
+}
+
 /// Actions that begin with what was typed.
 pub fn actions(typed: &OsStr) -> Vec<CompletionCandidate> {
     let actions = specs().into_iter().map(|action| (action.name, action.summary)).collect();

@@ -10,7 +10,7 @@ use clap_complete::engine::ArgValueCompleter;
 use protocol::{limits, name::HostName, trust};
 
 use super::{
-    completers, deploys,
+    alerts, completers, deploys,
     durations::up_to,
     groups, help, hosts, jobs, playbooks, redis, schedules,
     settings::Global,
@@ -65,6 +65,9 @@ pub enum Command {
     /// Have actions run again and again, while nobody types
     #[command(subcommand, disable_help_subcommand = true)]
     Schedule(schedules::Schedule),
+    /// See what is wrong and who was told, and say by which rules
+    #[command(subcommand, disable_help_subcommand = true)]
+    Alert(alerts::Alert),
     Serve(schedules::Serve),
     /// Look at Redis itself
     #[command(subcommand, disable_help_subcommand = true)]

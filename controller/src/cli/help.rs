@@ -117,15 +117,50 @@ Examples:
   ctl schedule add once --at 2026-12-01T14:00 --host db1 --late exec -- reboot
       Once, and late, if nothing could run it in time.";
 
+/// After the options of `alert add`.
+pub const ALERT_ADD: &str = "\
+A rule of a file:
+  [[rule]]
+  name = \"cpu-high\"
+  when = \"cpu.usage > 90\"            # all that --where asks for
+  for = \"10m\"
+  clear = \"cpu.usage < 80\"           # without it: that `when` does not hold
+  clear_for = \"2m\"
+  severity = \"critical\"              # info, warning
+  text = \"{host} has used {cpu.usage} % of its CPU\"
+  labels = { team = \"{label.team}\" }
+  hosts = \"web[1-20],@db\"            # except, where
+  depends_on = [\"host-offline\"]
+  receivers = [\"ops\"]
+  group_by = [\"rule\"]                # host, severity, names of labels
+  group_wait = \"30s\"
+  repeat = \"4h\"
+  unknown_for = \"5m\"                 # then nobody knowing is an alert of its own; never
+What is not known holds an alert as it is. A host that is offline mutes all rules but those about `state`.
+Examples:
+  ctl alert add --name cpu-high --when 'cpu.usage > 90' --for 10m --clear 'cpu.usage < 80'
+  ctl alert add --name many-clients --on-redis --when 'redis.connected_clients > 5000'
+  ctl alert add rules.toml";
+
 /// After the options of `serve`.
 pub const SERVE: &str = "\
-The file of --config (all of it may be left out):
+FILE (all of it may be left out; contrib/serve.toml has each section):
   name = \"one\"         what others know it by; by default host and process
   interval = \"1s\"      between two looks at the schedules, at most; 100ms to 4s
   [http]
   listen = \"127.0.0.1:9321\"   figures for Prometheus (/metrics), its list of hosts (/sd), /healthz and /readyz; or \"off\"
   tokens = \"/etc/redfleet/tokens\"   a file with one token a line: only who sends one may ask (Authorization: Bearer)
   tls = { cert = \"…\", key = \"…\", client_ca = \"…\" }   HTTPS; with client_ca only for those who have a certificate of it
+  [alerts]
+  enabled = true         whether alerts are evaluated
+  interval = \"10s\"     between two evaluations
+  rules = [\"own.toml\"]  files with rules beside this one (ctl alert add --help)
+  defaults = true        whether the rules that come along count
+  receivers = [\"ops\"]  who is told where a rule names nobody; by default all
+  [[receivers]]          where alerts go: kind = \"webhook\", \"smtp\", \"command\" or \"alertmanager\"
+  [dead_man]             an address that is asked as long as everything works
+  [remote_write]         where figures are sent, for Prometheus
+  [redis_status]         how often Redis itself is looked at
 Beyond this machine it listens only with tokens or client_ca.";
 
 /// After the options of `top`.

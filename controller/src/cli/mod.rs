@@ -1,5 +1,6 @@
 //! The command line, and the settings that result from flags, environment and settings file.
 
+pub mod alerts;
 pub mod completers;
 pub mod deploys;
 pub mod documents;

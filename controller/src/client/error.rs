@@ -75,6 +75,24 @@ pub enum Error {
     /// There are as many schedules as there can be.
     #[error("there are {} schedules already", limits::SCHEDULES)]
     ManySchedules,
+    /// There is no such rule of alerts.
+    #[error("there is no rule {name}")]
+    UnknownRule {
+        /// What was typed.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// There are more of something about alerts than there can be.
+    #[error("there are {size} {what} of alerts in {key}: no more are possible")]
+    ManyAlerts {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        size: usize,
+        /// Where.
+        key: String,
+    },
     /// What says which hosts a schedule is for cannot be used.
     #[error("{0}")]
     Selector(SelectorError),

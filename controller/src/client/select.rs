@@ -325,6 +325,33 @@ impl Fleet {
         Ok(Filtered { meant, unknown, doubts })
     }
 
+    /// Hands what is known of each of these hosts to `see`: whether it is online, and the values of these fields, or why they
+    /// are not known.
+    pub(super) async fn look_at(
+        &mut self,
+        names: &[HostName],
+        fields: &[&Field],
+        mut see: impl FnMut(&HostName, bool, &dyn Fn(&Field) -> Result<String, String>),
+    ) -> Result<(), Error> {
+        let statuses = self.statuses(names).await?;
+        let mut values = vec![HashMap::new(); names.len()];
+        for field in fields {
+            let found = self.values(names, field).await?;
+            values.iter_mut().zip(found).for_each(|(values, found)| drop(values.insert(*field, found)));
+        }
+        let now = self.now();
+        for ((name, status), values) in names.iter().zip(&statuses).zip(&values) {
+            match status {
+                Ok(Some(status)) => {
+                    see(name, status.is_online(now), &|field| value(field, name, status, values.get(field), now));
+                }
+                Ok(None) => see(name, false, &|_| Err("it has never reported".into())),
+                Err(damage) => see(name, true, &|_| Err(damage.to_string())),
+            }
+        }
+        Ok(())
+    }
+
     /// What tells whether these hosts are online, and since when.
     pub(super) async fn statuses(
         &mut self,
@@ -347,7 +374,9 @@ impl Fleet {
             Cmd::hmget(key, &[place, with])
         };
         match field {
-            Field::Host | Field::State | Field::Result(..) => Ok(vec![Found::Value(None, None); names.len()]),
+            Field::Host | Field::State | Field::Result(..) | Field::Redis(_) => {
+                Ok(vec![Found::Value(None, None); names.len()])
+            }
             Field::Label(label) => {
                 let ask = |keys: &Keys, name: &HostName| {
                     let set = Cmd::hget(keys.set_labels(name), label);

@@ -2,6 +2,7 @@
 
 mod acl;
 mod action;
+mod alert;
 mod cancel;
 mod content;
 mod delivery;
@@ -85,6 +86,10 @@ async fn carry_out(command: Command, settings: &Settings, printer: &Printer) -> 
         Command::Schedule(command) => {
             let mut fleet = connect(settings).await?;
             return Ok(Box::pin(schedule::run(command, &mut fleet, settings, printer)).await?.into());
+        }
+        Command::Alert(command) => {
+            let mut fleet = connect(settings).await?;
+            return Ok(Box::pin(alert::run(command, &mut fleet, settings, printer)).await?.into());
         }
         Command::Serve(options) => return Ok(Box::pin(serve::run(options, settings, printer)).await?.into()),
         Command::Deploy(command) => {

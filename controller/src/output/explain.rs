@@ -68,6 +68,9 @@ fn hints_of(error: &Error) -> Vec<String> {
             return [mistake.remedy()].into_iter().chain(restart).map(str::to_owned).collect();
         }
         Error::UnknownSchedule { name, known } => return vec![hint_of_schedule(name, known)],
+        Error::UnknownRule { name, known } => {
+            did_you_mean(name, known.iter().map(String::as_str), "see which there are: ctl alert list --rules".into())
+        }
         Error::DamagedSchedule(name, _) => return vec![format!("remove it: ctl schedule rm {name}")],
         Error::Dispatch { job, hosts, asked, unclear, recorded, source } => {
             let job = job.short();

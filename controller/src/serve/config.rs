@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use super::{
+    alerts,
     dead_man::{self, DeadMan},
     http::settings::{Http, Section},
     receivers::{self, Receivers},
@@ -30,6 +31,8 @@ struct File {
     interval: Option<String>,
     /// How Redis itself is.
     redis_status: RedisStatus,
+    /// What is told, and when.
+    alerts: alerts::Section,
     /// Where alerts go.
     receivers: Vec<receivers::Setting>,
     /// Where pings go as long as everything works.
@@ -56,6 +59,8 @@ pub struct Config {
     pub interval: Duration,
     /// How often Redis itself is looked at, in whole seconds.
     pub redis_status_every: Duration,
+    /// What is told, and when.
+    pub alerts: alerts::Settings,
     /// Where alerts go.
     pub receivers: Receivers,
     /// Where pings go as long as everything works.
@@ -79,10 +84,12 @@ impl Config {
             }
             None => File::default(),
         };
-        Self::judge(file).with_context(|| path.map_or_else(|| "the settings".into(), |path| path.display().to_string()))
+        let directory = path.and_then(Path::parent);
+        Self::judge(file, directory)
+            .with_context(|| path.map_or_else(|| "the settings".into(), |path| path.display().to_string()))
     }
 
-    fn judge(file: File) -> anyhow::Result<Self> {
+    fn judge(file: File, directory: Option<&Path>) -> anyhow::Result<Self> {
         let own = || {
             let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
             format!("{}/{}", host.unwrap_or_else(|| "serve".to_owned()), process::id())
@@ -96,6 +103,7 @@ impl Config {
                 redis_status::EVERY,
                 redis_status::EVERY_MIN..=redis_status::EVERY_MAX,
             )?,
+            alerts: file.alerts.judge(directory)?,
             receivers: Receivers::of(file.receivers)?,
             dead_man: file.dead_man.map(dead_man::Setting::judge).transpose()?,
             remote_write: file.remote_write.map(remote_write::Settings::judge).transpose()?,

@@ -4,6 +4,7 @@
 //! [told to stop](Life::stopped), when what it had begun is done. If one ends by itself, all of them are stopped: what runs
 //! `ctl serve` starts it again, and half of it must not go on unnoticed.
 
+pub mod alerts;
 pub mod config;
 pub mod counters;
 pub mod dead_man;

@@ -17,6 +17,17 @@ pub enum Severity {
     Critical,
 }
 
+impl Severity {
+    /// As it is written.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
 /// Whether an alert goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,4 +76,14 @@ pub struct Notification {
     pub alerts: Vec<Alert>,
     /// The moment, by Redis' clock.
     pub at_ms: Millis,
+}
+
+impl Notification {
+    /// What it says, in a line.
+    pub fn in_short(&self) -> String {
+        let word = if self.phase == Phase::Firing { "firing" } else { "resolved" };
+        let first = self.alerts.first().map(|alert| format!("{}: {}", alert.rule, alert.text)).unwrap_or_default();
+        let more = if self.alerts.len() > 1 { format!(" (and {} more)", self.alerts.len() - 1) } else { String::new() };
+        format!("{word}: {first}{more}")
+    }
 }

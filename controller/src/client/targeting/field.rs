@@ -25,6 +25,8 @@ pub enum Field {
     Custom(String, String),
     /// What an earlier step of a playbook came to there: the step, and what of its result.
     Result(String, String),
+    /// What is known about the fleet's Redis itself. It is no field of a host: only rules of alerts ask for it.
+    Redis(String),
 }
 
 /// Why a name is none of a field.
@@ -61,7 +63,7 @@ impl Field {
     /// The hash of Redis that has it, and its name there.
     pub(in crate::client) fn place(&self, keys: &Keys, host: &HostName) -> Option<(String, &str)> {
         match self {
-            Self::Host | Self::State | Self::Result(..) => None,
+            Self::Host | Self::State | Self::Result(..) | Self::Redis(_) => None,
             Self::Status(name) => Some((keys.status(host), name)),
             Self::Fact(name) => Some((keys.facts(host), name)),
             Self::Label(name) => Some((keys.labels(host), name)),
@@ -73,7 +75,7 @@ impl Field {
     /// Whether it is a number, however it is written.
     pub(super) fn is_figure(&self) -> bool {
         match self {
-            Self::Metric(..) | Self::Custom(..) => true,
+            Self::Metric(..) | Self::Custom(..) | Self::Redis(_) => true,
             Self::Status(name) => *name != "version",
             Self::Fact(name) => name == "cores" || name.ends_with("_bytes"),
             Self::Host | Self::State | Self::Label(_) | Self::Result(..) => false,
@@ -104,6 +106,7 @@ impl FromStr for Field {
                 let parts = figure.split_once('.').filter(|(action, figure)| !action.is_empty() && !figure.is_empty());
                 parts.map(|(action, figure)| Self::Custom(action.to_owned(), figure.to_owned()))
             }
+            Some(("redis", figure)) => Some(Self::Redis(figure.to_owned())),
             Some(("result", result)) => {
                 let parts = result.split_once('.').filter(|(step, name)| !step.is_empty() && !name.is_empty());
                 parts.map(|(step, name)| Self::Result(step.to_owned(), name.to_owned()))
@@ -142,6 +145,7 @@ impl fmt::Display for Field {
             Self::Label(name) => write!(out, "label.{name}"),
             Self::Metric(group, name) => write!(out, "{}.{name}", group.name()),
             Self::Custom(action, name) => write!(out, "custom.{action}.{name}"),
+            Self::Redis(name) => write!(out, "redis.{name}"),
             Self::Result(step, name) => write!(out, "result.{step}.{name}"),
         }
     }

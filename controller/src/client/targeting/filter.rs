@@ -135,7 +135,15 @@ impl Filter {
     /// # Errors
     /// It is none, or asks for the result of another step.
     pub fn after(text: &str, steps: &[&str]) -> Result<Self, FilterError> {
-        Self::read(text, steps)
+        Self::read(text, steps, false)
+    }
+
+    /// An expression over what is known about the fleet's Redis: `redis.used_memory > 1GiB`.
+    ///
+    /// # Errors
+    /// It is none, or asks for something else.
+    pub(in crate::client) fn about_redis(text: &str) -> Result<Self, FilterError> {
+        Self::read(text, &[], true)
     }
 
     /// Both.
@@ -310,12 +318,12 @@ impl FromStr for Filter {
     type Err = FilterError;
 
     fn from_str(text: &str) -> Result<Self, FilterError> {
-        Self::read(text, &[])
+        Self::read(text, &[], false)
     }
 }
 
 impl Filter {
-    fn read(text: &str, steps: &[&str]) -> Result<Self, FilterError> {
+    fn read(text: &str, steps: &[&str], is_about_redis: bool) -> Result<Self, FilterError> {
         let failed = |at, problem: &str| FilterError { text: text.to_owned(), at, problem: problem.to_owned() };
         if text.len() > LONGEST {
             let problem = format!("an expression has at most {LONGEST} bytes, not {}", text.len());
@@ -324,7 +332,7 @@ impl Filter {
             return Err(FilterError { text, at, problem });
         }
         let tokens = lexer::read(text).map_err(|(at, problem)| failed(at, problem))?;
-        let mut parser = Parser { text, tokens: &tokens, depth: 0, steps };
+        let mut parser = Parser { text, tokens: &tokens, depth: 0, steps, is_about_redis };
         let root = parser.any()?;
         match parser.tokens.first() {
             None => Ok(Self::new(text.to_owned(), root)),
@@ -341,6 +349,8 @@ struct Parser<'a> {
     depth: usize,
     /// The steps whose results can be asked for.
     steps: &'a [&'a str],
+    /// Whether it asks for what is known about Redis, and not about hosts.
+    is_about_redis: bool,
 }
 
 impl Parser<'_> {
@@ -424,6 +434,14 @@ impl Parser<'_> {
         {
             let known = if self.steps.is_empty() { "none" } else { &self.steps.join(", ") };
             return self.fail(at, format!("there is no earlier step '{step}' of a playbook here, but {known}"));
+        }
+        if matches!(field, Field::Redis(_)) != self.is_about_redis {
+            let problem = if self.is_about_redis {
+                "a rule about Redis asks for redis.NAME only, such as redis.used_memory"
+            } else {
+                "redis.NAME is nothing of a host: only rules of alerts with on = \"redis\" ask for it"
+            };
+            return self.fail(at, problem);
         }
         let sign = match self.next() {
             Some((Token::Sign(sign), _)) => sign,

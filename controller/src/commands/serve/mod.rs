@@ -15,8 +15,13 @@ use crate::{
     client::{Fleet, KnownHosts},
     output::{Advice, Exit, Printer, Table, moments, style},
     serve::{
-        DRAIN, Services, config::Config, counters::Counters, dead_man, exporter::Exporter, http, notify, presence,
-        redis_status, remote_write, scheduler,
+        DRAIN, Services,
+        alerts::{self, Desk, Receive},
+        config::Config,
+        counters::Counters,
+        dead_man,
+        exporter::Exporter,
+        http, notify, presence, redis_status, remote_write, scheduler,
     },
 };
 
@@ -77,6 +82,7 @@ fn shown(config: &Config) -> Table {
     for (name, value) in config.http.words() {
         pairs.pair(name, value);
     }
+    pairs.pair("alerts", alerts(&config.alerts));
     pairs.pair("redis_status.every", moments::span(config.redis_status_every));
     if let Some(remote) = &config.remote_write {
         let (to, every) = (remote.receiver(), moments::span(remote.interval));
@@ -101,7 +107,7 @@ async fn start(
     words: &mpsc::UnboundedSender<Said>,
 ) -> anyhow::Result<Services> {
     let mut services = Services::default();
-    let Config { name, interval, redis_status_every, receivers, dead_man, remote_write, http } = config;
+    let Config { name, interval, redis_status_every, alerts, receivers, dead_man, remote_write, http } = config;
     let fleet = connect(settings).await?;
     let counters = Arc::new(Counters::default());
     let exporter = Arc::new(Exporter::new(&fleet, &name, services.health().clone(), Arc::clone(&counters)));
@@ -112,6 +118,15 @@ async fn start(
     services.start("redis status", move |life| redis_status::keep(life, fleet, redis_status_every, say));
     let (fleet, own) = (connect(settings).await?, name.clone());
     services.start("presence", move |life| presence::announce(life, fleet, own));
+    if alerts.enabled {
+        let receivers = Arc::new(receivers);
+        let told = alerts.receivers.clone().unwrap_or_else(|| Receive::names(&*receivers));
+        let desk = Desk { name: name.clone(), wake: Arc::default(), say: Arc::new(sayer(words, Said::Alerts)) };
+        let (evaluating, delivering) = (connect(settings).await?, connect(settings).await?);
+        let own = desk.clone();
+        services.start("alerts", move |life| alerts::evaluate(life, evaluating, alerts, told, own));
+        services.start("deliveries", move |life| alerts::deliver(life, delivering, receivers, desk));
+    }
     if http.listen.is_some() {
         let (exporter, say) = (Arc::clone(&exporter), sayer(words, Said::Http));
         services.start("http", move |life| http::serve(life, http, exporter, say));
@@ -130,11 +145,18 @@ async fn start(
     Ok(services)
 }
 
+fn alerts(settings: &alerts::Settings) -> String {
+    if !settings.enabled {
+        return "off".into();
+    }
+    format!("{} rules, each {}", settings.rules.len(), moments::span(settings.interval))
+}
+
 /// What a service calls to say something. Nobody listens any more only where all ends.
 fn sayer<T: Send + 'static>(
     words: &mpsc::UnboundedSender<Said>,
-    said: impl Fn(T) -> Said + Clone + Send + 'static,
-) -> impl Fn(T) + Clone + Send + 'static {
+    said: impl Fn(T) -> Said + Clone + Send + Sync + 'static,
+) -> impl Fn(T) + Clone + Send + Sync + 'static {
     let words = words.clone();
     move |what| _ = words.send(said(what))
 }

@@ -5,7 +5,7 @@ use protocol::scheduled::End;
 use crate::{
     client::{Error, Scheduling},
     output::{Printer, moments, style, summary},
-    serve::{dead_man, http::Word, remote_write, scheduler},
+    serve::{alerts, dead_man, http::Word, remote_write, scheduler},
 };
 
 /// What the services say.
@@ -16,6 +16,7 @@ pub(super) enum Said {
     Http(Word),
     Remote(remote_write::Said),
     DeadMan(dead_man::Said),
+    Alerts(alerts::Said),
 }
 
 /// A line for what a service says.
@@ -30,6 +31,8 @@ pub(super) fn tell(said: &Said, printer: &Printer) {
         }
         Said::Scheduler(scheduler::Said::Back) | Said::RedisStatus(None) => printer.note("Redis can be reached again"),
         Said::Scheduler(scheduler::Said::Done(done)) => tell_scheduling(done, printer),
+        Said::Alerts(alerts::Said::Note(text)) => printer.note(text),
+        Said::Alerts(alerts::Said::Trouble(text)) => printer.trouble(text),
         Said::DeadMan(said) => tell_pings(said, printer),
     }
 }
