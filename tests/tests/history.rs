@@ -251,7 +251,9 @@ fn several_instances_keep_how_redis_is_and_each_step_stands_there_once() {
     assert_eq!(found(0)["level"], "ok");
 
     // Nobody looks any more.
-    serves.into_iter().for_each(|mut serve| assert!(serve.kill9()));
+    for mut serve in serves {
+        assert!(serve.kill9());
+    }
     let _: u64 = raw.query(&["HSET", "redis:status", "checked_at", "2026-01-01T00:00:00.000Z"]);
     assert_eq!(found(0)["level"], "warning");
     let _: u64 = raw.query(&["DEL", "redis:status"]);

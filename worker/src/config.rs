@@ -122,7 +122,7 @@ struct File {
     #[serde(deserialize_with = "duration")]
     sample_interval: Option<Duration>,
     #[serde(deserialize_with = "duration_or_off")]
-    history_step: Option<Option<Duration>>,
+    history_step: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     grace: Option<Duration>,
     labels: BTreeMap<String, String>,
@@ -166,11 +166,12 @@ fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::
     time::read_duration(&String::deserialize(input)?).map(Some).map_err(D::Error::custom)
 }
 
-/// A duration, or `off`.
-fn duration_or_off<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<Duration>>, D::Error> {
-    let text = String::deserialize(input)?;
-    let step = if text == "off" { None } else { Some(time::read_duration(&text).map_err(D::Error::custom)?) };
-    Ok(Some(step))
+/// A duration; none at all is written as `off`.
+fn duration_or_off<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+    match String::deserialize(input)?.as_str() {
+        "off" => Ok(Some(Duration::ZERO)),
+        text => time::read_duration(text).map(Some).map_err(D::Error::custom),
+    }
 }
 
 /// The resolved settings.
@@ -438,17 +439,18 @@ impl Config {
 }
 
 /// How long the steps of the history are: as long as a sample at least.
-fn history_step(set: Option<Option<Duration>>, sample_interval: Duration) -> Result<Option<Duration>, ConfigError> {
+fn history_step(set: Option<Duration>, sample_interval: Duration) -> Result<Option<Duration>, ConfigError> {
     let longest = limits::HISTORY_SPAN;
     match set {
         None => Ok(Some(HISTORY_STEP.max(sample_interval)).filter(|step| *step <= longest)),
-        Some(Some(step)) if step < sample_interval || step > longest || step.subsec_nanos() != 0 => {
+        Some(Duration::ZERO) => Ok(None),
+        Some(step) if step < sample_interval || step > longest || step.subsec_nanos() != 0 => {
             let longest = time::show_duration(longest);
             Err(ConfigError::Value(format!(
                 "history_step must be 'off', or whole seconds from sample_interval to {longest}"
             )))
         }
-        Some(step) => Ok(step),
+        Some(step) => Ok(Some(step)),
     }
 }
 

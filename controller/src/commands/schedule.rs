@@ -322,13 +322,9 @@ async fn run_now(
     let signer = keys::open(settings).await?;
 
     // The order stands in Redis, where somebody may have put another one.
-    let signed = standing.signed();
-    if !signer.has_signed(sshsig::STANDING, (&signed.bytes, &signed.signature)) {
-        let by = Register::read(settings, fleet.now(), printer).judge(
-            &order.operator,
-            sshsig::STANDING,
-            (&signed.bytes, &signed.signature),
-        );
+    let document = (&*standing.signed().bytes, &*standing.signed().signature);
+    if !signer.has_signed(sshsig::STANDING, document) {
+        let by = Register::read(settings, fleet.now(), printer).judge(&order.operator, sshsig::STANDING, document);
         let names: Vec<_> = hosts.iter().map(|host| &host.name).collect();
         let mut pairs = Table::of_pairs();
         pairs.pair("ordered by", format!("{}, {}", by.shown(), moments::exact(order.issued_at_ms)));

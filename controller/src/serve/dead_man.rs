@@ -147,8 +147,9 @@ mod tests {
     #[test]
     fn a_service_that_has_not_worked_since_the_last_ping_is_idle() {
         let since = Instant::now();
-        let vital = |is_ready, worked| Vital { is_ready, worked };
+        let vital = |is_ready, worked| Vital { is_ready, worked, ..Vital::default() };
         let before = since.checked_sub(Duration::from_secs(1));
+        let works = vital(true, Some(since));
         for (name, vital, is_idle) in [
             ("scheduler", vital(false, None), true),
             ("scheduler", vital(true, None), true),
@@ -160,7 +161,7 @@ mod tests {
             ("remote write", vital(true, before), false),
             ("history", vital(true, before), true),
         ] {
-            let idle = idle(&[("other", Vital { is_ready: true, worked: Some(since) }), (name, vital)], since);
+            let idle = idle(&[("other", works), (name, vital)], since);
             assert_eq!(idle == [name], is_idle, "{name} {vital:?}");
         }
         assert!(idle(&[], since).is_empty());
