@@ -109,7 +109,9 @@ fn figures_arrive_and_a_marker_when_they_end() {
     let samples = receiver.samples(true);
     assert_ordered(&samples);
     let mut last: BTreeMap<&str, &Got> = BTreeMap::new();
-    samples.iter().for_each(|got| drop(last.insert(&got.series, got)));
+    for got in &samples {
+        last.insert(&got.series, got);
+    }
     assert!(last.values().all(|got| got.is_stale()), "{last:#?}");
 }
 

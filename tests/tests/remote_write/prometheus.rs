@@ -15,7 +15,7 @@ use tests::{Redis, Worker, eventually, free_port};
 use super::{UP, serve, term};
 
 /// A Prometheus of this test.
-pub struct Prometheus {
+pub(crate) struct Prometheus {
     child: Child,
     pub address: SocketAddr,
     _directory: TempDir,
@@ -23,12 +23,12 @@ pub struct Prometheus {
 
 impl Prometheus {
     /// With these settings. `None`, which is said: there is none on this machine.
-    pub fn start(test: &str, settings: &str) -> Option<Self> {
+    pub(crate) fn start(test: &str, settings: &str) -> Option<Self> {
         Self::with(test, settings, &[])
     }
 
     /// With these settings, and these files beside them.
-    pub fn with(test: &str, settings: &str, files: &[(&str, &str)]) -> Option<Self> {
+    pub(crate) fn with(test: &str, settings: &str, files: &[(&str, &str)]) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a directory");
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         fs::write(directory.path().join("prometheus.yml"), settings).expect("a file");
@@ -52,7 +52,7 @@ impl Prometheus {
 
     /// What it replies to a request for JSON.
     #[track_caller]
-    pub fn ask(&self, path: &str) -> Value {
+    pub(crate) fn ask(&self, path: &str) -> Value {
         let (status, body) = get(self.address, path).expect("a reply");
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str::<Value>(&body).expect("JSON")["data"].clone()
@@ -60,7 +60,7 @@ impl Prometheus {
 
     /// The series of an expression now, each with its labels and its value.
     #[track_caller]
-    pub fn query(&self, expression: &str) -> Vec<(Value, String)> {
+    pub(crate) fn query(&self, expression: &str) -> Vec<(Value, String)> {
         let encode =
             |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
         let expression: String = expression.bytes().map(encode).collect();
@@ -78,7 +78,7 @@ impl Drop for Prometheus {
 }
 
 /// Asks for a page, in the first version of HTTP, whose replies end with the connection.
-pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
     let mut reply = String::new();
@@ -89,7 +89,7 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
 }
 
 /// Whether a program of Prometheus is here; says so where it is not.
-pub fn has(program: &str, test: &str) -> bool {
+pub(crate) fn has(program: &str, test: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
         eprintln!("skipped: {test} (no {program} here)");
@@ -99,7 +99,7 @@ pub fn has(program: &str, test: &str) -> bool {
 
 /// Runs `promtool` in a directory.
 #[track_caller]
-pub fn promtool(directory: &Path, words: &[&str]) {
+pub(crate) fn promtool(directory: &Path, words: &[&str]) {
     let output = Command::new("promtool").args(words).current_dir(directory).output().expect("promtool runs");
     let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && !error.contains("WARN"), "promtool {words:?}:\n{out}{error}");
