@@ -37,7 +37,7 @@ fn main() {
 
     let ctl = Ctl::on(&redis).program(binary("ctl"));
     let config = ctl.write("serve.toml", "[http]\nlisten = '127.0.0.1:0'\n");
-    let running = ctl.spawn(["serve", "--config", config.to_str().expect("text")]);
+    let running = ctl.spawn(["serve", config.to_str().expect("text")]);
     let line = running.wait_stderr("http: listens on ");
     let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
     running.wait_stderr(": ready");

@@ -41,7 +41,7 @@ impl Watched {
             program.display()
         );
         let config = ctl.write("serve.toml", &config);
-        let running = ctl.spawn(["serve", "--config", config.to_str().expect("text")]);
+        let running = ctl.spawn(["serve", config.to_str().expect("text")]);
         running.wait_stderr(": ready");
         running
     }

@@ -54,7 +54,7 @@ fn pairs(status: &RedisStatus, now: u64) -> Table {
     for (name, text) in &status.fields {
         let shown = match (*name, text.parse::<f64>()) {
             ("maxmemory", Ok(0.0)) => "none".to_owned(),
-            ("uptime_in_seconds", Ok(seconds)) => figures::value("_seconds", &json!(seconds)),
+            ("uptime_in_seconds", Ok(seconds)) => figures::value("uptime_seconds", &json!(seconds)),
             ("rdb_last_save_time", _) => text
                 .parse()
                 .map_or_else(|_| style::plain(text), |seconds: u64| moments::exact(seconds.saturating_mul(1000))),

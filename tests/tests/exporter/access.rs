@@ -47,7 +47,7 @@ fn it_does_not_listen_for_everybody_beyond_this_machine() {
     let check = |http: &str| {
         let config = ctl.write("serve.toml", &format!("[http]\n{http}\n"));
         let config = config.to_str().expect("text").to_owned();
-        (ctl.run(["serve", "--check-config", "--config", &config]), ctl.run(["serve", "--config", &config]))
+        (ctl.run(["serve", "--check-config", &config]), ctl.run(["serve", &config]))
     };
     let (checked, started) = check("listen = '0.0.0.0:0'");
     for output in [checked.expect(1), started.expect(1)] {
@@ -70,7 +70,7 @@ fn settings_are_shown_and_an_address_in_use_is_an_error_only_where_it_was_set() 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
     let config = ctl.write("taken.toml", &format!("[http]\nlisten = '{address}'\n"));
-    let output = ctl.run(["serve", "--config", config.to_str().expect("text")]).expect(1);
+    let output = ctl.run(["serve", config.to_str().expect("text")]).expect(1);
     assert!(output.stderr.contains(&format!("cannot listen on {address}")), "{output}");
     // Of several on one machine, one has the usual address.
     let instances = [(); 2].map(|()| ctl.spawn(["serve"]));
@@ -78,7 +78,7 @@ fn settings_are_shown_and_an_address_in_use_is_an_error_only_where_it_was_set() 
         instance.wait_stderr(": ready");
     }
     let off = ctl.write("off.toml", "[http]\nlisten = 'off'\n");
-    let off = ctl.spawn(["serve", "--config", off.to_str().expect("text")]);
+    let off = ctl.spawn(["serve", off.to_str().expect("text")]);
     off.wait_stderr(": ready");
     off.interrupt();
     assert!(!off.wait().expect(0).stderr.contains("http"));

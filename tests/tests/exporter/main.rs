@@ -47,7 +47,7 @@ impl Serving {
         let ctl = Ctl::on(redis);
         let listen = if http.contains("listen") { "" } else { "listen = '127.0.0.1:0'\n" };
         let config = ctl.write("serve.toml", &format!("interval = '200ms'\n[http]\n{listen}{http}\n"));
-        let running = ctl.spawn(["serve", "--config", config.to_str().expect("text")]);
+        let running = ctl.spawn(["serve", config.to_str().expect("text")]);
         let line = running.wait_stderr("http: listens on ");
         let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
         running.wait_stderr(": ready");

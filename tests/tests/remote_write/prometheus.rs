@@ -17,7 +17,7 @@ use super::{UP, serve, term};
 /// A Prometheus of this test.
 pub(crate) struct Prometheus {
     child: Child,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     _directory: TempDir,
 }
 

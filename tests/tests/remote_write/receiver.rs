@@ -15,11 +15,11 @@ use prost::Message;
 use tests::eventually;
 
 /// The value of a marker.
-pub const STALE: u64 = 0x7ff0_0000_0000_0002;
+pub(crate) const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 /// How a request is answered.
 #[derive(Clone, Copy, Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// With this status and these headers.
     Status(u16, &'static str),
     /// It takes version 1.0 only, and says so.
@@ -34,25 +34,25 @@ pub enum Reply {
 
 /// A sample that has arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Got {
+pub(crate) struct Got {
     /// `name{label="value",…}`
-    pub series: String,
-    pub at_ms: i64,
-    pub bits: u64,
+    pub(crate) series: String,
+    pub(crate) at_ms: i64,
+    pub(crate) bits: u64,
 }
 
 /// A request that has arrived.
 #[derive(Clone, Debug)]
-pub struct Request {
-    pub path: String,
+pub(crate) struct Request {
+    pub(crate) path: String,
     /// By names in lower case.
-    pub headers: HashMap<String, String>,
-    pub version: String,
-    pub samples: Vec<Got>,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) version: String,
+    pub(crate) samples: Vec<Got>,
     /// What metadata says: name → kind and description.
-    pub about: HashMap<String, (i32, String)>,
+    pub(crate) about: HashMap<String, (i32, String)>,
     /// Whether it was taken.
-    pub is_taken: bool,
+    pub(crate) is_taken: bool,
 }
 
 #[derive(Debug)]
@@ -64,14 +64,14 @@ struct State {
 }
 
 /// Listens at a port of its own.
-pub struct Receiver {
-    pub address: SocketAddr,
+pub(crate) struct Receiver {
+    pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
     is_over: Arc<AtomicBool>,
 }
 
 impl Receiver {
-    pub fn start(next: impl IntoIterator<Item = Reply>, usual: Reply) -> Self {
+    pub(crate) fn start(next: impl IntoIterator<Item = Reply>, usual: Reply) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let state = State { next: next.into_iter().collect(), usual, requests: Vec::new() };
@@ -94,24 +94,24 @@ impl Receiver {
     }
 
     /// From now on, this is the reply.
-    pub fn reply(&self, usual: Reply) {
+    pub(crate) fn reply(&self, usual: Reply) {
         self.lock().usual = usual;
     }
 
     /// All requests so far.
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.lock().requests.clone()
     }
 
     /// The samples of all requests that were taken so far, or were not.
-    pub fn samples(&self, is_taken: bool) -> Vec<Got> {
+    pub(crate) fn samples(&self, is_taken: bool) -> Vec<Got> {
         let requests = self.requests().into_iter().filter(|request| request.is_taken == is_taken);
         requests.flat_map(|request| request.samples).collect()
     }
 
     /// Waits until such a sample was taken.
     #[track_caller]
-    pub fn wait(&self, what: &str, look: impl Fn(&Got) -> bool) -> Got {
+    pub(crate) fn wait(&self, what: &str, look: impl Fn(&Got) -> bool) -> Got {
         eventually(what, || self.samples(true).into_iter().find(&look))
     }
 }
@@ -124,19 +124,19 @@ impl Drop for Receiver {
 }
 
 impl Got {
-    pub fn value(&self) -> f64 {
+    pub(crate) fn value(&self) -> f64 {
         f64::from_bits(self.bits)
     }
 
-    pub fn is_stale(&self) -> bool {
+    pub(crate) fn is_stale(&self) -> bool {
         self.bits == STALE
     }
 
-    pub fn is(&self, name: &str, host: &str) -> bool {
+    pub(crate) fn is(&self, name: &str, host: &str) -> bool {
         self.series.starts_with(&format!("{name}{{")) && self.is_of(host)
     }
 
-    pub fn is_of(&self, host: &str) -> bool {
+    pub(crate) fn is_of(&self, host: &str) -> bool {
         self.series.contains(&format!("host=\"{host}\""))
     }
 }

@@ -71,25 +71,25 @@ fn permitted<T>(check: &'static str, reply: Result<T, Error>) -> Result<Result<T
     }
 }
 
+/// What a check has found, or that it could not read the fleet. A key of another type is the likely cause, which the check of
+/// keys names.
+async fn found(check: &'static str, reply: Result<Vec<Finding>, Error>) -> Vec<Finding> {
+    match permitted(check, reply) {
+        Ok(findings) => findings.unwrap_or_else(|finding| vec![finding]),
+        Err(error) => {
+            let message = format!("cannot be read: {}", error.diagnosed().await);
+            vec![Finding::new(check, Level::Problem, message)]
+        }
+    }
+}
+
 /// Runs all checks and prints the findings.
 pub async fn run(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<Exit> {
     let mut checks = server::check(fleet).await?;
     checks.extend(rights::check(fleet).await?);
-    checks.extend(match permitted("hosts", hosts::check(fleet).await) {
-        Ok(checked) => checked.unwrap_or_else(|finding| vec![finding]),
-        // A key is the likely cause, and the next check names it.
-        Err(error) => {
-            let message = format!("cannot be read: {}", error.diagnosed().await);
-            vec![Finding::new("hosts", Level::Problem, message)]
-        }
-    });
-    checks.extend(match permitted("ctl serve", serving::check(fleet).await) {
-        Ok(checked) => checked.unwrap_or_else(|finding| vec![finding]),
-        // The next check names a key that is the likely cause.
-        Err(error) => {
-            vec![Finding::new("ctl serve", Level::Problem, format!("cannot be read: {}", error.diagnosed().await))]
-        }
-    });
+    checks.extend(found("hosts", hosts::check(fleet).await).await);
+    checks.extend(found("redis:status", serving::redis_status(fleet).await).await);
+    checks.extend(found("ctl serve", serving::check(fleet).await).await);
     checks.extend(keys::check(fleet).await?);
     // The worst findings come first; within a level the order stays.
     checks.sort_by_key(|finding| finding.level);

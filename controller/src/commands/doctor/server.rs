@@ -44,11 +44,6 @@ pub async fn check(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
         Err(missing) => findings.push(Finding { message: format!("{OF_INFO} are {}", missing.message), ..missing }),
     }
 
-    match permitted("redis:status", looked_at(fleet).await)? {
-        Ok(found) => findings.extend(found.map(|found| finding("redis:status", found))),
-        Err(missing) => findings.push(missing),
-    }
-
     let clock = permitted("clock", clock(fleet).await)?;
     findings.push(clock.map_or_else(|missing| missing, |clock| finding("clock", clock)));
     Ok(findings)
@@ -172,23 +167,6 @@ fn clients(info: &RedisInfo) -> (Level, String) {
     } else {
         (Level::Ok, message)
     }
-}
-
-/// Whether `ctl serve` still keeps how Redis is; `None` where none has done so for a day.
-async fn looked_at(fleet: &mut Fleet) -> Result<Option<(Level, String)>, Error> {
-    let status = fleet.redis_status().await?;
-    let is_stale = status.as_ref().is_none_or(|status| status.is_stale(fleet.now()));
-    let last = match status {
-        Some(status) => Some(status.checked_ms),
-        None => fleet.redis_last_kept().await?,
-    };
-    let Some(last) = last else { return Ok(None) };
-    let message = format!("a `ctl serve` has looked at Redis {}", moments::ago(last, fleet.now()));
-    Ok(Some(if is_stale {
-        (Level::Warning, format!("{message}, and none since: does one run, and may it? ctl acl print --controller"))
-    } else {
-        (Level::Ok, message)
-    }))
 }
 
 async fn clock(fleet: &mut Fleet) -> Result<(Level, String), Error> {

@@ -23,6 +23,24 @@ pub async fn check(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
     Ok(vec![judge(&serving, &due.collect::<Vec<_>>(), wanted.len(), now)])
 }
 
+/// Whether `ctl serve` still keeps how Redis is; nothing where none has done so for a day.
+pub async fn redis_status(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
+    let status = fleet.redis_status().await?;
+    let is_stale = status.as_ref().is_none_or(|status| status.is_stale(fleet.now()));
+    let last = match status {
+        Some(status) => Some(status.checked_ms),
+        None => fleet.redis_last_kept().await?,
+    };
+    let Some(last) = last else { return Ok(Vec::new()) };
+    let message = format!("a `ctl serve` has looked at Redis {}", moments::ago(last, fleet.now()));
+    let (level, message) = if is_stale {
+        (Level::Warning, format!("{message}, and none since: does one run, and may it? ctl acl print --controller"))
+    } else {
+        (Level::Ok, message)
+    };
+    Ok(vec![Finding::new("redis:status", level, message)])
+}
+
 /// `due`: what waits for a `ctl serve`, in words; `wanted`: how many schedules there are that are not paused.
 fn judge(serving: &[(String, Millis)], due: &[String], wanted: usize, now: Millis) -> Finding {
     let finding = |level, message: String| Finding::new("ctl serve", level, message);
