@@ -205,7 +205,7 @@ fn a_history_is_bounded() {
 
 /// A `ctl serve` that looks at Redis every second.
 fn serve(redis: &Redis, name: &str) -> Running {
-    let ctl = Ctl::keyless().through(redis, &redis.url());
+    let ctl = Ctl::keyless().env("REDFLEET_REDIS", &redis.url_of(&Role::Serve, None));
     let config = ctl.write("serve.toml", &format!("name = {name:?}\n[redis_status]\nevery = '1s'\n"));
     let running = ctl.spawn(["serve", config.to_str().expect("text")]);
     running.wait_stderr(": ready");

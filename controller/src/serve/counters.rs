@@ -18,6 +18,7 @@ struct Counts {
     runs: BTreeMap<&'static str, u64>,
     lag: Histogram,
     dispatch: Histogram,
+    alerts: Vec<(&'static str, usize)>,
 }
 
 /// How many times were up to each bound.
@@ -56,6 +57,16 @@ impl Counters {
     /// How long it took to send them.
     pub fn dispatch(&self) -> Histogram {
         self.counts().dispatch.clone()
+    }
+
+    /// How many alerts an evaluation has found in each state.
+    pub fn set_alerts(&self, alerts: [(&'static str, usize); 2]) {
+        self.counts().alerts = alerts.into();
+    }
+
+    /// How many alerts there are in each state; none before the first evaluation.
+    pub fn alerts(&self) -> Vec<(&'static str, usize)> {
+        self.counts().alerts.clone()
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {

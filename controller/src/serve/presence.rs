@@ -13,14 +13,13 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// Says so with each heartbeat, until it is told to stop.
 ///
 /// # Errors
-/// Redis does not take it, and never will.
+/// None: it is tried again. A Redis that is full, or must not write, ends no service: some need no write.
 pub async fn announce(life: Life, mut fleet: Fleet, name: String) -> anyhow::Result<()> {
     while !life.is_stopped() {
         match fleet.announce_serving(&name).await {
             Ok(()) => life.worked(),
-            // The scheduler says that Redis is away.
-            Err(error) if error.is_transient() => drop(fleet.reconnect().await),
-            Err(error) => return Err(error.into()),
+            // The scheduler says that Redis is away, and `/readyz` that this has not worked.
+            Err(_) => drop(fleet.reconnect().await),
         }
         life.turns();
         tokio::select! {

@@ -14,6 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use protocol::acl::Role;
 use receiver::{Got, Receiver, Reply};
 use tests::{Aof, Ctl, Raw, Redis, Running, Worker, eventually, own_kb};
 
@@ -23,7 +24,7 @@ const UP: &str = "redfleet_host_up";
 /// An instance of `ctl serve` that writes to this receiver once in a second, with more lines of settings.
 fn serve(redis: &Redis, name: &str, receiver: SocketAddr, more: &str) -> Running {
     // It has no key: nothing but the right to talk with Redis.
-    let ctl = Ctl::keyless().through(redis, &redis.url());
+    let ctl = Ctl::keyless().env("REDFLEET_REDIS", &redis.url_of(&Role::Serve, None));
     let config = ctl.write("serve.toml", &settings(name, receiver, more));
     let running = ctl.spawn(["serve", config.to_str().expect("text")]);
     running.wait_stderr(": ready");

@@ -112,8 +112,8 @@ async fn start(
     let counters = Arc::new(Counters::default());
     let exporter = Arc::new(Exporter::new(&fleet, &name, services.health().clone(), Arc::clone(&counters)));
 
-    let (scheduling, say) = (name.clone(), sayer(words, Said::Scheduler));
-    services.start("scheduler", move |life| scheduler::run(life, fleet, scheduling, interval, counters, say));
+    let (scheduling, counted, say) = (name.clone(), Arc::clone(&counters), sayer(words, Said::Scheduler));
+    services.start("scheduler", move |life| scheduler::run(life, fleet, scheduling, interval, counted, say));
     let (fleet, say) = (connect(settings).await?, sayer(words, Said::RedisStatus));
     services.start("redis status", move |life| redis_status::keep(life, fleet, redis_status_every, say));
     let (fleet, own) = (connect(settings).await?, name.clone());
@@ -121,7 +121,12 @@ async fn start(
     if alerts.enabled {
         let receivers = Arc::new(receivers);
         let told = alerts.receivers.clone().unwrap_or_else(|| Receive::names(&*receivers));
-        let desk = Desk { name: name.clone(), wake: Arc::default(), say: Arc::new(sayer(words, Said::Alerts)) };
+        let desk = Desk {
+            name: name.clone(),
+            wake: Arc::default(),
+            counters: Arc::clone(&counters),
+            say: Arc::new(sayer(words, Said::Alerts)),
+        };
         let (evaluating, delivering) = (connect(settings).await?, connect(settings).await?);
         let own = desk.clone();
         services.start("alerts", move |life| alerts::evaluate(life, evaluating, alerts, told, own));

@@ -10,7 +10,7 @@ use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use tokio::{sync::Notify, task::JoinSet, time::timeout};
 
 pub use self::settings::{Section, Settings};
-use super::{Life, receivers::Receivers};
+use super::{Life, counters::Counters, receivers::Receivers};
 use crate::{
     client::{
         Error, Fleet,
@@ -64,6 +64,8 @@ pub struct Desk {
     pub name: String,
     /// Wakes whoever delivers.
     pub wake: Arc<Notify>,
+    /// What is counted for the exporter.
+    pub counters: Arc<Counters>,
     /// What they say.
     pub say: Arc<dyn Fn(Said) + Send + Sync>,
 }
@@ -134,6 +136,7 @@ pub async fn evaluate(
 }
 
 fn say(evaluated: &Evaluated, firing: &mut usize, doubts: &mut Vec<String>, desk: &Desk) {
+    desk.counters.set_alerts([("firing", evaluated.firing), ("pending", evaluated.pending)]);
     if !evaluated.notifications.is_empty() {
         desk.wake.notify_one();
     }

@@ -40,6 +40,9 @@ const CONNECTIONS: usize = 4;
 /// How long it is waited for a connection: less than Prometheus usually waits for a page.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How soon a connection that was kept must reply. A new one is tried then.
+const ALIVE_WITHIN: Duration = Duration::from_secs(1);
+
 /// Everything that is needed to tell the figures of a fleet.
 pub struct Exporter {
     address: Address,
@@ -58,6 +61,17 @@ pub struct Exporter {
 pub struct Lent<'a> {
     fleet: Fleet,
     _permit: SemaphorePermit<'a>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// All are in use, and none became free in time.
+    #[error("too many scrapes at once: ask again")]
+    Busy,
+    /// Redis cannot be reached, for this reason.
+    #[error("Redis: {0}")]
+    Away(String),
 }
 
 impl Exporter {
@@ -80,19 +94,19 @@ impl Exporter {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn connect(&self) -> Result<Lent<'_>, String> {
+    pub async fn connect(&self) -> Result<Lent<'_>, Refusal> {
+        let permit = timeout(PATIENCE, self.permits.acquire()).await.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
         let connect = async {
-            let permit = self.permits.acquire().await.map_err(|_| "it ends".to_owned())?;
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             if let Some(mut fleet) = idle
-                && is_alive(&mut fleet).await
+                && timeout(ALIVE_WITHIN, is_alive(&mut fleet)).await == Ok(true)
             {
-                return Ok(Lent { fleet, _permit: permit });
+                return Ok(fleet);
             }
-            let fleet = Fleet::connect(&self.address, self.namespace.as_ref()).await;
-            fleet.map(|fleet| Lent { fleet, _permit: permit }).map_err(|error| error.to_string())
+            Fleet::connect(&self.address, self.namespace.as_ref()).await.map_err(|error| error.to_string())
         };
-        timeout(PATIENCE, connect).await.unwrap_or_else(|_| Err("Redis is too busy, or does not reply".into()))
+        let connected = timeout(PATIENCE, connect).await.unwrap_or_else(|_| Err("it does not reply".into()));
+        connected.map(|fleet| Lent { fleet, _permit: permit }).map_err(Refusal::Away)
     }
 
     /// Keeps a connection for the next who needs one.

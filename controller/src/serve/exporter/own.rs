@@ -32,6 +32,9 @@ impl Exporter {
         batches.push(batch(&samples::SERVE_RUNS, runs.collect()));
         batches.push(histogram(&samples::SERVE_LAG, &self.counters.lag()));
         batches.push(histogram(&samples::SERVE_DISPATCH, &self.counters.dispatch()));
+        let alerts = self.counters.alerts().into_iter();
+        let alerts = alerts.map(|(state, count)| Sample::labelled("state", state, count as f64));
+        batches.push(batch(&samples::SERVE_ALERTS, alerts.collect()));
         batches
     }
 }

@@ -192,6 +192,8 @@ families! {
         "How long after its instant a scheduled run was sent by this instance.";
     SERVE_DISPATCH: Histogram "redfleet_serve_dispatch_duration_seconds" "seconds",
         "How long this instance took for a look at the schedules in which it has sent runs.";
+    SERVE_ALERTS: Gauge "redfleet_serve_alerts" "",
+        "Alerts of the fleet by state, as this instance has evaluated them last.";
     LEFT_OUT: Gauge "redfleet_exporter_left_out" "",
         "What this scrape had to leave out, as it is beyond a bound or cannot be read, by reason.";
     SCRAPE_DURATION: Gauge "redfleet_exporter_scrape_duration_seconds" "seconds", "How long this scrape took.";

@@ -4,6 +4,7 @@
 //! it must take what it is sent.
 
 mod patient;
+mod pieces;
 mod routes;
 pub mod settings;
 
@@ -48,6 +49,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 
 /// How long the files with tokens and certificates are not read again.
 const KEEP: Duration = Duration::from_secs(10);
+
+/// How long a connection may be used again. A new one is judged by the files of then.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// What the listener says.
 #[derive(Debug)]
@@ -185,6 +189,7 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin, access: Arc<Access>,
         // What a client does wrong ends its connection, and nothing else.
         _ = connection.as_mut() => return,
         () = life.stopped() => {}
+        () = sleep(LONGEST) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;

@@ -1,42 +1,32 @@
 //! What is answered to a request.
 
-use std::{
-    convert::Infallible,
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http_body_util::{Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Body, Bytes, Frame},
+    body::Bytes,
     header::{
         ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use url::form_urlencoded;
 
-use super::settings::Access;
-use crate::{
-    client::Error,
-    serve::{
-        Life,
-        exporter::{
-            Discovery, Exporter, Scrape, Wanted, Whom,
-            text::{self, Page},
-        },
+use super::{
+    pieces::{self, Pieces},
+    settings::Access,
+};
+use crate::serve::{
+    Life,
+    exporter::{
+        Discovery, Exporter, Refusal, Scrape, Wanted, Whom,
+        text::{self, Page},
     },
 };
 
 /// Bytes that are sent at a time.
 const PIECE: usize = 32 * 1024;
-
-/// Pieces that wait for who has asked.
-const PIECES: usize = 2;
 
 /// A service that has worked, and then did not for so long, is not ready any more. Longer than any waits between two rounds.
 const RECENT: Duration = Duration::from_secs(180);
@@ -58,25 +48,6 @@ type Content = Either<Full<Bytes>, Pieces>;
 /// A reply.
 pub type Reply = Response<Content>;
 
-/// Pieces of a reply as they are made. An error breaks the connection off, so that half a page is not taken for a whole one.
-#[derive(Debug)]
-pub struct Pieces(mpsc::Receiver<io::Result<Bytes>>);
-
-/// Where pieces go.
-type Sink = mpsc::Sender<io::Result<Bytes>>;
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
-    }
-}
-
 /// Answers a request.
 pub async fn answer<B>(
     request: Request<B>,
@@ -90,11 +61,16 @@ pub async fn answer<B>(
         reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Ok(reply);
     }
-    // Who watches over this process need not be known: both tell nothing of the fleet.
+    let is_known = access.admits(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes));
+    // Who watches over this process need not be known: strangers are told nothing else.
     let reply = match request.uri().path() {
         "/healthz" => plain(StatusCode::OK, "it runs\n"),
-        "/readyz" => readiness(&exporter, &life).await,
-        _ if !access.admits(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes)) => {
+        "/readyz" => match readiness(&exporter, &life).await {
+            Ok(()) => plain(StatusCode::OK, "ready\n"),
+            Err(why) if is_known => plain(StatusCode::SERVICE_UNAVAILABLE, why),
+            Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        },
+        _ if !is_known => {
             let mut reply = plain(StatusCode::UNAUTHORIZED, "a token is needed: Authorization: Bearer TOKEN\n");
             reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             reply
@@ -115,17 +91,20 @@ async fn metrics(query: &str, exporter: Arc<Exporter>) -> Reply {
         Ok(whom) => whom,
         Err(error) => return plain(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
-    let (sink, pieces) = mpsc::channel(PIECES);
+    let (sink, pieces) = pieces::reply();
     let (told, has_begun) = oneshot::channel();
     let source = Arc::clone(&exporter);
     tokio::spawn(async move {
         let begin = async {
             let mut lent = source.connect().await?;
-            let scrape = Scrape::begin(&source, lent.fleet(), &whom).await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((lent, scrape))
+            let scrape = Scrape::begin(&source, lent.fleet(), &whom).await;
+            Ok::<_, Refusal>((lent, scrape.map_err(|error| Refusal::Away(error.to_string()))?))
         };
-        let Ok((mut lent, mut scrape)) = begin.await else { return };
-        if told.send(()).is_err() {
+        let (mut lent, mut scrape) = match begin.await {
+            Ok(both) => both,
+            Err(refusal) => return drop(told.send(Err(refusal))),
+        };
+        if told.send(Ok(())).is_err() {
             return source.give_back(lent);
         }
         let mut page = Page::default();
@@ -133,22 +112,29 @@ async fn metrics(query: &str, exporter: Arc<Exporter>) -> Reply {
             match scrape.next(lent.fleet()).await {
                 Ok(Some(batch)) => page.add(&batch),
                 Ok(None) => break,
-                Err(error) => return fail(&sink, &error).await,
+                Err(_) => return,
             }
-            if page.text.len() >= PIECE && !send(&sink, &mut page.text).await {
-                break;
+            if page.text.len() >= PIECE && !sink.send(&mut page.text).await {
+                return source.give_back(lent);
             }
         }
         source.give_back(lent);
-        send(&sink, &mut page.text).await;
+        if sink.send(&mut page.text).await {
+            sink.end();
+        }
     });
-    if has_begun.await.is_ok() {
-        return streamed(text::CONTENT_TYPE, pieces);
+    match has_begun.await {
+        Ok(Ok(())) => streamed(text::CONTENT_TYPE, pieces),
+        // Figures of hosts that are missing would be taken for hosts that are gone.
+        Ok(Err(refusal @ Refusal::Busy)) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{refusal}\n")),
+        // The figures of this process are told all the same. That Redis is away is one of them.
+        Ok(Err(Refusal::Away(_))) => {
+            let mut page = Page::default();
+            exporter.without_redis().iter().for_each(|batch| page.add(batch));
+            typed(StatusCode::OK, text::CONTENT_TYPE, page.text)
+        }
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "it broke down\n"),
     }
-    // The figures of this process are told all the same. That Redis is away is one of them.
-    let mut page = Page::default();
-    exporter.without_redis().iter().for_each(|batch| page.add(batch));
-    typed(StatusCode::OK, text::CONTENT_TYPE, page.text)
 }
 
 async fn discovery(query: &str, exporter: Arc<Exporter>) -> Reply {
@@ -158,13 +144,13 @@ async fn discovery(query: &str, exporter: Arc<Exporter>) -> Reply {
         Ok(wanted) => wanted,
         Err(error) => return plain(StatusCode::BAD_REQUEST, format!("{error}\n")),
     };
-    let (sink, pieces) = mpsc::channel(PIECES);
+    let (sink, pieces) = pieces::reply();
     let (told, has_begun) = oneshot::channel();
     tokio::spawn(async move {
         let begin = async {
             let mut lent = exporter.connect().await?;
-            let discovery = Discovery::begin(lent.fleet(), &whom, wanted).await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((lent, discovery))
+            let discovery = Discovery::begin(lent.fleet(), &whom, wanted).await;
+            Ok::<_, Refusal>((lent, discovery.map_err(|error| Refusal::Away(error.to_string()))?))
         };
         let (mut lent, mut discovery) = match begin.await {
             Ok(both) => both,
@@ -176,15 +162,16 @@ async fn discovery(query: &str, exporter: Arc<Exporter>) -> Reply {
         loop {
             match discovery.next(lent.fleet()).await {
                 Ok(Some(mut text)) => {
-                    if !send(&sink, &mut text).await {
-                        break;
+                    if !sink.send(&mut text).await {
+                        return exporter.give_back(lent);
                     }
                 }
                 Ok(None) => break,
-                Err(error) => return fail(&sink, &error).await,
+                Err(_) => return,
             }
         }
         exporter.give_back(lent);
+        sink.end();
     });
     // Without a list, Prometheus keeps the prior one.
     match has_begun.await {
@@ -194,41 +181,26 @@ async fn discovery(query: &str, exporter: Arc<Exporter>) -> Reply {
     }
 }
 
-/// Whether every service is ready, has worked recently, and Redis replies.
-async fn readiness(exporter: &Exporter, life: &Life) -> Reply {
+/// Whether every service is ready, has worked recently, and Redis replies; else what is wrong.
+async fn readiness(exporter: &Exporter, life: &Life) -> Result<(), String> {
     if life.is_stopped() {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, "it stops\n");
+        return Err("it stops\n".into());
     }
     for (name, vital) in life.health().vitals() {
         if !vital.is_ready {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, format!("{name}: not ready yet\n"));
+            return Err(format!("{name}: not ready yet\n"));
         }
         if let Some(idle) = vital.worked.map(|worked| worked.elapsed()).filter(|idle| *idle > RECENT) {
-            let idle = idle.as_secs();
-            return plain(StatusCode::SERVICE_UNAVAILABLE, format!("{name}: has not worked for {idle} s\n"));
+            return Err(format!("{name}: has not worked for {} s\n", idle.as_secs()));
         }
     }
     match exporter.connect().await {
-        Ok(lent) => {
-            exporter.give_back(lent);
-            plain(StatusCode::OK, "ready\n")
-        }
-        Err(error) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("Redis: {error}\n")),
+        Ok(lent) => exporter.give_back(lent),
+        // That many scrape at once says nothing of Redis.
+        Err(Refusal::Busy) => {}
+        Err(refusal) => return Err(format!("{refusal}\n")),
     }
-}
-
-/// Sends what there is of a text, which is empty then. `false`: nobody wants it any more.
-async fn send(sink: &Sink, text: &mut String) -> bool {
-    // The text goes on with the room that it had.
-    let room = text.capacity();
-    let piece = std::mem::replace(text, String::with_capacity(room));
-    sink.send(Ok(piece.into())).await.is_ok()
-}
-
-/// Breaks a reply off.
-async fn fail(sink: &Sink, error: &Error) {
-    // Who has gone need not know.
-    let _ = sink.send(Err(io::Error::other(error.to_string()))).await;
+    Ok(())
 }
 
 fn pairs(query: &str) -> Vec<(String, String)> {
@@ -247,8 +219,8 @@ fn typed(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Repl
     reply(status, kind, Either::Left(Full::new(text.into())))
 }
 
-fn streamed(kind: &'static str, pieces: mpsc::Receiver<io::Result<Bytes>>) -> Reply {
-    reply(StatusCode::OK, kind, Either::Right(Pieces(pieces)))
+fn streamed(kind: &'static str, pieces: Pieces) -> Reply {
+    reply(StatusCode::OK, kind, Either::Right(pieces))
 }
 
 fn reply(status: StatusCode, kind: &'static str, content: Content) -> Reply {
