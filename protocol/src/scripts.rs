@@ -377,14 +377,20 @@ return 1
 ";
 
 /// Replaces what is known of a delivery, if it is what was read. Replies with the notification; nil where it was not replaced.
+/// One without its notification is removed: it would hold up those behind it.
 /// ```text
 /// KEYS[1] → alert:{fleet}:outbox   KEYS[2] → alert:{fleet}:deliveries
 /// ARGV[1] → the notification's id   ARGV[2] → what was read   ARGV[3] → what it shall be
 /// ```
 pub const CLAIM_DELIVERY: &str = "\
 if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return false end
+local told = redis.call('HGET', KEYS[1], ARGV[1])
+if not told then
+  redis.call('HDEL', KEYS[2], ARGV[1])
+  return false
+end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-return redis.call('HGET', KEYS[1], ARGV[1])
+return told
 ";
 
 /// Takes a notification that was delivered, or is given up, from the outbox to the log. Replies 1; 0 where it is not there.

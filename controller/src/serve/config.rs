@@ -94,6 +94,16 @@ impl Config {
             let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
             format!("{}/{}", host.unwrap_or_else(|| "serve".to_owned()), process::id())
         };
+        let (alerts, receivers) = (file.alerts.judge(directory)?, Receivers::of(file.receivers)?);
+        let told = alerts.receivers.iter().flatten().chain(alerts.rules.iter().flat_map(|rule| &rule.rule.receivers));
+        for name in told {
+            let known: Vec<_> = receivers.names().collect();
+            anyhow::ensure!(
+                known.contains(&name.as_str()),
+                "no [[receivers]] is called '{name}', which alerts are to tell: there {}",
+                if known.is_empty() { "is none".to_owned() } else { format!("are {}", known.join(", ")) }
+            );
+        }
         Ok(Self {
             name: file.name.filter(|name| !name.is_empty()).unwrap_or_else(own),
             interval: duration("interval", file.interval.as_deref(), INTERVAL, INTERVAL_MIN..=INTERVAL_MAX)?,
@@ -103,8 +113,8 @@ impl Config {
                 redis_status::EVERY,
                 redis_status::EVERY_MIN..=redis_status::EVERY_MAX,
             )?,
-            alerts: file.alerts.judge(directory)?,
-            receivers: Receivers::of(file.receivers)?,
+            alerts,
+            receivers,
             dead_man: file.dead_man.map(dead_man::Setting::judge).transpose()?,
             remote_write: file.remote_write.map(remote_write::Settings::judge).transpose()?,
             http: Http::judge(file.http)?,

@@ -57,6 +57,9 @@ pub struct Course {
     /// Since when nothing is known, or nothing counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_ms: Option<Millis>,
+    /// Since when its host is missing among all hosts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_ms: Option<Millis>,
     /// What is said, while it fires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alert: Option<Alert>,
@@ -116,6 +119,8 @@ impl Course {
     ) -> Self {
         // A clock that was set back must not hold anything up.
         self.since_ms = self.since_ms.min(now);
+        let gone = || self.gone_ms.map_or(now, |gone| gone.min(now));
+        self.gone_ms = (sight == Sight::Gone).then(gone);
         let (when, clear) = match sight {
             Sight::Over => return self.end(now),
             Sight::Known { when, clear } => (when, clear),
@@ -133,7 +138,7 @@ impl Course {
             }
             let held = self.held_ms.map_or_else(|| gap.unwrap_or(now), |held| held.min(now));
             self.held_ms = Some(held);
-            let is_gone = sight == Sight::Gone && now - held >= GONE_MS;
+            let is_gone = self.gone_ms.is_some_and(|gone| now - gone >= GONE_MS);
             return if is_gone { self.end(now) } else { self };
         }
         if let Some(held) = self.held_ms.take().or(gap) {

@@ -133,7 +133,9 @@ impl Fleet {
         names.sort();
         let figures = self.redis_figures().await?;
         let now = self.now();
-        let mut round = Round::new(rules, &before.courses, now, before.at_ms.map(|at| at.min(now)));
+        let unreadable = before.rules.iter().filter(|(_, rule)| rule.is_err()).map(|(name, _)| name.clone());
+        let round = Round::new(rules, &before.courses, now, before.at_ms.map(|at| at.min(now)));
+        let mut round = round.besides(unreadable);
         // Redis first: what is wrong with it may explain the hosts'.
         round.redis(&|field| redis_figures::value(&figures, field, now));
         let fields = rules.fields();

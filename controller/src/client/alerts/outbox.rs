@@ -149,19 +149,26 @@ impl Fleet {
         for id in due(&all, receivers, now).into_iter().take(most) {
             let (delivery, before) = &all[id];
             let next_ms = now.saturating_add(millis(LEASE));
-            let delivery =
-                Delivery { by: Some(by.to_owned()), attempts: delivery.attempts + 1, next_ms, ..delivery.clone() };
+            let delivery = Delivery {
+                by: Some(by.to_owned()),
+                attempts: delivery.attempts.saturating_add(1),
+                next_ms,
+                ..delivery.clone()
+            };
             let text = serde_json::to_string(&delivery).unwrap_or_default();
             let mut take = redis::pipe();
             take.cmd("EVAL").arg(scripts::CLAIM_DELIVERY).arg(2).arg(keys.alert_outbox()).arg(keys.alert_deliveries());
             take.arg(id).arg(before).arg(&text);
             let (found,): (Option<Vec<u8>>,) = self.query(&take).await?;
             let Some(found) = found else { continue };
-            match serde_json::from_slice(&found) {
-                Ok(notification) => taken.push(Taken { notification, delivery, text }),
-                // Nobody can deliver what cannot be read.
-                Err(_) => drop(self.query::<()>(redis::pipe().hdel(keys.alert_deliveries(), id).ignore()).await?),
+            if let Ok(notification) = serde_json::from_slice(&found) {
+                taken.push(Taken { notification, delivery, text });
+                continue;
             }
+            // Nobody can deliver what cannot be read.
+            let mut remove = redis::pipe();
+            remove.hdel(keys.alert_outbox(), id).ignore().hdel(keys.alert_deliveries(), id).ignore();
+            self.query::<()>(&remove).await?;
         }
         Ok(taken)
     }
@@ -176,7 +183,7 @@ impl Fleet {
             None => (Fate::Delivered, None),
             Some((problem, again)) if !again || is_late => (Fate::GivenUp, Some(problem)),
             Some((problem, _)) => {
-                let wait = AGAIN_MS.saturating_mul(1 << (delivery.attempts - 1).min(10)).min(AGAIN_MAX_MS);
+                let wait = AGAIN_MS.saturating_mul(1 << delivery.attempts.saturating_sub(1).min(10)).min(AGAIN_MAX_MS);
                 let problem = Some(super::text::clean(&problem));
                 let next = Delivery { by: None, next_ms: now.saturating_add(wait), problem, ..delivery };
                 let keys = self.keys().clone();

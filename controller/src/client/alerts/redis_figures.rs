@@ -2,21 +2,30 @@
 
 use std::collections::HashMap;
 
-use protocol::time::{Millis, read_moment};
+use protocol::{
+    history,
+    time::{Millis, read_moment},
+};
 
 use crate::client::targeting::Field;
 
-/// How old the status may be to count as known.
-const FRESH_MS: Millis = 300_000;
+/// How old the status may be to count as known, besides three of its steps.
+const FRESH_MS: Millis = 60_000;
+
+/// The step where the status does not tell it, and the longest that is believed, in seconds.
+const STEP: Millis = 60;
+const STEP_MAX: Millis = 3600;
 
 /// The value of a field, or why it is not known.
 pub(super) fn value(status: &HashMap<String, String>, field: &Field, now: Millis) -> Result<String, String> {
     let Field::Redis(name) = field else { return Err(format!("{field} is nothing of Redis")) };
     let checked = status.get("checked_at").and_then(|at| read_moment(at));
+    let step = status.get(history::STEP).and_then(|step| step.parse().ok()).unwrap_or(STEP).min(STEP_MAX);
+    let fresh = FRESH_MS + 3000 * step;
     match checked {
         None => return Err("nobody has looked at the state of Redis".into()),
-        Some(at) if now.saturating_sub(at) > FRESH_MS => {
-            return Err("the state of Redis was looked at more than 5 min ago".into());
+        Some(at) if now.saturating_sub(at) > fresh => {
+            return Err(format!("the state of Redis was looked at more than {} min ago", fresh / 60_000));
         }
         Some(_) => {}
     }
@@ -36,7 +45,7 @@ mod tests {
         let value = |name: &str, now| value(&status, &Field::Redis(name.into()), now);
         assert_eq!(value("memory_usage", now).unwrap(), "90");
         assert_eq!(value("role", now).unwrap(), "master");
-        assert!(value("role", now + 300_001).unwrap_err().contains("5 min"));
+        assert!(value("role", now + 240_001).unwrap_err().contains("4 min"));
         assert!(value("nothing", now).is_err());
         assert!(super::value(&HashMap::new(), &Field::Redis("role".into()), now).is_err());
     }

@@ -7,6 +7,7 @@ use protocol::{name::HostName, time::Millis};
 use super::{
     Alert, Course, Key, Phase, Rule, Rules, Severity, Subject,
     course::{Sight, Spans},
+    rule::rule_of,
 };
 use crate::client::targeting::{Field, Truth};
 
@@ -16,6 +17,7 @@ pub type Known<'a> = dyn Fn(&Field) -> Result<String, String> + 'a;
 /// One evaluation.
 pub struct Round<'a> {
     rules: &'a Rules,
+    unreadable: BTreeSet<String>,
     before: &'a BTreeMap<Key, Course>,
     now: Millis,
     last: Option<Millis>,
@@ -37,7 +39,13 @@ impl<'a> Round<'a> {
     /// Begins one. `last`: when the one before was.
     pub fn new(rules: &'a Rules, before: &'a BTreeMap<Key, Course>, now: Millis, last: Option<Millis>) -> Self {
         let (courses, muted, seen) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { rules, before, now, last, courses, muted, seen }
+        Self { rules, unreadable: BTreeSet::new(), before, now, last, courses, muted, seen }
+    }
+
+    /// There are rules of these names that cannot be read, such as those of a newer release: what they have begun goes on.
+    #[must_use]
+    pub fn besides(self, unreadable: impl IntoIterator<Item = String>) -> Self {
+        Self { unreadable: unreadable.into_iter().collect(), ..self }
     }
 
     /// Judges a host.
@@ -131,7 +139,11 @@ impl<'a> Round<'a> {
                 Some(_) => rule.written.on == Subject::Hosts,
                 None => rule.written.on == Subject::Redis,
             });
-            let sight = if is_ruled { Sight::Gone } else { Sight::Over };
+            let sight = match is_ruled {
+                _ if self.unreadable.contains(rule_of(&key.alert)) => Sight::Held,
+                true => Sight::Gone,
+                false => Sight::Over,
+            };
             let course = course.clone().step(sight, Spans::default(), self.now, self.last, || {
                 unreachable!("what is not known does not begin")
             });

@@ -28,7 +28,7 @@ use crate::{
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
-const TIMEOUT_MAX: Duration = Duration::from_secs(300);
+const TIMEOUT_MAX: Duration = Duration::from_secs(45);
 
 /// So many bytes of what it prints are told where it fails.
 const TOLD: usize = 512;

@@ -28,6 +28,9 @@ use crate::{
     },
 };
 
+/// The last moment that the head of a mail can tell: the end of the year 9999.
+const LAST_MS: u64 = 253_402_300_799_000;
+
 /// How long the server may take for a step, and for all of them.
 const STEP: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -168,7 +171,7 @@ impl Smtp {
         for to in &self.to {
             mail = mail.to(to.clone());
         }
-        let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(notification.at_ms);
+        let moment = SystemTime::UNIX_EPOCH + Duration::from_millis(notification.at_ms.min(LAST_MS));
         mail.subject(message::subject(notification))
             .message_id(Some(format!("<{}@{}>", message::id(notification), self.from.email.domain())))
             .date(moment)
