@@ -12,7 +12,8 @@ use std::{
     thread,
 };
 
-use tests::{Ctl, Redis, eventually};
+use protocol::acl::Role;
+use tests::{Ctl, Redis, Worker, eventually};
 
 /// An address that counts its pings.
 fn pinged() -> (String, Arc<AtomicUsize>) {
@@ -86,4 +87,41 @@ fn a_check_of_the_settings_names_receivers_without_their_secrets() {
         let said = format!("{}{}", output.stdout, output.stderr);
         assert!(!said.contains("s3cret") && !said.contains("k3y"), "{output}");
     }
+}
+
+/// Nobody signs at night: what an alert asks for is run by what an operator has ordered before, on the alert's host alone.
+#[test]
+fn an_alert_runs_an_action_by_a_standing_order() {
+    let redis = Redis::start();
+    let allowed = "[actions]\nallow = ['exec', 'standing-order']";
+    let workers = ["web1", "web2"].map(|host| Worker::on(&redis).host(host).config(allowed).start());
+    workers.iter().for_each(Worker::wait_online);
+    let ctl = Ctl::on(&redis);
+    let evidence = redis.directory().join("ran");
+    let script = format!("echo $REDFLEET_HOST >> {}", evidence.display());
+    let ran = || std::fs::read_to_string(&evidence).unwrap_or_default();
+    let words = ["schedule", "add", "mend", "--every", "1s", "--grace", "1m", "--late", "--all", "exec", "--"];
+    ctl.run(words.into_iter().chain(["sh", "-c", &script])).expect(0);
+
+    let rules = "[[rule]]\nname = 'sick'\nwhen = 'memory.total_bytes > 1'\nhosts = 'web1'\ngroup_wait = '0s'\n";
+    let keyless = Ctl::keyless().env("REDFLEET_REDIS", &redis.url_of(&Role::Serve, None));
+    keyless.write("rules.toml", rules);
+    let settings = "name = 'one'\n[http]\nlisten = 'off'\n[alerts]\ninterval = '300ms'\ndefaults = false\n\
+                    rules = ['rules.toml']\n[[receivers]]\nname = 'hands'\nkind = 'action'\nschedule = 'mend'\n";
+    let file = keyless.write("serve.toml", settings);
+    ctl.run(["schedule", "pause", "mend"]).expect(0);
+    let serve = keyless.spawn(["serve", file.to_str().expect("text")]);
+
+    serve.wait_stderr(": ready");
+    let log = eventually("the action to be sent", || {
+        let log = ctl.run(["alert", "log", "-o", "json"]).expect(0).json();
+        log.as_array().filter(|log| !log.is_empty()).cloned()
+    });
+    assert_eq!((&log[0]["receiver"], &log[0]["state"]), (&"hands".into(), &"delivered".into()), "{log:#?}");
+    eventually("the action", || (!ran().is_empty()).then_some(()));
+    let job = ctl.run(["job", "list", "-o", "json"]).expect(0).json()[0]["job"].as_str().expect("an id").to_owned();
+    assert!(ctl.run(["job", "show", &job]).expect(0).stdout.contains("the standing order 'mend'"));
+    // What comes behind it in the inbox of both hosts is done after it.
+    ctl.run(["run", "--all", "ping"]).expect(0);
+    assert_eq!(ran(), "web1\n");
 }

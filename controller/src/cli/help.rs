@@ -157,7 +157,7 @@ FILE (all of it may be left out; contrib/serve.toml has each section):
   rules = [\"own.toml\"]  files with rules beside this one (ctl alert add --help)
   defaults = true        whether the rules that come along count
   receivers = [\"ops\"]  who is told where a rule names nobody; by default all
-  [[receivers]]          where alerts go: kind = \"webhook\", \"smtp\", \"command\" or \"alertmanager\"
+  [[receivers]]          where alerts go: kind = \"webhook\", \"smtp\", \"command\", \"alertmanager\" or \"action\"
   [dead_man]             an address that is asked as long as everything works
   [remote_write]         where figures are sent, for Prometheus
   [redis_status]         how often Redis itself is looked at

@@ -107,6 +107,7 @@ mod inbox;
 mod jobs;
 mod known_hosts;
 mod labels;
+mod ordered;
 mod outputs;
 mod overview;
 mod presence;
@@ -148,6 +149,7 @@ pub use self::{
     jobs::{Job, JobFilter, RecentJob, Request},
     known_hosts::{KnownHosts, KnownHostsError, known_name},
     labels::{LabelChange, LabelError, Relabelled},
+    ordered::Ordered,
     overview::{Figure, Figures, Overview, Vitals},
     presence::{Change, Happening, Presence},
     proposal::{Proposal, ProposalError},

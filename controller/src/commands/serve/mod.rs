@@ -119,7 +119,7 @@ async fn start(
     let (fleet, own) = (connect(settings).await?, name.clone());
     services.start("presence", move |life| presence::announce(life, fleet, own));
     if alerts.enabled {
-        let receivers = Arc::new(receivers);
+        let receivers = Arc::new(receivers.acting_in(&settings.redis()?, settings.namespace.as_ref()));
         let told = alerts.receivers.clone().unwrap_or_else(|| Receive::names(&*receivers));
         let desk = Desk {
             name: name.clone(),

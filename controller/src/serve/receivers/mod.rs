@@ -3,6 +3,7 @@
 //! A receiver may get a notification twice, where `ctl serve` ends between delivery and its record. It recognises the second by the
 //! notification's id, which is in every form of the message.
 
+mod action;
 mod alertmanager;
 mod command;
 mod message;
@@ -12,6 +13,7 @@ mod webhook;
 use std::{collections::BTreeMap, fmt};
 
 use anyhow::{Context, bail};
+use protocol::{connection::Address, name::Namespace};
 use serde::Deserialize;
 
 use super::web::Endpoint;
@@ -33,6 +35,8 @@ pub enum Setting {
     Command(command::Setting),
     /// Prometheus' Alertmanager.
     Alertmanager(alertmanager::Setting),
+    /// An action on the hosts, by a standing order.
+    Action(action::Setting),
 }
 
 #[derive(Clone, Debug)]
@@ -41,6 +45,7 @@ enum Receiver {
     Smtp(Box<smtp::Smtp>),
     Command(command::Command),
     Alertmanager(alertmanager::Alertmanager),
+    Action(action::Action),
 }
 
 /// The receivers that there are, by their names.
@@ -70,6 +75,17 @@ impl Receivers {
         Ok(Self(receivers))
     }
 
+    /// Those that act on hosts find them in this fleet.
+    #[must_use]
+    pub fn acting_in(mut self, address: &Address, namespace: Option<&Namespace>) -> Self {
+        for receiver in self.0.values_mut() {
+            if let Receiver::Action(action) = receiver {
+                action.fleet = Some((address.clone(), namespace.cloned()));
+            }
+        }
+        self
+    }
+
     /// Their names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
@@ -91,6 +107,7 @@ impl Receivers {
             Some(Receiver::Smtp(smtp)) => smtp.send(notification).await,
             Some(Receiver::Command(command)) => command.send(notification).await,
             Some(Receiver::Alertmanager(alertmanager)) => alertmanager.send(notification).await,
+            Some(Receiver::Action(action)) => action.send(notification).await,
             None => Err(Failure::lasting(format!("the settings have no receiver '{name}' ([[receivers]])"))),
         }
     }
@@ -103,6 +120,7 @@ impl Setting {
             Self::Smtp(setting) => &setting.name,
             Self::Command(setting) => &setting.name,
             Self::Alertmanager(setting) => &setting.name,
+            Self::Action(setting) => &setting.name,
         }
     }
 }
@@ -114,6 +132,7 @@ impl Receiver {
             Setting::Smtp(setting) => Self::Smtp(Box::new(setting.judge()?)),
             Setting::Command(setting) => Self::Command(setting.judge()?),
             Setting::Alertmanager(setting) => Self::Alertmanager(setting.judge()?),
+            Setting::Action(setting) => Self::Action(setting.judge()),
         })
     }
 }
@@ -125,6 +144,7 @@ impl fmt::Display for Receiver {
             Self::Smtp(smtp) => write!(formatter, "smtp {}", smtp.shown()),
             Self::Command(command) => write!(formatter, "command {}", command.shown()),
             Self::Alertmanager(alertmanager) => write!(formatter, "alertmanager {}", alertmanager.endpoint.origin()),
+            Self::Action(action) => write!(formatter, "action of the schedule {}", action.schedule),
         }
     }
 }
