@@ -300,11 +300,11 @@ fn what_fails_before_the_switch_leaves_all_as_it_was() {
 
 #[test]
 fn a_release_that_falls_ill_is_rolled_back_to_the_proven_one_and_not_to_the_newest() {
-    let mut host = Host::new("settle = '4s'");
+    let mut host = Host::new("settle = '8s'");
     host.deploy("1", &release("1", "")).good();
     host.deploy("2", &release("2", "")).good();
     for (version, sickness, problem) in [
-        ("3", "ill 2000", "version 3 failed its health check (http://127.0.0.1:"),
+        ("3", "ill 5000", "version 3 failed its health check (http://127.0.0.1:"),
         ("4", "ill 2200", "; rolled back to 2, which is up"),
     ] {
         let failed = host.deploy(version, &release(version, sickness)).bad(problem);
@@ -331,9 +331,9 @@ fn a_release_that_falls_ill_is_rolled_back_to_the_proven_one_and_not_to_the_newe
 
 #[test]
 fn where_a_rollback_is_forbidden_the_new_release_stays() {
-    let mut host = Host::new("settle = '4s'\nrollback = 'forbidden'");
+    let mut host = Host::new("settle = '8s'\nrollback = 'forbidden'");
     host.deploy("1", &release("1", "")).good();
-    let failed = host.deploy("2", &release("2", "ill 2000")).bad("it stays, as its rollback is forbidden");
+    let failed = host.deploy("2", &release("2", "ill 5000")).bad("it stays, as its rollback is forbidden");
     failed.is("kept", Some("2"), Some("1"));
     let status = host.is_at("2");
     assert_eq!((&status["proven"], &status["history"][0]["result"]), (&json!("1"), &json!("kept")));
@@ -342,8 +342,8 @@ fn where_a_rollback_is_forbidden_the_new_release_stays() {
 
 #[test]
 fn the_first_release_stays_as_there_is_nothing_to_go_back_to() {
-    let mut host = Host::new("settle = '4s'");
-    let failed = host.deploy("1", &release("1", "ill 2000")).bad("it stays, as no release was proven before");
+    let mut host = Host::new("settle = '8s'");
+    let failed = host.deploy("1", &release("1", "ill 5000")).bad("it stays, as no release was proven before");
     failed.is("kept", Some("1"), None);
     assert_eq!(host.is_at("1")["proven"], Value::Null);
 }
