@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::{Worker, WorkerOptions};
+use crate::{Worker, WorkerOptions, skipped};
 
 impl WorkerOptions {
     /// Gives the worker a disk of its own of 8 MB, at this place in its directory. A line of shell runs there before.
@@ -23,7 +23,7 @@ impl WorkerOptions {
         let flags = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
         let permitted = Command::new("unshare").args([flags, "mount", "-t", "tmpfs", "none", "/mnt"]).output();
         if !permitted.is_ok_and(|output| output.status.success()) {
-            eprintln!("SKIPPED {}: this machine permits no mounts", std::thread::current().name().unwrap_or_default());
+            skipped(std::thread::current().name().unwrap_or_default(), "this machine permits no mounts");
             return None;
         }
         let mount = format!("mount -t tmpfs -o size=8m none '{0}'; cd '{0}'; {script}; exec \"$@\"", disk.display());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use redis::Client;
-use tests::{Authority, Ctl, Output, Redis, Signatory, Worker, WorkerOptions, eventually, operator};
+use tests::{Authority, Ctl, Output, Redis, Signatory, Worker, WorkerOptions, eventually, operator, skipped};
 
 /// `ctl` of somebody with the key of this seed; 1 is the operator's.
 fn ctl_of(redis: &Redis, name: &str, seed: u8) -> Ctl {
@@ -71,7 +71,7 @@ fn an_enrolled_host_obeys_its_operator_and_nobody_else() {
     assert_eq!(mode(&script), 0o600);
     match Command::new("shellcheck").arg(&script).stdin(Stdio::null()).output() {
         Ok(checked) => assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout)),
-        Err(error) => println!("skipped: shellcheck ({error})"),
+        Err(error) => skipped("shellcheck", &error.to_string()),
     }
 
     install(&script, &root);

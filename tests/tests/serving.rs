@@ -14,7 +14,7 @@ use nix::{
 };
 use protocol::{acl::Role, keys::Keys, name::ScheduleName, time::Millis};
 use serde_json::Value;
-use tests::{Aof, Ctl, PATIENCE, Raw, Redis, Running, Worker, binary, eventually};
+use tests::{Aof, Ctl, PATIENCE, Raw, Redis, Running, Worker, binary, eventually, skipped};
 
 /// `ctl serve` with the rights of one, and no key.
 fn serve(redis: &Redis, name: &str, environment: &[(&str, &str)]) -> Running {
@@ -191,15 +191,21 @@ fn hold_a_claim(redis: &Redis, raw: &mut Raw, evidence: &Path) {
     });
 }
 
+/// An instance that was ordered to end while it waits with a claim, as all writes are held up.
+fn ending_with_a_claim(redis: &Redis) -> (Worker, Running, Raw) {
+    let (worker, evidence) = scheduled(redis, "1s");
+    let one = ready(redis, "one");
+    let mut raw = Raw::on(redis);
+    hold_a_claim(redis, &mut raw, &evidence);
+    term(&one);
+    one.wait_stderr("finishes what it has begun");
+    (worker, one, raw)
+}
+
 #[test]
 fn what_was_begun_is_finished_before_it_ends() {
     let redis = Redis::start();
-    let (_worker, evidence) = scheduled(&redis, "1s");
-    let one = ready(&redis, "one");
-    let mut raw = Raw::on(&redis);
-    hold_a_claim(&redis, &mut raw, &evidence);
-    term(&one);
-    one.wait_stderr("finishes what it has begun");
+    let (_worker, one, mut raw) = ending_with_a_claim(&redis);
     raw.query::<()>(&["CLIENT", "UNPAUSE"]);
     one.wait().expect(0);
     let history = history(&redis);
@@ -210,12 +216,7 @@ fn what_was_begun_is_finished_before_it_ends() {
 #[test]
 fn the_second_signal_ends_it_at_once() {
     let redis = Redis::start();
-    let (_worker, evidence) = scheduled(&redis, "1s");
-    let one = ready(&redis, "one");
-    let mut raw = Raw::on(&redis);
-    hold_a_claim(&redis, &mut raw, &evidence);
-    term(&one);
-    one.wait_stderr("finishes what it has begun");
+    let (_worker, one, mut raw) = ending_with_a_claim(&redis);
     term(&one);
     let output = one.wait().expect(1);
     assert!(output.stderr.contains("one: ended at once"), "{output}");
@@ -268,7 +269,7 @@ fn its_user_is_printed() {
 #[test]
 fn its_unit_is_sound() {
     let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else {
-        println!("skipped: serving::its_unit_is_sound (systemd-analyze is not installed)");
+        skipped("serving::its_unit_is_sound", "systemd-analyze is not installed");
         return;
     };
     assert!(version.status.success());

@@ -21,7 +21,7 @@ use protocol::{
     status::Status,
     time::{Millis, show_moment},
 };
-use tests::{Ctl, Raw, Redis, Running};
+use tests::{Ctl, Raw, Redis, Running, skipped};
 
 /// How long a reply may take: longer than any bound of the exporter.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -153,7 +153,7 @@ fn promtool(page: &str) -> Option<Vec<String>> {
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let Ok(mut child) = command.spawn() else {
-        eprintln!("SKIPPED {}: promtool is not installed", std::thread::current().name().unwrap_or_default());
+        skipped(std::thread::current().name().unwrap_or_default(), "promtool is not installed");
         return None;
     };
     child.stdin.take().expect("piped").write_all(page.as_bytes()).expect("it reads");

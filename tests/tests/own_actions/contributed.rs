@@ -15,7 +15,7 @@ use std::{
 
 use nix::unistd::{Uid, chown, geteuid};
 use serde_json::{Value, json};
-use tests::{Authority, Ctl, Raw, Redis, Worker, eventually};
+use tests::{Authority, Ctl, Raw, Redis, Worker, eventually, skipped};
 
 use super::host;
 
@@ -254,7 +254,7 @@ fn a_server_of_a_real_balancer_is_drained() {
     fs::write(&settings, text).expect("a file");
     let started = Command::new("haproxy").args(["-db", "-q", "-f"]).arg(&settings).stderr(Stdio::null()).spawn();
     let Ok(_balancer) = started.map(Killed) else {
-        eprintln!("skipped: a_server_of_a_real_balancer_is_drained (no haproxy here)");
+        skipped("a_server_of_a_real_balancer_is_drained", "haproxy is not installed");
         return;
     };
     eventually("the balancer to come", || UnixStream::connect(&socket).ok());
@@ -351,7 +351,7 @@ fn the_expiry_of_a_certificate_is_told_and_a_short_one_fails() {
 #[test]
 fn pending_updates_are_counted() {
     if Command::new("apt-get").arg("--version").output().is_err() {
-        eprintln!("skipped: pending_updates_are_counted (no apt-get here)");
+        skipped("pending_updates_are_counted", "there is no apt-get");
         return;
     }
     let simulated = Command::new("apt-get").args(["-s", "-o", "Debug::NoLocking=true", "dist-upgrade"]).output();

@@ -9,7 +9,7 @@ use protocol::{
     outcome::State,
 };
 use serde_json::{Value, json};
-use tests::{Ctl, Evidence, Gate, Output, Raw, Redis, eventually, renewed};
+use tests::{Ctl, Evidence, Gate, Output, Raw, Redis, eventually, renewed, skipped};
 
 use super::host;
 
@@ -266,7 +266,7 @@ fn a_secret_reaches_the_program_and_nobody_else() {
 #[test]
 fn it_runs_as_its_user_in_its_directory_with_its_environment() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: it_runs_as_its_user_in_its_directory_with_its_environment (needs root)");
+        skipped("it_runs_as_its_user_in_its_directory_with_its_environment", "it needs root");
         return;
     }
     let who = "description = 'x'\nargv = ['sh', '-c', 'id -un; pwd; echo $GREETING']\nuser = 'nobody'\ncwd = '/'\n\

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tests::{Redis, Worker, eventually, free_port};
+use tests::{Redis, Worker, eventually, free_port, skipped};
 
 use super::{UP, serve, term};
 
@@ -42,7 +42,7 @@ impl Prometheus {
             .arg("--web.enable-remote-write-receiver");
         command.arg(format!("--web.listen-address={address}")).arg("--log.level=warn").current_dir(directory.path());
         let Ok(child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
-            eprintln!("skipped: {test} (no prometheus here)");
+            skipped(test, "prometheus is not installed");
             return None;
         };
         let prometheus = Self { child, address, _directory: directory };
@@ -92,7 +92,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> 
 pub(crate) fn has(program: &str, test: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
-        eprintln!("skipped: {test} (no {program} here)");
+        skipped(test, &format!("{program} is not installed"));
     }
     found
 }
