@@ -263,6 +263,20 @@ impl Fleet {
         Ok(names)
     }
 
+    /// Replaces the record of an open run. `false`: it is not what was read any more, and stays as another scheduler has it.
+    pub(super) async fn update_run(
+        &mut self,
+        scheduled: &Scheduled,
+        instant_ms: Millis,
+        read: &Instant,
+        next: &Instant,
+    ) -> Result<bool, Error> {
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(scheduled.update(self.keys(), instant_ms, read, next));
+        let (is_replaced,): (bool,) = self.query(&pipeline).await?;
+        Ok(is_replaced)
+    }
+
     /// Sends the run of an instant to hosts. To send it twice is harmless.
     pub(super) async fn send_run(
         &mut self,

@@ -50,9 +50,7 @@ impl Scheduler {
         };
         let claimed = Instant { becomes: Some(fate), ..run.clone() };
         if claimed != run {
-            let mut pipeline = redis::pipe();
-            pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &claimed));
-            let (is_ours,): (bool,) = fleet.query(&pipeline).await?;
+            let is_ours = fleet.update_run(scheduled, instant_ms, &run, &claimed).await?;
             if !is_ours {
                 return Ok(());
             }
@@ -106,9 +104,7 @@ impl Scheduler {
             other => {
                 let reason = other.map(|(_, reason)| reason);
                 let ran = Instant { state: fate, becomes: None, reason, ..run.clone() };
-                let mut pipeline = redis::pipe();
-                pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &ran));
-                fleet.query::<(i64,)>(&pipeline).await?;
+                fleet.update_run(scheduled, instant_ms, &run, &ran).await?;
                 if let Some(job) = run.job {
                     self.said.push(Scheduling::Sent { name, job, hosts, fate });
                 }
@@ -178,9 +174,7 @@ impl Scheduler {
             Retry::Later => return Ok(Course::GoesOn),
             Retry::Pause => {
                 let paused = Instant { failed_ms: Some(fleet.now()), ..run.clone() };
-                let mut pipeline = redis::pipe();
-                pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &paused));
-                fleet.query::<(i64,)>(&pipeline).await?;
+                fleet.update_run(scheduled, instant_ms, &run, &paused).await?;
                 return Ok(Course::GoesOn);
             }
             Retry::Now => {
@@ -225,9 +219,7 @@ impl Scheduler {
             failed_ms: None,
             ..run.clone()
         };
-        let mut pipeline = redis::pipe();
-        pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &claimed));
-        let (is_ours,): (bool,) = fleet.query(&pipeline).await?;
+        let is_ours = fleet.update_run(scheduled, instant_ms, &run, &claimed).await?;
         if is_ours { self.send(scheduled, instant_ms, claimed, hosts, fleet).await } else { Ok(()) }
     }
 
@@ -240,9 +232,7 @@ impl Scheduler {
         fleet: &mut Fleet,
     ) -> Result<(), Error> {
         let claimed = Instant { by: self.name.clone(), at_ms: fleet.now(), ..run.clone() };
-        let mut pipeline = redis::pipe();
-        pipeline.add_command(scheduled.update(fleet.keys(), instant_ms, &run, &claimed));
-        let (is_ours,): (bool,) = fleet.query(&pipeline).await?;
+        let is_ours = fleet.update_run(scheduled, instant_ms, &run, &claimed).await?;
         if !is_ours {
             return Ok(());
         }
