@@ -40,7 +40,10 @@ fn pings_go_out_as_long_as_everything_works() {
     let ctl = Ctl::keyless().through(&redis, &redis.url());
     let (url, pings) = pinged();
     let count = || pings.load(Ordering::SeqCst);
-    let config = ctl.write("serve.toml", &format!("interval = '200ms'\n[dead_man]\nurl = '{url}'\nevery = '1s'\n"));
+    // Each ping waits for an evaluation of the alerts.
+    let alerts = "[alerts]\ninterval = '300ms'\n";
+    let config = format!("interval = '200ms'\n{alerts}[dead_man]\nurl = '{url}'\nevery = '1s'\n");
+    let config = ctl.write("serve.toml", &config);
     let serve = ctl.spawn(["serve", config.to_str().expect("text")]);
     eventually("pings", || (count() >= 2).then_some(()));
     redis.freeze();
