@@ -6,8 +6,14 @@
 pub enum Point {
     /// A run is claimed, and not sent.
     Claimed,
-    /// A run is sent, which is not recorded.
+    /// A run is found to be in time, and its job is not recorded.
+    Judged,
+    /// Its job is recorded, and not sent.
+    Recorded,
+    /// A run is sent, which is not accounted for.
     Sent,
+    /// A run is withdrawn, which is not accounted for.
+    Withdrawn,
 }
 
 /// A bug that can be planted.
@@ -15,6 +21,8 @@ pub enum Point {
 pub enum Bug {
     /// Leave alone what a dead scheduler has claimed.
     NoTakeOver,
+    /// Give up a run without withdrawing it, so that a scheduler that was frozen may still send it.
+    NoFence,
     /// Begin a run however late it is.
     NoGrace,
     /// Keep no record of instants at which nothing runs.
@@ -28,7 +36,7 @@ pub fn point(point: Point) {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use nix::sys::signal::{Signal, raise};
-    static REACHED: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+    static REACHED: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
     let reached = REACHED[point as usize].fetch_add(1, Ordering::Relaxed) + 1;
     let wanted = format!("{point:?}:{reached}").to_lowercase();
     let is_wanted = |variable: &str| std::env::var(variable).is_ok_and(|text| text == wanted);

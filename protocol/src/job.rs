@@ -16,6 +16,7 @@ use crate::{
     keys::Keys,
     limits,
     name::{HostName, JobId},
+    scripts::CREATE_JOB,
     sealing::SealedKey,
     signed::{DocumentError, Fields, Signed},
     targets::{Proof, Targets},
@@ -43,6 +44,31 @@ pub struct JobRecord {
 const PROPOSED: &str = "proposed";
 /// The field of a job that is a wave of a rolling run: which run.
 const ROLLOUT: &str = "rollout";
+
+/// The field of a job that was withdrawn before it had a record: why.
+const WITHDRAWN: &str = "withdrawn";
+
+/// What there is of a job after its record was to be created, or it was to be withdrawn. Of several who try, one decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Creation {
+    /// What was asked for is done.
+    Done,
+    /// There was a record of it before.
+    Recorded,
+    /// It was withdrawn before.
+    Withdrawn,
+}
+
+impl Creation {
+    /// Reads the reply of [`JobRecord::create`] and [`JobRecord::withdraw`].
+    pub const fn from_reply(reply: i64) -> Self {
+        match reply {
+            0 => Self::Done,
+            1 => Self::Recorded,
+            _ => Self::Withdrawn,
+        }
+    }
+}
 
 /// Why a job's hash cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +149,30 @@ impl JobRecord {
     /// Must be sent as one transaction, so that a controller that dies leaves no hash without a time to live.
     pub fn write(&self, keys: &Keys) -> Pipeline {
         self.write_hash(&keys.job(self.id()), self.fields().iter().map(|(name, value)| (&**name, value)))
+    }
+
+    /// Writes the job's hash as [`Self::write`] does, unless there is one, or the job was withdrawn. Replies a [`Creation`].
+    pub fn create(&self, keys: &Keys) -> Cmd {
+        self.create_hash(keys, self.fields())
+    }
+
+    /// Withdraws the job, unless there is a record of it: from now on it cannot be created. Replies a [`Creation`].
+    pub fn withdraw(&self, keys: &Keys, why: &str) -> Cmd {
+        self.create_hash(keys, vec![(WITHDRAWN.into(), why.as_bytes().to_vec())])
+    }
+
+    /// Asks why the job was withdrawn.
+    pub fn withdrawn(&self, keys: &Keys) -> Cmd {
+        Cmd::hget(keys.job(self.id()), WITHDRAWN)
+    }
+
+    fn create_hash(&self, keys: &Keys, fields: Vec<(Cow<'static, str>, Vec<u8>)>) -> Cmd {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(CREATE_JOB).arg(1).arg(keys.job(self.id())).arg(self.lifetime());
+        for (name, value) in fields {
+            eval.arg(&*name).arg(value);
+        }
+        eval
     }
 
     /// Writes the keys of its secrets for some hosts, as [`Self::write`] writes the job.

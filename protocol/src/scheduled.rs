@@ -115,6 +115,9 @@ pub struct Instant {
     /// When it was seen that the run has failed, where it is to be tried again, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_ms: Option<Millis>,
+    /// Whether it is tried no more: a retry could not be sent.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub given_up: bool,
     /// How the run has ended, once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
@@ -139,6 +142,11 @@ const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 impl Fate {
     /// The word for people.
     pub const fn word(self) -> &'static str {
@@ -154,6 +162,22 @@ impl Fate {
 }
 
 impl Instant {
+    /// A record of an instant about which the scheduler `by` decides at `at_ms`.
+    pub const fn new(state: Fate, by: String, at_ms: Millis) -> Self {
+        Self {
+            state,
+            becomes: None,
+            job: None,
+            attempt: 0,
+            by,
+            at_ms,
+            failed_ms: None,
+            given_up: false,
+            end: None,
+            reason: None,
+        }
+    }
+
     /// The record as it is kept.
     pub fn text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
@@ -206,19 +230,19 @@ impl Scheduled {
         self.put_as(keys, if replaces { "any" } else { "new" }, &[], now)
     }
 
-    /// Puts it in the place of the one of its name. Of claimed runs, those of these instants are known to have been sent.
+    /// Puts it in the place of the one of its name. Of claimed runs, those of these instants were withdrawn; others may be sent.
     /// Replies 1.
-    pub fn replace(&self, keys: &Keys, sent: &[Millis], now: Millis) -> Cmd {
-        self.put_as(keys, "any", sent, now)
+    pub fn replace(&self, keys: &Keys, withdrawn: &[Millis], now: Millis) -> Cmd {
+        self.put_as(keys, "any", withdrawn, now)
     }
 
-    fn put_as(&self, keys: &Keys, which: &str, sent: &[Millis], now: Millis) -> Cmd {
+    fn put_as(&self, keys: &Keys, which: &str, withdrawn: &[Millis], now: Millis) -> Cmd {
         let mut eval = redis::cmd("EVAL");
         let name = self.name();
         eval.arg(PUT_SCHEDULE).arg(3);
         eval.arg(keys.schedule(name)).arg(keys.schedule_open(name)).arg(keys.schedule_runs(name));
-        let sent = sent.iter().fold(String::from(" "), |sent, instant| format!("{sent}{instant} "));
-        eval.arg(which).arg(self.expires_ms()).arg(sent);
+        let withdrawn = withdrawn.iter().fold(String::from(" "), |list, instant| format!("{list}{instant} "));
+        eval.arg(which).arg(self.expires_ms()).arg(withdrawn);
         for (name, value) in self.standing.signed().fields() {
             eval.arg(name).arg(value);
         }
@@ -371,15 +395,13 @@ mod tests {
     #[test]
     fn what_became_of_an_instant_reads_back_as_it_was_written() {
         let run = Instant {
-            state: Fate::Overlap,
-            becomes: None,
             job: Some(JobId::new()),
             attempt: 2,
-            by: "one".into(),
-            at_ms: 1_790_000_000_000,
             failed_ms: Some(1_790_000_000_001),
+            given_up: true,
             end: Some(End::Failed),
             reason: Some("a \"word\"".into()),
+            ..Instant::new(Fate::Overlap, "one".into(), 1_790_000_000_000)
         };
         assert_eq!(Instant::read(&run.text()), Some(run.clone()));
         assert!(run.text().starts_with("{\"state\":\"skipped: overlap\""), "{}", run.text());

@@ -147,6 +147,21 @@ expire(KEYS[2])
 return foreign and before or 1
 ";
 
+/// Writes a job's hash, unless there is one, or the job was withdrawn before there was one. Replies 0; 1 where there is one, 2
+/// where the job was withdrawn.
+///
+/// ```text
+/// KEYS[1] → job:{ID}
+/// ARGV[1] → milliseconds until it expires   ARGV[2]… → fields and values
+/// ```
+pub const CREATE_JOB: &str = "\
+if redis.call('HEXISTS', KEYS[1], 'withdrawn') == 1 then return 2 end
+if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 0
+";
+
 /// Begins a rolling run, unless there is one of this id. Replies 1; 0 where there is.
 ///
 /// ```text
@@ -192,12 +207,11 @@ return 1
 ";
 
 /// Adds a schedule, or puts another order in its place. Replies 1; 0 where there is one, and it may not be replaced. How runs
-/// of the order before have ended is not found out any more. One that was claimed and is not known to have been sent is recorded
-/// as not sent.
+/// of the order before have ended is not found out any more. One that was claimed and withdrawn is recorded as not sent.
 /// ```text
 /// KEYS[1] → schedule:{NAME}   KEYS[2] → schedule:{NAME}:open   KEYS[3] → schedule:{NAME}:runs
 /// ARGV[1] → `new`: only if there is none, else `any`   ARGV[2] → when it expires
-/// ARGV[3] → the instants of claimed runs that were sent, a blank before and behind each   ARGV[4]… → fields and values
+/// ARGV[3] → the instants of claimed runs that were withdrawn, a blank before and behind each   ARGV[4]… → fields and values
 /// ```
 pub const PUT_SCHEDULE: &str = "\
 if ARGV[1] == 'new' and redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -208,10 +222,11 @@ for at = 1, #open, 2 do
   if string.find(run, '{\"state\":\"claimed\"', 1, true) == 1 then
     local becomes = string.match(run, '\"becomes\":\"(%a+)\"') or 'ran'
     -- A retry changes nothing about that it has run.
-    local ran = string.find(ARGV[3], ' ' .. open[at] .. ' ', 1, true) or string.find(run, '\"attempt\":', 1, true)
-    if not ran then
+    local has_run = string.find(run, '\"attempt\":', 1, true)
+    if not has_run and string.find(ARGV[3], ' ' .. open[at] .. ' ', 1, true) then
       becomes = 'failed to dispatch'
-      added = '\"reason\":\"replaced before it was known whether it was sent\"'
+      added = '\"reason\":\"replaced before it was sent\"'
+      run = string.gsub(run, '\"job\":\"[^\"]*\",', '', 1)
     end
     run = string.gsub(run, '\"becomes\":\"%a+\",', '', 1)
     run = string.gsub(run, '\"claimed\"', '\"' .. becomes .. '\"', 1)

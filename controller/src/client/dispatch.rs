@@ -20,7 +20,7 @@ use super::{
 };
 
 /// How long a dispatch is tried again where its reply was lost, or Redis cannot take it for the moment.
-const DISPATCH_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const DISPATCH_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often a job is sent again in all: a command that a worker drops again and again is not lost.
 const REDISPATCHES: u32 = 20;

@@ -61,20 +61,25 @@ impl Fleet {
         for instant in past {
             let targets = Targets::new(hosts.iter().cloned());
             let id = standing.run(instant, 0, targets.root()).job;
-            free = match self.job_if_any(id).await? {
-                None => Some((instant, id)),
-                Some(job) if hosts.iter().all(|host| job.record.targets.hosts().any(|known| known == host)) => {
+            free = match self.job_if_any(id).await {
+                Ok(None) => Some(instant),
+                Ok(Some(job)) if hosts.iter().all(|host| job.targets().hosts().any(|known| known == host)) => {
                     // Sent again: whoever recorded it may have ended before the hosts had it.
-                    self.send_run(standing, instant, 0, job.record.targets.hosts().cloned().collect()).await?;
+                    self.send_out(job, |_| ()).await?;
                     return Ok(Ordered::Sent(id));
                 }
-                Some(_) => None,
+                Ok(Some(_)) => None,
+                // It was withdrawn, or its record is damaged.
+                Err(error) if error.is_of_record() => None,
+                Err(error) => return Err(error),
             };
         }
         match free {
-            Some((instant, id)) if now <= instant.saturating_add(order.start_within_ms) => {
-                self.send_run(standing, instant, 0, hosts).await?;
-                Ok(Ordered::Sent(id))
+            Some(instant) if now <= instant.saturating_add(order.start_within_ms) => {
+                match self.record_run(standing, instant, 0, hosts).await? {
+                    Ok(job) => Ok(Ordered::Sent(self.send_out(job, |_| ()).await?.id())),
+                    Err(_) => Ok(Ordered::NotYet(format!("another instance runs {name} just now"))),
+                }
             }
             _ if now > order.valid_until_ms => Ok(Ordered::Never(format!("the standing order of {name} has ended"))),
             _ => Ok(Ordered::NotYet(format!("{name} may run once at each of its times, and the next has not come"))),

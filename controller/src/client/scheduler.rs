@@ -7,6 +7,7 @@
 
 mod ends;
 mod runs;
+mod sending;
 mod step;
 
 use std::{
@@ -62,6 +63,15 @@ pub enum Scheduling {
         fate: Fate,
         /// Why.
         reason: Option<String>,
+    },
+    /// A run that has failed is not tried again.
+    GivenUp {
+        /// The schedule.
+        name: ScheduleName,
+        /// The instant.
+        instant_ms: Millis,
+        /// Why.
+        reason: String,
     },
     /// A run has ended.
     Ended {
@@ -286,17 +296,7 @@ impl Scheduler {
         fleet: &mut Fleet,
     ) -> Result<(), Error> {
         let now = fleet.now();
-        let record = |state| Instant {
-            state,
-            becomes: None,
-            job: None,
-            attempt: 0,
-            by: self.name.clone(),
-            at_ms: now,
-            failed_ms: None,
-            end: None,
-            reason: None,
-        };
+        let record = |state| Instant::new(state, self.name.clone(), now);
         let mut others: Vec<_> = others
             .iter()
             .map(|(instant, fate, why)| (*instant, Instant { reason: Some((*why).to_owned()), ..record(*fate) }))

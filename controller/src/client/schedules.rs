@@ -1,10 +1,14 @@
 //! Schedules as operators and schedulers see them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Instant as Clock,
+};
 
-use protocol::limits;
 use protocol::{
-    job::JobRecord,
+    connection::Backoff,
+    job::{Creation, JobRecord},
+    limits,
     name::{HostName, JobId, ScheduleName},
     scheduled::{Fate, Instant, Scheduled, ScheduledError},
     scripts::SET_BOUNDED,
@@ -17,8 +21,9 @@ use protocol::{
 use redis::Cmd;
 
 use super::{
+    dispatch::DISPATCH_WITHIN,
     error::{Error, WrongType},
-    fleet::{Fleet, RawHash, fields, text_fields},
+    fleet::{BLOCK, Fleet, RawHash, fields, text_fields},
     jobs::Job,
     signer::Signer,
 };
@@ -144,8 +149,8 @@ impl Fleet {
         }
         let mut put = redis::pipe();
         put.add_command(if replaces {
-            let sent = self.claimed_and_sent(&name).await?;
-            scheduled.replace(self.keys(), &sent, now)
+            let withdrawn = self.withdraw_claimed(&name).await?;
+            scheduled.replace(self.keys(), &withdrawn, now)
         } else {
             scheduled.put(self.keys(), false, now)
         });
@@ -153,16 +158,19 @@ impl Fleet {
         Ok(is_put)
     }
 
-    /// The instants of claimed runs that were recorded as jobs, so that hosts may have them.
-    async fn claimed_and_sent(&mut self, name: &ScheduleName) -> Result<Vec<Millis>, Error> {
+    /// Withdraws the claimed runs of a schedule that were not recorded. Returns their instants: none of them is ever sent.
+    async fn withdraw_claimed(&mut self, name: &ScheduleName) -> Result<Vec<Millis>, Error> {
+        let Some((_, Ok(before))) = self.schedules(std::slice::from_ref(name)).await?.pop() else {
+            return Ok(Vec::new());
+        };
         let open = self.open_runs(std::slice::from_ref(name)).await?.into_iter().flatten();
-        let mut sent = Vec::new();
+        let mut withdrawn = Vec::new();
         for (instant_ms, run) in open.filter(|(_, run)| run.state == Fate::Claimed) {
-            let Some(job) = run.job else { continue };
-            let (exists,): (bool,) = self.query(redis::pipe().exists(self.keys().job(job))).await?;
-            sent.extend(exists.then_some(instant_ms));
+            let why = (Fate::NotSent, "replaced before it was sent");
+            let creation = self.withdraw_run(&before.standing, instant_ms, run.attempt, why).await?;
+            withdrawn.extend((creation != Creation::Recorded).then_some(instant_ms));
         }
-        Ok(sent)
+        Ok(withdrawn)
     }
 
     /// Keeps a schedule from running anything.
@@ -277,18 +285,68 @@ impl Fleet {
         Ok(is_replaced)
     }
 
-    /// Sends the run of an instant to hosts. To send it twice is harmless.
-    pub(super) async fn send_run(
+    /// Records the run of an instant as a job for these hosts, and returns the job. `Err` says what there was before: another
+    /// scheduler has recorded it, or it was withdrawn. Where Redis' reply was lost, the record may be that of this call.
+    pub(super) async fn record_run(
         &mut self,
         standing: &Standing,
         instant_ms: Millis,
         attempt: u32,
         hosts: Vec<HostName>,
-    ) -> Result<(), Error> {
+    ) -> Result<Result<Job, Creation>, Error> {
         let targets = Targets::new(hosts);
         let record = JobRecord::unsigned(standing.run(instant_ms, attempt, targets.root()), targets);
         let record = JobRecord { signed: record.signed.clone().with_signature(standing.voucher()), ..record };
-        self.send_out(Job::of_record(record, std::collections::HashMap::new()), |_| ()).await.map(drop)
+        Ok(match self.create(record.create(self.keys())).await? {
+            Creation::Done => Ok(Job::of_record(record, HashMap::new())),
+            before => Err(before),
+        })
+    }
+
+    /// Withdraws the run of an instant, unless it is recorded as a job: from then on no scheduler sends it. Whoever finds that
+    /// asks with [`Self::withdrawn_run`] for what becomes of it.
+    pub(super) async fn withdraw_run(
+        &mut self,
+        standing: &Standing,
+        instant_ms: Millis,
+        attempt: u32,
+        why: (Fate, &str),
+    ) -> Result<Creation, Error> {
+        let record = of_nobody(standing, instant_ms, attempt);
+        self.create(record.withdraw(self.keys(), &serde_json::to_string(&why).unwrap_or_default())).await
+    }
+
+    /// What becomes of a run that was withdrawn, and why.
+    pub(super) async fn withdrawn_run(
+        &mut self,
+        standing: &Standing,
+        instant_ms: Millis,
+        attempt: u32,
+    ) -> Result<(Fate, String), Error> {
+        let mut ask = redis::pipe();
+        ask.add_command(of_nobody(standing, instant_ms, attempt).withdrawn(self.keys()));
+        let (why,): (Option<Vec<u8>>,) = self.query(&ask).await?;
+        let why = why.and_then(|why| serde_json::from_slice(&why).ok());
+        Ok(why.unwrap_or_else(|| (Fate::NotSent, "it was withdrawn, for an unknown reason".to_owned())))
+    }
+
+    /// Asks for a [`Creation`], again where Redis is away for a moment.
+    async fn create(&mut self, command: Cmd) -> Result<Creation, Error> {
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(command);
+        let begun = Clock::now();
+        let mut backoff = Backoff::new(BLOCK);
+        loop {
+            match self.query::<(i64,)>(&pipeline).await {
+                Ok((reply,)) => return Ok(Creation::from_reply(reply)),
+                Err(error) if !error.is_transient() || begun.elapsed() >= DISPATCH_WITHIN => return Err(error),
+                Err(_) => {
+                    tokio::time::sleep(backoff.delay()).await;
+                    // Where there is no connection, the next attempt fails with the dead one.
+                    let _ = self.reconnect().await;
+                }
+            }
+        }
     }
 
     /// The job of that id, or `None` where there is none.
@@ -299,6 +357,12 @@ impl Fleet {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The record of a run that names no host: its id is the same.
+fn of_nobody(standing: &Standing, instant_ms: Millis, attempt: u32) -> JobRecord {
+    let targets = Targets::new([]);
+    JobRecord::unsigned(standing.run(instant_ms, attempt, targets.root()), targets)
 }
 
 fn hash(keys: &protocol::keys::Keys, name: &ScheduleName) -> Cmd {

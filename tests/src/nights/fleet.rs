@@ -18,11 +18,23 @@ pub(super) const HOSTS: [&str; 2] = ["web1", "web2"];
 /// So many `ctl serve` run at once. The first one is killed, but never frozen: so one is always at work.
 const SERVING: usize = 3;
 
-/// A `ctl serve`, and until which step it is frozen.
+/// A `ctl serve`, and how long it is frozen.
 struct Serving {
     running: Running,
-    frozen_until: Option<u64>,
+    frozen_until: Option<Until>,
 }
+
+/// How long a `ctl serve` is frozen.
+#[derive(Clone, Copy)]
+enum Until {
+    /// Until that step begins.
+    Step(u64),
+    /// Until that moment, by the fleet's clock. The step does not end before.
+    Moment(Millis),
+}
+
+/// Frozen for so long between two steps of its own, a `ctl serve` finds that another one has taken over.
+const TAKEN_OVER_MS: Millis = 20_000;
 
 /// The fleet, and what was done to it.
 pub(super) struct Fleet {
@@ -111,12 +123,12 @@ impl Fleet {
         fs::rename(new, &self.clock).expect("it is renamed");
     }
 
-    /// Adds a schedule, and returns when its order was issued.
-    pub(super) fn add(&self, name: &str, cron: &str, zone: &str) -> Millis {
+    /// Adds a schedule, and returns when its order was issued. `late`: its runs may be sent late.
+    pub(super) fn add(&self, name: &str, cron: &str, zone: &str, late: bool) -> Millis {
         let script = format!("echo $REDFLEET_JOB >> {}/ran/$REDFLEET_HOST", self.redis.directory().display());
         let flags = ["schedule", "add", name, "--all", "--cron", cron, "--tz", zone, "--valid-for", "366d"];
-        let rest = ["--grace", "10m", "--late", "--overlap", "allow", "exec", "--", "sh", "-c", &script];
-        self.ctl.run(flags.into_iter().chain(rest)).expect(0);
+        let rest = ["--grace", "10m", "--overlap", "allow", "exec", "--", "sh", "-c", &script];
+        self.ctl.run(flags.into_iter().chain(late.then_some("--late")).chain(rest)).expect(0);
         let shown = self.ctl.run(["schedule", "show", name, "-o", "json"]).expect(0).json();
         protocol::time::read_moment(shown["issued_at"].as_str().expect("text")).expect("a moment")
     }
@@ -157,18 +169,25 @@ impl Fleet {
 
     /// Now and then, kills or freezes one, or arms one that will die or freeze between two steps of its own.
     pub(super) fn disturb(&mut self, step: u64, random: &mut Rng) {
-        let ends = [
-            None,
-            Some(("REDFLEET_CHAOS_KILL", "claimed:1")),
-            Some(("REDFLEET_CHAOS_KILL", "claimed:2")),
-            Some(("REDFLEET_CHAOS_KILL", "sent:1")),
-            Some(("REDFLEET_CHAOS_STOP", "claimed:1")),
-            Some(("REDFLEET_CHAOS_STOP", "sent:1")),
-        ];
+        let ends: &[_] = match self.bug {
+            Some(Bug::NoFence) => &[Some(("REDFLEET_CHAOS_STOP", "judged:1"))],
+            _ => &[
+                None,
+                Some(("REDFLEET_CHAOS_KILL", "claimed:1")),
+                Some(("REDFLEET_CHAOS_KILL", "claimed:2")),
+                Some(("REDFLEET_CHAOS_KILL", "recorded:1")),
+                Some(("REDFLEET_CHAOS_KILL", "sent:1")),
+                Some(("REDFLEET_CHAOS_KILL", "withdrawn:1")),
+                Some(("REDFLEET_CHAOS_STOP", "claimed:1")),
+                Some(("REDFLEET_CHAOS_STOP", "judged:1")),
+                Some(("REDFLEET_CHAOS_STOP", "recorded:1")),
+                Some(("REDFLEET_CHAOS_STOP", "sent:1")),
+            ],
+        };
         match random.u32(..10) {
             0..3 => {
                 let victim = random.usize(..SERVING);
-                let end = ends[if victim == 0 { 0 } else { random.usize(..ends.len()) }];
+                let end = if victim == 0 { None } else { ends[random.usize(..ends.len())] };
                 self.serving[victim].running.kill9();
                 self.kills += 1;
                 self.serving[victim] = self.serve(end);
@@ -177,7 +196,7 @@ impl Fleet {
                 let victim = random.usize(1..SERVING);
                 if self.serving[victim].frozen_until.is_none() {
                     signal(&self.serving[victim].running, Signal::SIGSTOP);
-                    self.serving[victim].frozen_until = Some(step + random.u64(1..4));
+                    self.serving[victim].frozen_until = Some(Until::Step(step + random.u64(1..4)));
                     self.freezes += 1;
                 }
             }
@@ -185,29 +204,40 @@ impl Fleet {
         }
     }
 
-    /// Starts again what has died by itself, and lets those go on that were frozen for long enough.
-    pub(super) fn look_after(&mut self, step: u64) {
+    /// Starts again what has died by itself, and lets those go on that were frozen for long enough. Returns whether the step
+    /// must go on until more of them do.
+    pub(super) fn look_after(&mut self, step: u64) -> bool {
+        let now = self.now();
+        let mut waits = false;
         for at in 0..SERVING {
-            let pid = self.serving[at].running.pid();
-            match state(pid) {
-                None | Some('Z' | 'X') => {
+            let serving = &mut self.serving[at];
+            match (state(serving.running.pid()), serving.frozen_until) {
+                (None | Some('Z' | 'X'), _) => {
                     self.kills += 1;
                     self.serving[at] = self.serve(None);
                 }
-                Some('T') => match self.serving[at].frozen_until {
-                    None => {
-                        self.freezes += 1;
-                        self.serving[at].frozen_until = Some(step + 1);
+                (Some('T'), None) => {
+                    self.freezes += 1;
+                    let until =
+                        if self.freezes % 3 == 0 { Until::Step(step + 1) } else { Until::Moment(now + TAKEN_OVER_MS) };
+                    serving.frozen_until = Some(until);
+                    waits |= matches!(until, Until::Moment(_));
+                }
+                (Some('T'), Some(until)) => {
+                    let is_over = match until {
+                        Until::Step(until) => step >= until,
+                        Until::Moment(until) => now >= until,
+                    };
+                    if is_over {
+                        signal(&serving.running, Signal::SIGCONT);
+                        serving.frozen_until = None;
                     }
-                    Some(until) if step >= until => {
-                        signal(&self.serving[at].running, Signal::SIGCONT);
-                        self.serving[at].frozen_until = None;
-                    }
-                    Some(_) => {}
-                },
-                Some(_) => {}
+                    waits |= !is_over && matches!(until, Until::Moment(_));
+                }
+                _ => {}
             }
         }
+        waits
     }
 
     /// The last lines of those that live, for a failure.

@@ -41,6 +41,8 @@ const JUDGE_EVERY: Millis = 30 * DAY;
 pub enum Bug {
     /// What a dead scheduler has claimed is left alone.
     NoTakeOver,
+    /// What is given up is not withdrawn.
+    NoFence,
     /// A run begins however late it is.
     NoGrace,
     /// Of times at which nothing runs there is no record.
@@ -90,7 +92,7 @@ struct Year {
 
 impl Bug {
     /// All planted bugs.
-    pub const ALL: [Self; 3] = [Self::NoTakeOver, Self::NoGrace, Self::ForgetMissed];
+    pub const ALL: [Self; 4] = [Self::NoTakeOver, Self::NoFence, Self::NoGrace, Self::ForgetMissed];
 }
 
 impl FromStr for Bug {
@@ -129,8 +131,10 @@ impl Year {
     fn begin(number: u32, short: bool, fleet: &mut Fleet) -> Self {
         let name = |daily: &Daily| format!("{}-{number}", daily.name);
         let schedules: BTreeMap<_, _> = ALL.into_iter().map(|daily| (name(&daily), daily)).collect();
-        let issued: BTreeMap<_, _> =
-            schedules.iter().map(|(name, daily)| (name.clone(), fleet.add(name, &daily.cron(), daily.zone))).collect();
+        let issued: BTreeMap<_, _> = schedules
+            .iter()
+            .map(|(name, daily)| (name.clone(), fleet.add(name, &daily.cron(), daily.zone, daily.late)))
+            .collect();
         let now = fleet.now();
         let until = now + YEAR;
         let due = schedules
@@ -177,7 +181,7 @@ impl Year {
             at = settled;
             if at >= judged + JUDGE_EVERY || at >= self.until {
                 judged = at;
-                let wrong = judge(fleet, &self.expected, &mut counts);
+                let wrong = judge(fleet, &self.expected, at, &mut counts);
                 println!(
                     "{}: step {step}, {counts:?}, {} killed, {} frozen",
                     show_moment(at),
@@ -232,7 +236,7 @@ impl Year {
     fn settle(&self, since: Millis, step: u64, fleet: &mut Fleet) -> Result<Millis, String> {
         let begun = Instant::now();
         for look in 1.. {
-            fleet.look_after(step);
+            let waits = fleet.look_after(step);
             let now = fleet.now();
             let mut open = None;
             for (name, due) in &self.due {
@@ -245,7 +249,14 @@ impl Year {
                     open = Some((name, *last, accounted, runs));
                 }
             }
-            let Some((name, last, accounted, runs)) = open else { return Ok(now) };
+            let Some((name, last, accounted, runs)) = open else {
+                if waits {
+                    sleep(LOOK);
+                    fleet.pass(1000);
+                    continue;
+                }
+                return Ok(now);
+            };
             if begun.elapsed() > PATIENCE {
                 let (last, accounted) = (show_moment(last), show_moment(accounted));
                 let told: Vec<_> = fleet.history(name).into_iter().filter(|instant| instant["end"].is_null()).collect();
@@ -266,17 +277,18 @@ impl Year {
     /// Notes what follows from the time until `before`, a jump to `target`, and the time until all was settled.
     fn expect(&mut self, since: Millis, before: Millis, target: Millis, settled: Millis) {
         for (name, due) in &self.due {
+            let late = self.schedules[name].late;
             let expected = self.expected.get_mut(name).expect("each has a list");
             let between =
                 |from: Millis, to: Millis| due.iter().filter(move |instant| (from + 1..=to).contains(*instant));
-            expected.extend(between(since, before).map(|instant| (*instant, judge::OPEN)));
+            expected.extend(between(since, before).map(|instant| (*instant, judge::open())));
             let jumped: Vec<_> = between(before, target).collect();
             if let Some((last, passed)) = jumped.split_last() {
-                expected.extend(passed.iter().map(|instant| (**instant, judge::PASSED)));
-                expected.insert(**last, judge::after(target - **last));
+                expected.extend(passed.iter().map(|instant| (**instant, judge::passed())));
+                expected.insert(**last, judge::after(target - **last, settled - **last, late));
             }
             let came = between(target.max(before), settled);
-            expected.extend(came.map(|instant| (*instant, judge::after(0))));
+            expected.extend(came.map(|instant| (*instant, judge::after(0, settled - instant, late))));
         }
     }
 

@@ -39,17 +39,7 @@ fn old_order(hosts: &Hosts, now: Millis) -> StandingOrder {
 
 /// A run that another scheduler has sent.
 fn run_by_another(instant: Millis) -> Instant {
-    Instant {
-        state: Fate::Ran,
-        becomes: None,
-        job: None,
-        attempt: 0,
-        by: "another".into(),
-        at_ms: instant,
-        failed_ms: None,
-        end: None,
-        reason: None,
-    }
+    Instant::new(Fate::Ran, "another".into(), instant)
 }
 
 /// Redis as it is where a host took the run of an instant, and died.

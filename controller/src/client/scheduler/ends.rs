@@ -45,15 +45,18 @@ impl Stand {
 #[derive(Debug)]
 pub(super) struct Ends {
     hosts: BTreeMap<HostName, Stand>,
+    /// Whether there is no record of some attempt: of hosts that it had, nothing is known.
+    is_lost: bool,
     /// How it goes on.
     pub(super) course: Course,
 }
 
 impl Ends {
-    /// Looks at the jobs of all attempts, the oldest first.
-    pub(super) async fn read(attempts: &[Job], fleet: &mut Fleet) -> Result<Self, Error> {
-        let mut ends = Self { hosts: BTreeMap::new(), course: Course::Over };
-        for job in attempts {
+    /// Looks at the jobs of all attempts, the oldest first. `None`: there is no record of it that can be used.
+    pub(super) async fn read(attempts: &[Option<Job>], fleet: &mut Fleet) -> Result<Self, Error> {
+        let is_lost = attempts.iter().any(Option::is_none);
+        let mut ends = Self { hosts: BTreeMap::new(), is_lost, course: Course::Over };
+        for job in attempts.iter().flatten() {
             let mut follower = Follower::of_old(job);
             follower.only_look();
             follower.look(fleet).await?;
@@ -90,18 +93,21 @@ impl Ends {
 
     /// How the run has ended.
     pub(super) fn end(&self) -> End {
-        if self.hosts.values().all(|stand| *stand == Stand::Succeeded) { End::Succeeded } else { End::Failed }
+        match self.hosts.values().all(|stand| *stand == Stand::Succeeded) {
+            false => End::Failed,
+            true if self.is_lost => End::Unknown,
+            true => End::Succeeded,
+        }
     }
 
     /// How it counts: a host that was not there is no failure of what runs.
     pub(super) fn tally(&self) -> Tally {
         let begun: Vec<_> = self.hosts.values().filter(|stand| **stand != Stand::NotBegun).collect();
-        if begun.is_empty() {
-            Tally::Nothing
-        } else if begun.iter().all(|stand| **stand == Stand::Succeeded) {
-            Tally::Succeeded
-        } else {
-            Tally::Failed
+        match begun.iter().all(|stand| **stand == Stand::Succeeded) {
+            _ if begun.is_empty() => Tally::Nothing,
+            false => Tally::Failed,
+            true if self.is_lost => Tally::Nothing,
+            true => Tally::Succeeded,
         }
     }
 
@@ -123,7 +129,8 @@ impl Ends {
                 _ => format!("{host} and {others} more did not begin in time"),
             })
         };
-        untrusted.or_else(silent).or_else(not_begun)
+        let lost = || self.is_lost.then(|| "an attempt before is gone from Redis".to_owned());
+        untrusted.or_else(silent).or_else(not_begun).or_else(lost)
     }
 
     /// The first host that stands like this, and how many others do.
@@ -150,7 +157,7 @@ mod tests {
     }
 
     fn ends(attempts: &[&[(&str, State)]]) -> Ends {
-        let mut ends = Ends { hosts: BTreeMap::new(), course: Course::Over };
+        let mut ends = Ends { hosts: BTreeMap::new(), is_lost: false, course: Course::Over };
         for attempt in attempts {
             let results: Vec<_> = attempt.iter().map(|(host, state)| result(host, *state)).collect();
             ends.note(results.iter());
@@ -199,5 +206,14 @@ mod tests {
         assert_eq!(away.reason().as_deref(), Some("web2 did not begin in time"));
         assert_eq!(ends(&[&[("web1", State::Expired)]]).tally(), Tally::Nothing);
         assert_eq!(ends(&[&[("web1", State::Failed), ("web2", State::Expired)]]).tally(), Tally::Failed);
+    }
+
+    #[test]
+    fn a_run_of_which_an_attempt_is_lost_has_not_succeeded() {
+        let lost = |state| Ends { is_lost: true, ..ends(&[&[("web1", state)]]) };
+        let ends = lost(State::Succeeded);
+        assert_eq!((ends.end(), ends.tally()), (End::Unknown, Tally::Nothing));
+        assert_eq!(ends.reason().as_deref(), Some("an attempt before is gone from Redis"));
+        assert_eq!((lost(State::Failed).end(), lost(State::Failed).tally()), (End::Failed, Tally::Failed));
     }
 }

@@ -56,7 +56,8 @@ pub(super) enum Retry {
     Now,
 }
 
-/// Whether a run that has failed is tried again now. Not while its schedule is paused, nor where it would end a newer one.
+/// Whether a run that has failed is tried again now. Not while its schedule is paused, nor where it would end a newer one, nor
+/// where a retry could not be sent.
 pub(super) fn retry(scheduled: &Scheduled, instant_ms: Millis, run: &Instant, now: Millis) -> Retry {
     let order = scheduled.order();
     let is_over = order.conduct.overlap == Overlap::Cancel && scheduled.accounted_ms > instant_ms;
@@ -65,7 +66,7 @@ pub(super) fn retry(scheduled: &Scheduled, instant_ms: Millis, run: &Instant, no
     let at_ms = run.failed_ms.unwrap_or(now).saturating_add(pause);
     let start_by_ms = instant_ms.saturating_add(order.start_within_ms);
     match run.failed_ms {
-        _ if is_over || scheduled.paused.is_some() => Retry::Never,
+        _ if is_over || run.given_up || scheduled.paused.is_some() => Retry::Never,
         _ if run.attempt >= most || now.max(at_ms) >= start_by_ms => Retry::Never,
         None => Retry::Pause,
         Some(_) if now < at_ms => Retry::Later,
@@ -100,14 +101,18 @@ pub(super) fn begins(
 
 /// As what the run of an instant begins at `now`, or why it does not.
 fn first(order: &StandingOrder, instant_ms: Millis, now: Millis) -> Result<Fate, &'static str> {
-    let due_ms = instant_ms.saturating_add(jitter(order, instant_ms));
-    let is_late = now.saturating_sub(due_ms) > millis(LATE);
-    match is_late {
+    match is_late(order, instant_ms, now) {
         _ if !may_start(order, instant_ms, now) => Err(MISSED),
         true if !order.conduct.late => Err(NOT_LATE),
         true => Ok(Fate::Late),
         false => Ok(Fate::Ran),
     }
+}
+
+/// Whether a run that is sent now is late.
+pub(super) fn is_late(order: &StandingOrder, instant_ms: Millis, now: Millis) -> bool {
+    let due_ms = instant_ms.saturating_add(jitter(order, instant_ms));
+    now.saturating_sub(due_ms) > millis(LATE)
 }
 
 fn may_start(order: &StandingOrder, instant_ms: Millis, now: Millis) -> bool {

@@ -48,6 +48,10 @@ fn tell_scheduling(done: &Scheduling, printer: &Printer) {
             let reason = reason.as_deref().map(|reason| format!(": {}", style::plain(reason))).unwrap_or_default();
             printer.note(&format!("{name}: {}: {}{reason}", moments::exact(*instant_ms), fate.word()));
         }
+        Scheduling::GivenUp { name, instant_ms, reason } => {
+            let at = moments::exact(*instant_ms);
+            printer.note(&format!("{name}: {at}: not tried again: {}", style::plain(reason)));
+        }
         Scheduling::Ended { name, job, end, paused } => {
             let job = job.map(|job| format!("job {} ", job.short())).unwrap_or_default();
             let how = match end {

@@ -137,17 +137,7 @@ fn each_has_its_own_delay_which_all_schedulers_know() {
 }
 
 fn run(attempt: u32, failed_ms: Option<Millis>) -> Instant {
-    Instant {
-        state: Fate::Ran,
-        becomes: None,
-        job: Some(JobId::new()),
-        attempt,
-        by: "one".into(),
-        at_ms: MINUTE,
-        failed_ms,
-        end: None,
-        reason: None,
-    }
+    Instant { job: Some(JobId::new()), attempt, failed_ms, ..Instant::new(Fate::Ran, "one".into(), MINUTE) }
 }
 
 #[test]
