@@ -227,7 +227,12 @@ fn of_controller(keys: &Keys) -> Vec<Grant> {
         ),
         grant(Write, [keys.servers()], &["zrem"], "forget a host"),
         grant(Write, [keys.pattern_of_host(&Any)], &["del"], "forget a host"),
-        grant(Both, [keys.job(Any)], &["hset", "hdel", "pexpire"], "record a job, its approvals, and that it is sent"),
+        grant(
+            Both,
+            [keys.job(Any)],
+            &["hset", "hdel", "pexpire", "eval", "exists", "hexists", "hget"],
+            "record a job, its approvals, and that it is sent",
+        ),
         grant(Both, [keys.job_keys(Any)], &["hset", "pexpire"], "record the sealed keys of a job's secrets"),
         grant(Both, [keys.job_cancels(Any)], &["hset", "pexpireat"], "record an order to cancel"),
         grant(
@@ -310,7 +315,12 @@ fn of_serve(keys: &Keys) -> Vec<Grant> {
             &["xadd", "expire", "xpending", "xrange"],
             "send runs, and see which are taken",
         ),
-        grant(Both, [keys.job(Any)], &["hset", "pexpire"], "record the job of a run"),
+        grant(
+            Both,
+            [keys.job(Any)],
+            &["hset", "pexpire", "eval", "exists", "hexists", "hget"],
+            "record the job of a run, or that it was withdrawn",
+        ),
         grant(Both, [keys.jobs()], &["zadd", "zremrangebyrank"], "list it among the recent ones"),
         grant(
             Both,

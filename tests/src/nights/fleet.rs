@@ -218,8 +218,11 @@ impl Fleet {
                 }
                 (Some('T'), None) => {
                     self.freezes += 1;
-                    let until =
-                        if self.freezes % 3 == 0 { Until::Step(step + 1) } else { Until::Moment(now + TAKEN_OVER_MS) };
+                    let until = if self.freezes.is_multiple_of(3) {
+                        Until::Step(step + 1)
+                    } else {
+                        Until::Moment(now + TAKEN_OVER_MS)
+                    };
                     serving.frozen_until = Some(until);
                     waits |= matches!(until, Until::Moment(_));
                 }

@@ -235,7 +235,7 @@ impl Year {
     /// What has not.
     fn settle(&self, since: Millis, step: u64, fleet: &mut Fleet) -> Result<Millis, String> {
         let begun = Instant::now();
-        for look in 1.. {
+        for look in 1_u32.. {
             let waits = fleet.look_after(step);
             let now = fleet.now();
             let mut open = None;
@@ -267,7 +267,7 @@ impl Year {
                 ));
             }
             sleep(LOOK);
-            if look % LOOKS_PER_SECOND == 0 {
+            if look.is_multiple_of(LOOKS_PER_SECOND) {
                 fleet.pass(1000);
             }
         }

@@ -127,9 +127,10 @@ impl Scheduler {
         why: (Fate, &str),
         fleet: &mut Fleet,
     ) -> Result<(), Error> {
-        let withdrawn = match fault::planted(Bug::NoFence) {
-            true => Ok(Creation::Done),
-            false => fleet.withdraw_run(&scheduled.standing, instant_ms, claimed.attempt, why).await,
+        let withdrawn = if fault::planted(Bug::NoFence) {
+            Ok(Creation::Done)
+        } else {
+            fleet.withdraw_run(&scheduled.standing, instant_ms, claimed.attempt, why).await
         };
         fault::point(Point::Withdrawn);
         let why = match withdrawn {
