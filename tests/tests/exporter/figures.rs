@@ -1,9 +1,10 @@
 //! What the pages say.
 
+use protocol::time::show_moment;
 use serde_json::Value;
 use tests::{Ctl, Raw, Redis, Worker, eventually};
 
-use super::{Serving, complaints, hosts, of, promtool, publish, set};
+use super::{Samples, Serving, complaints, hosts, of, promtool, publish, set};
 
 #[test]
 fn a_figure_follows_its_host_and_ends_with_it() {
@@ -98,16 +99,21 @@ fn scheduled_runs_are_counted_with_their_lag() {
     let serving = Serving::on(&redis);
     let words = ["schedule", "add", "tidy", "--all", "--every", "1s", "exec", "--", "true"];
     Ctl::on(&redis).run(words).expect(0);
+    let of = |samples: &Samples, name: &str, label: &str| {
+        let is_it = |key: &str| key.starts_with(&format!("{name}{{")) && key.contains(label);
+        let found: Vec<_> = samples.iter().filter(|(key, _)| is_it(key)).collect();
+        assert!(found.iter().all(|(key, _)| key.contains("instance=\"")), "whose is it? {found:?}");
+        found.first().map_or(0.0, |(_, value)| **value)
+    };
     let samples = eventually("three runs", || {
         let samples = serving.samples("");
-        let ran = samples.get("redfleet_serve_scheduled_runs_total{outcome=\"ran\"}").copied().unwrap_or_default();
-        (ran >= 3.0).then_some(samples)
+        (of(&samples, "redfleet_serve_scheduled_runs_total", "outcome=\"ran\"") >= 3.0).then_some(samples)
     });
-    let sent = samples["redfleet_serve_schedule_lag_seconds_count"];
+    let sent = of(&samples, "redfleet_serve_schedule_lag_seconds_count", "");
     assert!(sent >= 3.0);
-    assert_eq!(samples["redfleet_serve_schedule_lag_seconds_bucket{le=\"+Inf\"}"], sent);
-    assert!(samples["redfleet_serve_dispatch_duration_seconds_count"] >= 1.0);
-    assert_eq!(samples["redfleet_serve_service_ready{service=\"scheduler\"}"], 1.0);
+    assert_eq!(of(&samples, "redfleet_serve_schedule_lag_seconds_bucket", "le=\"+Inf\""), sent);
+    assert!(of(&samples, "redfleet_serve_dispatch_duration_seconds_count", "") >= 1.0);
+    assert_eq!(of(&samples, "redfleet_serve_service_ready", "service=\"scheduler\""), 1.0);
 }
 
 #[test]
@@ -183,4 +189,49 @@ fn prometheus_discovers_the_hosts() {
     assert_eq!(labels["__meta_redfleet_os"], "Debian");
     assert_eq!(list("?host=web7&port=80&by=address")[0]["targets"], serde_json::json!(["[fd00::7]:80"]));
     assert_eq!(serving.get("/sd?port=0").0, 400);
+}
+
+/// From the second page on, only what is wanted of a hash is asked for.
+#[test]
+fn items_come_and_go_from_one_page_to_the_next() {
+    let redis = Redis::start();
+    let mut raw = Raw::on(&redis);
+    publish(&mut raw, "web1");
+    let key = "server:{web1}:network";
+    let figures = |item: &str| {
+        ["receive_bytes_total", "transmit_bytes_total", "receive_bytes_per_second"].map(|name| format!("{name}:{item}"))
+    };
+    let mut put = |item: &str, value: &str| {
+        let sampled = show_moment(raw.now());
+        set(&mut raw, key, &[("sampled_at", &sampled)]);
+        let fields = figures(item);
+        set(&mut raw, key, &fields.each_ref().map(|field| (field.as_str(), value)));
+    };
+    put("eth0", "1");
+    let serving = Serving::on(&redis);
+    let received = || -> Vec<(String, f64)> {
+        let is_received = |series: &str| series.starts_with("node_network_receive_bytes_total{");
+        let device =
+            |series: &str| series.rsplit("device=\"").next().expect("a device").trim_end_matches("\"}").to_owned();
+        let samples = serving.samples("");
+        samples
+            .iter()
+            .filter(|(series, _)| is_received(series))
+            .map(|(series, value)| (device(series), *value))
+            .collect()
+    };
+    let has = |all: &[(&str, f64)]| all.iter().map(|(item, value)| ((*item).to_owned(), *value)).collect::<Vec<_>>();
+    assert_eq!(received(), has(&[("eth0", 1.0)]));
+    put("eth0", "2");
+    assert_eq!(received(), has(&[("eth0", 2.0)]), "the figure of the moment");
+    put("eth1", "3");
+    assert_eq!(received(), has(&[("eth0", 2.0), ("eth1", 3.0)]));
+    // As many fields as before.
+    put("eth2", "4");
+    for field in figures("eth0") {
+        Raw::on(&redis).query::<i64>(&["HDEL", key, &field]);
+    }
+    assert_eq!(received(), has(&[("eth1", 3.0), ("eth2", 4.0)]));
+    Raw::on(&redis).query::<i64>(&["DEL", key]);
+    assert_eq!(received(), has(&[]));
 }

@@ -56,6 +56,11 @@ impl Rows {
         Self { table, hosts: Vec::new(), items: Vec::new(), values: Vec::new(), at: (0, 0) }
     }
 
+    /// What they are rows of.
+    pub const fn table(&self) -> &'static Table {
+        self.table
+    }
+
     /// Adds a row of [`Table::width`] figures: NaN where one is missing. `false`: there are too many.
     pub fn add(&mut self, host: usize, item: Option<Arc<str>>, values: &[f64]) -> bool {
         debug_assert_eq!(values.len(), self.table.width());
@@ -238,18 +243,19 @@ mod tests {
         assert!(rows.add(1, Some("/mnt".into()), &[missing, missing, missing, missing, 1.0, 7.0]));
         let mut told = Vec::new();
         while let Some((family, samples)) = rows.next(&hosts) {
-            let figures = samples.iter().map(|sample| (&*sample.labels[0].1, &*sample.labels[2].1, sample.value));
-            told.extend(figures.map(|(host, item, value)| format!("{} {host} {item} {value}", family.name)));
+            let texts =
+                |sample: &Sample| sample.labels().map(|(_, text)| text.to_owned()).collect::<Vec<_>>().join(" ");
+            told.extend(samples.iter().map(|sample| format!("{} {} {}", family.name, texts(sample), sample.value)));
         }
         assert_eq!(
             told,
             [
-                "node_filesystem_size_bytes a / 1000",
-                "node_filesystem_free_bytes a / 600",
-                "node_filesystem_avail_bytes a / 500",
-                "redfleet_host_filesystem_inodes_usage_ratio a / 0.25",
-                "node_filesystem_device_error a / 0",
-                "node_filesystem_device_error b /mnt 1",
+                "node_filesystem_size_bytes a a / 1000",
+                "node_filesystem_free_bytes a a / 600",
+                "node_filesystem_avail_bytes a a / 500",
+                "redfleet_host_filesystem_inodes_usage_ratio a a / 0.25",
+                "node_filesystem_device_error a a / 0",
+                "node_filesystem_device_error b b /mnt 1",
             ]
         );
     }

@@ -95,7 +95,7 @@ impl Known {
     }
 
     /// Whether figures that were read at this moment of the host's clock still say how it is.
-    fn is_fresh(&self, sampled: Option<&[u8]>, now: time::Millis) -> bool {
+    pub fn is_fresh(&self, sampled: Option<&[u8]>, now: time::Millis) -> bool {
         let sampled = sampled.and_then(short_text).and_then(time::read_moment);
         is_fresh(&Status { clock_ahead_ms: self.clock_ahead_ms, ..Status::default() }, sampled, now)
     }
@@ -265,76 +265,6 @@ pub async fn whole(
             left_out.unreadable += row.iter().zip(found).take(table.fields.len()).filter(unreadable).count() as u64;
             row[table.fields.len()] = moment(sampled);
             left_out.beyond += u64::from(!rows.add(*at, None, &row));
-        }
-    }
-    Ok(rows)
-}
-
-/// Reads a group whose fields are about items: `figure:item`.
-pub async fn items(
-    fleet: &mut Fleet,
-    hosts: &[Known],
-    table: &'static Table,
-    key: impl Fn(&protocol::keys::Keys, &HostName) -> String,
-    left_out: &mut LeftOut,
-) -> Result<Rows, Error> {
-    let mut rows = Rows::of(table);
-    // Items of most hosts have the same names.
-    let mut names: HashMap<Vec<u8>, Arc<str>> = HashMap::new();
-    let mut found: Vec<(Arc<str>, Vec<f64>)> = Vec::new();
-    let online: Vec<usize> = (0..hosts.len()).filter(|at| hosts[*at].is_online).collect();
-    for page in online.chunks(PAGE) {
-        let keys = fleet.keys().clone();
-        let replies = ask(fleet, page.iter().map(|at| Cmd::hgetall(key(&keys, &hosts[*at].host)))).await?;
-        let now = fleet.now();
-        for (at, reply) in page.iter().zip(&replies) {
-            found.clear();
-            let mut sampled = None;
-            for (field, value) in pairs(reply) {
-                let Some(colon) = field.iter().position(|byte| *byte == b':') else {
-                    if field == SAMPLED.as_bytes() {
-                        sampled = Some(value);
-                    }
-                    continue;
-                };
-                let (figure_name, item) = (&field[..colon], &field[colon + 1..]);
-                let Some(column) = table.fields.iter().position(|name| name.as_bytes() == figure_name) else {
-                    continue;
-                };
-                let value = if figure_name == b"state" { Some(1.0) } else { figure(value) };
-                let Some(value) = value else {
-                    left_out.unreadable += 1;
-                    continue;
-                };
-                if item.len() > VALUE_BYTES {
-                    left_out.beyond += 1;
-                    continue;
-                }
-                if names.len() >= PAGE * ITEMS {
-                    names.clear();
-                }
-                let name = match names.get(item) {
-                    Some(name) => Arc::clone(name),
-                    None => Arc::clone(names.entry(item.to_owned()).or_insert_with(|| label(item))),
-                };
-                let known = found.iter_mut().find(|(known, _)| *known == name);
-                if let Some((_, row)) = known {
-                    row[column] = value;
-                } else if found.len() < ITEMS {
-                    let mut row = vec![f64::NAN; table.width()];
-                    row[column] = value;
-                    found.push((name, row));
-                } else {
-                    left_out.beyond += 1;
-                }
-            }
-            if !found.is_empty() && !hosts[*at].is_fresh(sampled, now) {
-                left_out.old += 1;
-                continue;
-            }
-            for (item, row) in found.drain(..) {
-                left_out.beyond += u64::from(!rows.add(*at, Some(item), &row));
-            }
         }
     }
     Ok(rows)

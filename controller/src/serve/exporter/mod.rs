@@ -6,7 +6,9 @@
 mod columns;
 mod customs;
 mod discovery;
+mod facts;
 mod hosts;
+mod items;
 mod own;
 pub mod samples;
 mod scrape;
@@ -25,7 +27,7 @@ use tokio::{
     time::timeout,
 };
 
-use self::{customs::Customs, samples::Batch};
+use self::{customs::Customs, items::Items, samples::Batch};
 pub use self::{
     discovery::{Discovery, Wanted},
     scrape::Scrape,
@@ -53,6 +55,8 @@ pub struct Exporter {
     health: Health,
     counters: Arc<Counters>,
     customs: Customs,
+    mounts: Items,
+    interfaces: Items,
     permits: Semaphore,
     idle: Mutex<Vec<Fleet>>,
 }
@@ -85,6 +89,8 @@ impl Exporter {
             health,
             counters,
             customs: Customs::default(),
+            mounts: Items::default(),
+            interfaces: Items::default(),
             permits: Semaphore::new(CONNECTIONS),
             idle: Mutex::default(),
         }

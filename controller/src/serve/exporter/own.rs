@@ -1,10 +1,12 @@
 //! What this instance tells of itself and of Redis.
 
+use std::sync::Arc;
+
 use protocol::{VERSION, clock::millis};
 
 use super::{
     Exporter,
-    samples::{self, Batch, Family, Sample},
+    samples::{self, Batch, Family, Sample, label_value},
 };
 use crate::{
     client::{Fleet, redis_info::RedisInfo},
@@ -35,6 +37,12 @@ impl Exporter {
         let alerts = self.counters.alerts().into_iter();
         let alerts = alerts.map(|(state, count)| Sample::labelled("state", state, count as f64));
         batches.push(batch(&samples::SERVE_ALERTS, alerts.collect()));
+
+        // Who sends figures changes: counters of two instances must not be one series.
+        let name = label_value(&self.name);
+        for sample in batches.iter_mut().flat_map(|batch| &mut batch.samples) {
+            sample.labels.push(("instance".into(), Arc::clone(&name)));
+        }
         batches
     }
 }
@@ -132,7 +140,7 @@ mod tests {
             let Batch { family, samples } = batch;
             samples
                 .into_iter()
-                .map(move |sample| (family.name, sample.labels.first().map(|label| label.1.to_string()), sample.value))
+                .map(move |sample| (family.name, sample.labels().next().map(|label| label.1.to_owned()), sample.value))
         };
         let told: Vec<_> = of_info(&info).into_iter().flat_map(told).collect();
         assert_eq!(

@@ -38,7 +38,10 @@ pub struct Family {
 pub struct Sample {
     /// What follows the family's name: nothing, or what a histogram needs.
     pub suffix: &'static str,
-    /// Names and values of labels. Names are valid and none comes twice; values are any text up to [`VALUE_BYTES`].
+    /// The host that it is of.
+    pub host: Option<Arc<str>>,
+    /// Names and values of further labels. Names are valid and none comes twice; values are any text up to
+    /// [`VALUE_BYTES`].
     pub labels: Vec<(Cow<'static, str>, Arc<str>)>,
     /// The figure, in the family's unit.
     pub value: f64,
@@ -67,18 +70,17 @@ impl Kind {
 impl Sample {
     /// A sample without labels.
     pub const fn bare(value: f64) -> Self {
-        Self { suffix: "", labels: Vec::new(), value }
+        Self { suffix: "", host: None, labels: Vec::new(), value }
     }
 
     /// A sample with one label.
     pub fn labelled(name: &'static str, value: &str, figure: f64) -> Self {
-        Self { suffix: "", labels: vec![(name.into(), label_value(value))], value: figure }
+        Self::bare(figure).with(name, label_value(value))
     }
 
     /// A sample of a host.
     pub fn of_host(host: &Arc<str>, value: f64) -> Self {
-        let labels = vec![("host".into(), Arc::clone(host)), ("instance".into(), Arc::clone(host))];
-        Self { suffix: "", labels, value }
+        Self { host: Some(Arc::clone(host)), ..Self::bare(value) }
     }
 
     /// The same with one label more.
@@ -86,6 +88,12 @@ impl Sample {
     pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: Arc<str>) -> Self {
         self.labels.push((name.into(), value));
         self
+    }
+
+    /// Names and values of all of its labels.
+    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        let host = self.host.iter().flat_map(|host| ["host", "instance"].map(|name| (name, &**host)));
+        host.chain(self.labels.iter().map(|(name, value)| (&**name, &**value)))
     }
 }
 

@@ -3,15 +3,16 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use protocol::{keys::Keys, metrics::MetricGroup};
-use redis::{Cmd, Value};
+use redis::Cmd;
 use tokio::time::Instant;
 
 use super::{
     Exporter,
     columns::{CPU, DISK, LOAD, MEMORY, NETWORK, Rows, Table},
+    facts::{Facts, Kind},
     hosts::{self, ITEMS, Known, LeftOut, PAGE},
     own,
-    samples::{self, Batch, Family, Sample, VALUE_BYTES, label_value},
+    samples::{self, Batch, Sample, VALUE_BYTES, label_value},
     whom::Whom,
 };
 use crate::client::{Error, Fleet, SAMPLED};
@@ -29,6 +30,7 @@ pub struct Scrape {
     rows: VecDeque<Rows>,
     /// Batches that wait.
     ready: VecDeque<Batch>,
+    facts: Facts,
     left_out: LeftOut,
     begun: Instant,
 }
@@ -37,22 +39,16 @@ pub struct Scrape {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Liveness,
-    /// What stands beside the figure 1, of the hosts from this one on.
-    About(About, usize),
+    /// The labels of the hosts from this one on.
+    Labels(usize),
+    Facts,
+    /// Facts of the hosts from this one on, which were read.
+    Fact(Kind, usize),
     Whole(MetricGroup, &'static Table),
     Items(MetricGroup, &'static Table),
     /// Figures of own actions, of the hosts from this one on.
     Custom(usize),
     Own,
-}
-
-/// A family whose samples are told as they are read.
-#[derive(Clone, Copy, Debug)]
-enum About {
-    Labels,
-    Uname,
-    System,
-    Boot,
 }
 
 impl Scrape {
@@ -69,10 +65,11 @@ impl Scrape {
         let names = hosts.iter().map(|known| Arc::from(known.host.as_str())).collect();
         let steps = [
             Step::Liveness,
-            Step::About(About::Labels, 0),
-            Step::About(About::Uname, 0),
-            Step::About(About::System, 0),
-            Step::About(About::Boot, 0),
+            Step::Labels(0),
+            Step::Facts,
+            Step::Fact(Kind::Uname, 0),
+            Step::Fact(Kind::System, 0),
+            Step::Fact(Kind::Boot, 0),
             Step::Whole(MetricGroup::Cpu, &CPU),
             Step::Whole(MetricGroup::Memory, &MEMORY),
             Step::Whole(MetricGroup::Load, &LOAD),
@@ -89,6 +86,7 @@ impl Scrape {
             steps: steps.into(),
             rows: VecDeque::new(),
             ready: VecDeque::new(),
+            facts: Facts::default(),
             left_out: LeftOut::default(),
             begun,
         })
@@ -121,11 +119,18 @@ impl Scrape {
                 let read = hosts::liveness(fleet, &mut self.hosts, &mut self.left_out).await?;
                 self.rows.extend([read.hosts, read.commands, read.dropped]);
             }
-            Step::About(about, from) => {
+            Step::Labels(from) => {
                 if let Some(next) = self.page(from) {
-                    self.steps.push_front(Step::About(about, next));
-                    let batch = self.about(about, from, fleet).await?;
+                    self.steps.push_front(Step::Labels(next));
+                    let batch = self.labels(from, fleet).await?;
                     self.ready.push_back(batch);
+                }
+            }
+            Step::Facts => self.facts = Facts::read(fleet, &self.hosts).await?,
+            Step::Fact(kind, from) => {
+                if let Some(next) = self.page(from) {
+                    self.steps.push_front(Step::Fact(kind, next));
+                    self.ready.push_back(self.facts.batch(kind, &(from..next), &self.names));
                 }
             }
             Step::Whole(group, table) => {
@@ -134,7 +139,8 @@ impl Scrape {
             }
             Step::Items(group, table) => {
                 let key = |keys: &Keys, host: &_| keys.metrics(host, group);
-                self.rows.push_back(hosts::items(fleet, &self.hosts, table, key, &mut self.left_out).await?);
+                let items = if group == MetricGroup::Disk { &self.exporter.mounts } else { &self.exporter.interfaces };
+                self.rows.push_back(items.read(fleet, &self.hosts, table, key, &mut self.left_out).await?);
             }
             Step::Custom(from) => {
                 if let Some(next) = self.page(from) {
@@ -170,37 +176,6 @@ impl Scrape {
     /// The hosts of the page from this one on that are online.
     fn online(&self, from: usize) -> Vec<usize> {
         (from..self.hosts.len().min(from + PAGE)).filter(|at| self.hosts[*at].is_online).collect()
-    }
-
-    async fn about(&mut self, about: About, from: usize, fleet: &mut Fleet) -> Result<Batch, Error> {
-        let (family, fields): (&'static Family, &[(&'static str, &'static str)]) = match about {
-            About::Labels => return self.labels(from, fleet).await,
-            About::Uname => {
-                let fields = &[("nodename", "hostname"), ("release", "kernel"), ("machine", "architecture")];
-                (&samples::UNAME_INFO, fields)
-            }
-            About::System => (&samples::OS_INFO, &[("name", "os"), ("version_id", "os_version")]),
-            About::Boot => (&samples::BOOT_TIME, &[("", "booted_at")]),
-        };
-        let (page, keys) = (self.online(from), fleet.keys().clone());
-        let names: Vec<_> = fields.iter().map(|(_, field)| *field).collect();
-        let ask = page.iter().map(|at| Cmd::hmget(keys.facts(&self.hosts[*at].host), &names));
-        let replies = hosts::ask(fleet, ask).await?;
-        let sample = |(at, reply): (&usize, &Value)| {
-            let found = hosts::values(reply);
-            found.iter().find(|value| **value != Value::Nil)?;
-            let mut sample = Sample::of_host(&self.names[*at], 1.0);
-            for ((label, _), value) in fields.iter().zip(found) {
-                let bytes = hosts::bytes(value);
-                if label.is_empty() {
-                    sample.value = hosts::moment(bytes);
-                } else {
-                    sample = sample.with(*label, hosts::label(bytes.unwrap_or_default()));
-                }
-            }
-            sample.value.is_finite().then_some(sample)
-        };
-        Ok(Batch { family, samples: page.iter().zip(&replies).filter_map(sample).collect() })
     }
 
     /// Labels of a host stand beside one figure only: at each figure they would multiply what Prometheus keeps, and a
@@ -254,7 +229,10 @@ impl Scrape {
             }
         }
         // What differs only in characters that were replaced would be the same series twice.
-        let same = |sample: &Sample| sample.labels.iter().map(|(_, value)| Arc::clone(value)).collect::<Vec<_>>();
+        let same = |sample: &Sample| {
+            let further = sample.labels.iter().map(|(_, value)| Arc::clone(value));
+            sample.host.iter().cloned().chain(further).collect::<Vec<_>>()
+        };
         let mut known = std::collections::HashSet::new();
         samples.retain(|sample| known.insert(same(sample)));
         Ok(Batch { family: &samples::CUSTOM, samples })

@@ -7,6 +7,9 @@ use super::samples::{Batch, Family};
 /// What is sent as the type of a page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Below this, each whole number is exactly one `f64`.
+const WHOLE: f64 = 9_007_199_254_740_992.0;
+
 /// Writes batches, one after the other.
 #[derive(Debug, Default)]
 pub struct Page {
@@ -28,7 +31,7 @@ impl Page {
             text.push_str(name);
             text.push_str(sample.suffix);
             let mut before = '{';
-            for (label, value) in &sample.labels {
+            for (label, value) in sample.labels() {
                 text.push(before);
                 before = ',';
                 text.push_str(label);
@@ -39,14 +42,28 @@ impl Page {
             if before == ',' {
                 text.push('}');
             }
-            let _ = writeln!(text, " {}", sample.value);
+            text.push(' ');
+            figure(text, sample.value);
+            text.push('\n');
         }
     }
 }
 
+/// Adds a figure.
+fn figure(text: &mut String, value: f64) {
+    // Most are whole, and need no search for the shortest text.
+    let _ = if value.fract() == 0.0 && value.abs() < WHOLE {
+        #[expect(clippy::cast_possible_truncation, reason = "it is whole and small enough")]
+        let whole = value as i64;
+        write!(text, "{whole}")
+    } else {
+        write!(text, "{value}")
+    };
+}
+
 /// Adds the value of a label.
 fn escape(text: &mut String, value: &str) {
-    if !value.contains(['\\', '"', '\n']) {
+    if !value.bytes().any(|byte| matches!(byte, b'\\' | b'"' | b'\n')) {
         return text.push_str(value);
     }
     for char in value.chars() {

@@ -98,7 +98,7 @@ impl Identity {
 
     /// The labels of a series of this name as a receiver takes them: sorted, each name once, no empty value.
     fn pairs<'a>(&'a self, name: &'a str, sample: &'a samples::Sample) -> Pairs<'a> {
-        let own = sample.labels.iter().map(|(name, value)| (&**name, &**value));
+        let own = sample.labels();
         let more = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let mut pairs: Pairs<'a> = [("__name__", name)].into_iter().chain(own).chain(more).collect();
         // The sort is stable: of equal names the first counts.
@@ -209,8 +209,6 @@ impl From<samples::Kind> for Kind {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use super::*;
     use crate::serve::exporter::samples::label_value;
 
@@ -221,8 +219,8 @@ mod tests {
 
     /// A figure with these labels.
     fn figure(labels: &[(&'static str, &str)], value: f64) -> samples::Sample {
-        let labels = labels.iter().map(|(name, value)| (Cow::from(*name), label_value(value))).collect();
-        samples::Sample { suffix: "", labels, value }
+        let add = |sample: samples::Sample, (name, text): &(&'static str, &str)| sample.with(*name, label_value(text));
+        labels.iter().fold(samples::Sample::bare(value), add)
     }
 
     fn shown(batches: &[Arc<Batch>]) -> Vec<String> {
