@@ -392,7 +392,12 @@ fn looks(keys: &Keys) -> [Grant; 5] {
         .chain(schedules);
     let see_hosts = "see hosts, their facts and figures, groups of hosts, and schedules";
     [
-        Grant { access: Access::Read, keys: hosts.collect(), commands: &["hgetall", "hget", "hmget"], why: see_hosts },
+        Grant {
+            access: Access::Read,
+            keys: hosts.collect(),
+            commands: &["hgetall", "hget", "hmget", "hlen"],
+            why: see_hosts,
+        },
         grant(
             Access::Read,
             [keys.servers(), keys.jobs(), keys.serving()],

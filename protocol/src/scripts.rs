@@ -408,14 +408,17 @@ redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 return told
 ";
 
-/// Takes a notification that was delivered, or is given up, from the outbox to the log. Replies 1; 0 where it is not there.
+/// Takes a notification that was delivered, or is given up, from the outbox to the log. Replies 1; 0 where it is not there, or
+/// another one has taken its delivery.
 /// ```text
 /// KEYS[1] → alert:{fleet}:outbox   KEYS[2] → alert:{fleet}:deliveries   KEYS[3] → alert:{fleet}:log
-/// ARGV[1] → the notification's id   ARGV[2] → most entries of the log   ARGV[3…] → fields and values of the entry
+/// ARGV[1] → the notification's id   ARGV[2] → most entries of the log
+/// ARGV[3] → the delivery as it was taken; empty: whoever has taken it   ARGV[4…] → fields and values of the entry
 /// ```
 pub const END_DELIVERY: &str = "\
+if ARGV[3] ~= '' and redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[3] then return 0 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 if redis.call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
-redis.call('XADD', KEYS[3], 'MAXLEN', ARGV[2], '*', unpack(ARGV, 3))
+redis.call('XADD', KEYS[3], 'MAXLEN', ARGV[2], '*', unpack(ARGV, 4))
 return 1
 ";

@@ -28,10 +28,9 @@ pub struct Zone {
 /// # Errors
 /// There is none of this name, this machine has no database, or does not know the name of its zone.
 pub fn find(name: Option<&str>) -> anyhow::Result<Zone> {
-    let name = match name {
-        Some(name) => name.to_owned(),
-        None => own(&TimeZone::system(), env::var_os("TZ").is_some() || Path::new("/etc/localtime").exists())?,
-    };
+    // A link that leads nowhere is set, too.
+    let is_set = || env::var_os("TZ").is_some() || Path::new("/etc/localtime").symlink_metadata().is_ok();
+    let name = name.map_or_else(|| own(&TimeZone::system(), is_set()), |name| Ok(name.to_owned()))?;
     if name.eq_ignore_ascii_case("UTC") {
         return Ok(Zone { name: "UTC".to_owned(), tzif: Vec::new(), clocks: TimeZone::UTC });
     }

@@ -9,7 +9,7 @@ use protocol::{
     job::shown_arguments,
     limits,
     name::ScheduleName,
-    scheduled::{End, Fate, Instant, Scheduled},
+    scheduled::{End, Fate, Instant, Scheduled, ScheduledError},
     standing::{Conduct, Overlap, StandingOrder, selector::Selector},
     targets::Targets,
     time::{Millis, show_moment},
@@ -174,26 +174,11 @@ async fn list(times: bool, fleet: &mut Fleet, printer: &Printer) -> anyhow::Resu
         printer.note("there is no schedule; add one: ctl schedule add NAME --cron '*/5 * * * *' --host 'web*' ACTION");
         return Ok(());
     }
-    if times {
-        return list_times(found.iter().filter_map(|(_, scheduled, _)| scheduled.as_ref().ok()), now, printer);
-    }
-    let mut table = Table::new(["SCHEDULE", "WHEN", "NEXT", "LAST", "HOSTS", "COMMAND"]);
-    for (name, scheduled, last) in &found {
-        let Ok(scheduled) = scheduled else { continue };
-        let order = scheduled.order();
-        let last = last.as_ref().map_or_else(
-            || Cell::from("-"),
-            |(at, last)| Cell::styled(&format!("{}: {}", moments::ago(*at, now), standing(last)), look(last)),
-        );
-        table.row([
-            name.as_str().into(),
-            style::plain(&in_words(&order.schedule)).as_str().into(),
-            next_of(scheduled, now).as_str().into(),
-            last,
-            meant(&order.selector).as_str().into(),
-            command(order).as_str().into(),
-        ]);
-    }
+    let table = if times {
+        table_of_times(found.iter().filter_map(|(_, scheduled, _)| scheduled.as_ref().ok()), now)
+    } else {
+        table_of_schedules(&found, now)
+    };
     printer.table(&table.folded())?;
     for gone in names.iter().filter(|name| !found.iter().any(|(known, ..)| known == *name)) {
         printer.trouble(&format!("{gone}: its record is gone; take it off the list: ctl schedule rm {gone}"));
@@ -210,12 +195,32 @@ async fn list(times: bool, fleet: &mut Fleet, printer: &Printer) -> anyhow::Resu
     Ok(())
 }
 
+/// A schedule, and what has become of its last time.
+type Found = (ScheduleName, Result<Scheduled, ScheduledError>, Option<(Millis, Instant)>);
+
+fn table_of_schedules(found: &[Found], now: Millis) -> Table {
+    let mut table = Table::new(["SCHEDULE", "WHEN", "NEXT", "LAST", "HOSTS", "COMMAND"]);
+    for (name, scheduled, last) in found {
+        let Ok(scheduled) = scheduled else { continue };
+        let order = scheduled.order();
+        let last = last.as_ref().map_or_else(
+            || Cell::from("-"),
+            |(at, last)| Cell::styled(&format!("{}: {}", moments::ago(*at, now), standing(last)), look(last)),
+        );
+        table.row([
+            name.as_str().into(),
+            style::plain(&in_words(&order.schedule)).as_str().into(),
+            next_of(scheduled, now).as_str().into(),
+            last,
+            meant(&order.selector).as_str().into(),
+            command(order).as_str().into(),
+        ]);
+    }
+    table
+}
+
 /// The next times of schedules, the soonest first.
-fn list_times<'a>(
-    schedules: impl Iterator<Item = &'a Scheduled>,
-    now: Millis,
-    printer: &Printer,
-) -> anyhow::Result<()> {
+fn table_of_times<'a>(schedules: impl Iterator<Item = &'a Scheduled>, now: Millis) -> Table {
     let running = schedules.filter(|scheduled| scheduled.paused.is_none());
     let times = |scheduled: &'a Scheduled| {
         let next = next_times(scheduled.order(), now.max(scheduled.accounted_ms), 10);
@@ -228,7 +233,7 @@ fn list_times<'a>(
         let (name, command) = (scheduled.name().as_str(), command(scheduled.order()));
         table.row([name.into(), moments::exact(at).as_str().into(), command.as_str().into()]);
     }
-    printer.table(&table.folded())
+    table
 }
 
 /// What an operator should know about a schedule.

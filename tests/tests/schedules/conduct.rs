@@ -120,7 +120,7 @@ fn a_failed_run_is_tried_again_where_it_failed() {
         hosts.script(),
         mark.display()
     );
-    let at = protocol::time::show_moment(Raw::on(&hosts.redis).now() + 10_000);
+    let at = protocol::time::show_moment(Raw::on(&hosts.redis).now() + 20_000);
     hosts.add(&format!("--at {at} --grace 10m --late --retries 2"), &script);
     let history = hosts.wait("the end", |history| ended(history, "succeeded") == 1);
     assert_eq!((history.len(), &history[0]["attempt"]), (1, &serde_json::json!(1)));
@@ -133,7 +133,7 @@ fn a_host_that_is_offline_keeps_no_other_from_trying_again() {
     let mut hosts = Hosts::start(2);
     assert!(hosts.workers[1].terminate().success());
     let _one = hosts.serve("one");
-    let at = protocol::time::show_moment(Raw::on(&hosts.redis).now() + 10_000);
+    let at = protocol::time::show_moment(Raw::on(&hosts.redis).now() + 20_000);
     hosts.add(&format!("--at {at} --grace 10m --late --retries 1"), &format!("{}; false", hosts.script()));
     eventually("a second attempt", || (hosts.ran("web1").len() == 2).then_some(()));
     assert!(hosts.history()[0]["end"].is_null(), "the other host may still come back");

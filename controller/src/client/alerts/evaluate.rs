@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use protocol::{clock::millis, limits, name::HostName};
 
 use super::{
-    Course, Key, Notification, Outcome, Round, Rule, Rules, Scene, Snapshot, Stage, StoredRule, Subject, forget,
+    Course, Due, Key, Notification, Outcome, Round, Rule, Rules, Scene, Snapshot, Stage, StoredRule, Subject, forget,
     redis_figures, store::Commit,
 };
 use crate::client::{
@@ -23,6 +23,8 @@ pub struct Evaluated {
     pub firing: usize,
     /// How many are pending.
     pub pending: usize,
+    /// Whom rules name to be told, with a rule that does.
+    pub named: BTreeMap<String, String>,
     /// What is wrong with rules, and what had no room.
     pub doubts: Vec<String>,
 }
@@ -64,8 +66,12 @@ impl Fleet {
             return Ok(None);
         }
         let mut before = self.alerts().await?;
-        if own.iter().any(|rule| !before.rules.contains_key(rule.rule.name.as_str())) {
-            self.publish_rules(own).await?;
+        // Redis has lost them. Those of another instance stay: each would else remove what the other one has.
+        let missing: Vec<_> = own.iter().filter(|rule| !before.rules.contains_key(rule.rule.name.as_str())).collect();
+        if !missing.is_empty() {
+            for rule in missing {
+                self.put_rule(rule).await?;
+            }
             before = self.alerts().await?;
         }
         let mut rules = self.with_groups(before.usable()).await?;
@@ -73,6 +79,10 @@ impl Fleet {
         for (name, rule) in &before.rules {
             doubts.extend(rule.as_ref().err().map(|problem| format!("rule {name}: cannot be used: {problem}")));
         }
+        let named = rules
+            .iter()
+            .flat_map(|rule| rule.written.receivers.iter().map(|receiver| (receiver.clone(), rule.name().to_string())));
+        let named = named.collect();
         let outcome = self.look_around(&rules, &before).await?;
         let Outcome { mut courses, muted } = outcome;
         doubts.extend(bound(&mut courses, &before));
@@ -80,9 +90,24 @@ impl Fleet {
         let now = self.now();
         let silences = before.silences_at(now);
         let room = limits::ALERT_OUTBOX.saturating_sub(before.waiting);
-        let scene =
-            Scene { courses: &courses, muted: &muted, rules: &rules, silences: &silences, receivers, now, room };
-        let (notifications, told) = scene.due(&before.told);
+        let waiting = if before.waiting > 0 { self.waiting().await? } else { BTreeMap::new() };
+        let waiting = &waiting;
+        let scene = Scene {
+            courses: &courses,
+            muted: &muted,
+            rules: &rules,
+            silences: &silences,
+            receivers,
+            now,
+            room,
+            waiting,
+        };
+        let Due { notifications, told, full, .. } = scene.due(&before.told);
+        let of_full = |receiver: &String| {
+            let count = waiting.get(receiver).copied().unwrap_or(0);
+            format!("{receiver}: {count} notifications wait for it, and more are not made: see ctl alert log")
+        };
+        doubts.extend(full.iter().map(of_full));
         forget(&mut courses, &told);
         let commit = Commit {
             before: &before,
@@ -101,6 +126,7 @@ impl Fleet {
             firing: count(|course| course.alert.is_some()),
             pending: count(|course| course.stage == Stage::Pending),
             notifications,
+            named,
             doubts,
         }))
     }

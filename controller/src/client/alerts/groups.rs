@@ -50,6 +50,21 @@ pub struct Scene<'a> {
     pub now: Millis,
     /// How many notifications can be made: what is more is told later.
     pub room: usize,
+    /// How many wait for each receiver.
+    pub waiting: &'a BTreeMap<String, usize>,
+}
+
+/// What is to be told.
+#[derive(Default)]
+pub struct Due {
+    /// The notifications.
+    pub notifications: Vec<Notification>,
+    /// What everybody then knows.
+    pub told: BTreeMap<String, Told>,
+    /// Receivers for which there was no room: they are told later.
+    pub full: BTreeSet<String>,
+    /// How many there are for each receiver.
+    made: BTreeMap<String, usize>,
 }
 
 /// The field that has what a group was told.
@@ -62,10 +77,10 @@ fn field_of(receiver: &str, group: &BTreeMap<String, String>) -> String {
 }
 
 impl Scene<'_> {
-    /// What is to be told now, and what everybody then knows. `before`: what they know.
-    pub fn due(&self, before: &BTreeMap<String, Told>) -> (Vec<Notification>, BTreeMap<String, Told>) {
+    /// What is to be told now. `before`: what everybody knows.
+    pub fn due(&self, before: &BTreeMap<String, Told>) -> Due {
         let groups = self.groups();
-        let (mut due, mut after) = (Vec::new(), BTreeMap::new());
+        let mut due = Due::default();
         let known = before.values().map(|told| (told.receiver.clone(), told.group.clone()));
         let all: BTreeSet<Group> = groups.keys().cloned().chain(known).collect();
         let nobody = Members::default();
@@ -74,10 +89,17 @@ impl Scene<'_> {
             let members = groups.get(&group).unwrap_or(&nobody);
             let told = before.get(&field);
             if let Some(told) = self.tell(&group, members, told, &mut due) {
-                after.insert(field, told);
+                due.told.insert(field, told);
             }
         }
-        (due, after)
+        due
+    }
+
+    /// Whether so many more notifications for this receiver can be made.
+    fn has_room(&self, receiver: &str, more: usize, due: &Due) -> bool {
+        let of = |counts: &BTreeMap<String, usize>| counts.get(receiver).copied().unwrap_or(0);
+        let share = of(self.waiting) + of(&due.made) + more;
+        due.notifications.len() + more <= self.room && share <= limits::ALERT_OUTBOX_SHARE
     }
 
     /// The alerts of each group. One that is silenced or explained belongs to none.
@@ -101,13 +123,7 @@ impl Scene<'_> {
     }
 
     /// Tells a group what is due, and returns what it then knows.
-    fn tell(
-        &self,
-        group: &Group,
-        members: &Members<'_>,
-        told: Option<&Told>,
-        due: &mut Vec<Notification>,
-    ) -> Option<Told> {
+    fn tell(&self, group: &Group, members: &Members<'_>, told: Option<&Told>, due: &mut Due) -> Option<Told> {
         let now = self.now;
         let mut known = told.map(|told| told.alerts.clone()).unwrap_or_default();
         let last = told.map(|told| told.at_ms.min(now));
@@ -145,7 +161,11 @@ impl Scene<'_> {
             && last.is_some_and(|last| last.saturating_add(repeat_ms) <= now);
         let count = members.alerts.len() + ended.len();
         let parts = count.div_ceil(limits::ALERTS_TOLD);
-        let told_now = (is_due || again) && due.len() + parts <= self.room;
+        let has_room = self.has_room(&group.0, parts, due);
+        let told_now = (is_due || again) && has_room;
+        if is_due && !has_room {
+            due.full.insert(group.0.clone());
+        }
         if told_now {
             let mut alerts: Vec<Alert> = members.alerts.values().map(|alert| (*alert).clone()).collect();
             alerts.extend(ended.iter().map(|(_, alert)| (*alert).clone()));
@@ -154,8 +174,9 @@ impl Scene<'_> {
                 let name = |alert: &Alert| (alert.rule.clone(), alert.host.clone());
                 rank(one).cmp(&rank(other)).then_with(|| name(one).cmp(&name(other)))
             });
+            *due.made.entry(group.0.clone()).or_default() += parts;
             for (part, alerts) in alerts.chunks(limits::ALERTS_TOLD).enumerate() {
-                due.push(notification(group, alerts, last, part, now));
+                due.notifications.push(notification(group, alerts, last, part, now));
             }
             for (key, _) in &ended {
                 known.remove(key);

@@ -22,7 +22,7 @@ mod trace;
 pub use self::{
     course::{Course, GAP_MS, Key, Stage},
     evaluate::{Evaluated, Judged},
-    groups::{Scene, Told, forget},
+    groups::{Due, Scene, Told, forget},
     notification::{Alert, Notification, Phase, Severity},
     outbox::{Delivery, Fate, LEASE, Logged, Taken},
     round::{Known, Outcome, Round},

@@ -36,6 +36,9 @@ pub struct Delivery {
     pub group: BTreeMap<String, String>,
     /// When it was made.
     pub at_ms: Millis,
+    /// Its place among all that were made. A clock can be set back; this cannot.
+    #[serde(default)]
+    number: u64,
     /// How often it was tried.
     pub attempts: u32,
     /// When it is tried next, or whose it is until then.
@@ -95,9 +98,9 @@ impl Fate {
 
 impl Delivery {
     /// One that was never tried.
-    pub(super) fn new(notification: &Notification) -> Self {
+    pub(super) fn new(notification: &Notification, number: u64) -> Self {
         let Notification { receiver, group, at_ms, .. } = notification.clone();
-        Self { receiver, group, at_ms, attempts: 0, next_ms: at_ms, by: None, problem: None }
+        Self { receiver, group, at_ms, number, attempts: 0, next_ms: at_ms, by: None, problem: None }
     }
 
     /// Whether it may be tried now.
@@ -110,7 +113,7 @@ impl Delivery {
 /// What may be tried now: of each group the oldest, so that nobody is told of an end before the beginning.
 fn due<'a>(all: &'a BTreeMap<String, (Delivery, String)>, receivers: &[String], now: Millis) -> Vec<&'a str> {
     let mut open: Vec<_> = all.iter().collect();
-    open.sort_by_key(|(id, (delivery, _))| (delivery.at_ms, *id));
+    open.sort_by_key(|(id, (delivery, _))| (delivery.number, *id));
     let mut seen = BTreeSet::new();
     open.retain(|(_, (delivery, _))| seen.insert((&delivery.receiver, &delivery.group)));
     // What no instance could deliver for too long is given up by any.
@@ -128,6 +131,15 @@ impl Fleet {
     /// The notifications that wait for their receivers.
     pub async fn deliveries(&mut self) -> Result<BTreeMap<String, Delivery>, Error> {
         Ok(self.raw_deliveries().await?.into_iter().map(|(id, (delivery, _))| (id, delivery)).collect())
+    }
+
+    /// How many notifications wait for each receiver.
+    pub(super) async fn waiting(&mut self) -> Result<BTreeMap<String, usize>, Error> {
+        let mut waiting = BTreeMap::new();
+        for delivery in self.deliveries().await?.into_values() {
+            *waiting.entry(delivery.receiver).or_default() += 1;
+        }
+        Ok(waiting)
     }
 
     async fn raw_deliveries(&mut self) -> Result<BTreeMap<String, (Delivery, String)>, Error> {
@@ -199,14 +211,16 @@ impl Fleet {
         let mut end = redis::pipe();
         end.cmd("EVAL").arg(scripts::END_DELIVERY).arg(3);
         end.arg(keys.alert_outbox()).arg(keys.alert_deliveries()).arg(keys.alert_log());
-        end.arg(&notification.id).arg(limits::ALERT_LOG).arg("id").arg(&notification.id);
+        // Who was told was told, whoever has taken it since. Who could not be may be told by another one now.
+        let taken = if fate == Fate::Delivered { "" } else { &text };
+        end.arg(&notification.id).arg(limits::ALERT_LOG).arg(taken).arg("id").arg(&notification.id);
         end.arg("receiver").arg(&notification.receiver).arg("state").arg(fate.word());
         end.arg("at").arg(show_moment(now)).arg("text").arg(notification.in_short());
         if let Some(problem) = problem {
             end.arg("problem").arg(super::text::clean(&problem));
         }
-        self.query::<()>(end.ignore()).await?;
-        Ok(Some(fate))
+        let (has_ended,): (bool,) = self.query(&end).await?;
+        Ok(has_ended.then_some(fate))
     }
 
     /// Puts a notification into the outbox that no rule has made.
@@ -216,7 +230,7 @@ impl Fleet {
     pub async fn put_notification(&mut self, notification: &Notification) -> Result<(), Error> {
         let keys = self.keys().clone();
         // The outbox first: what is delivered must be there.
-        let delivery = serde_json::to_string(&Delivery::new(notification)).unwrap_or_default();
+        let delivery = serde_json::to_string(&Delivery::new(notification, 0)).unwrap_or_default();
         let text = serde_json::to_string(notification).unwrap_or_default();
         for (key, text) in [(keys.alert_outbox(), text), (keys.alert_deliveries(), delivery)] {
             let mut put = redis::pipe();
@@ -258,22 +272,22 @@ mod tests {
 
     #[test]
     fn of_each_group_the_oldest_comes_first_and_a_failure_of_one_holds_up_no_other() {
-        let delivery = |receiver: &str, group: &str, at_ms, next_ms| {
-            let group = BTreeMap::from([("rule".to_owned(), group.to_owned())]);
-            (
-                Delivery { receiver: receiver.into(), group, at_ms, attempts: 0, next_ms, by: None, problem: None },
-                String::new(),
-            )
+        let delivery = |receiver: &str, group: &str, number, next_ms| {
+            let (receiver, group) = (receiver.to_owned(), BTreeMap::from([("rule".to_owned(), group.to_owned())]));
+            // The clock was set back between the first one and the others.
+            let at_ms = if number == 1 { 30 } else { 20 };
+            let delivery = Delivery { receiver, group, at_ms, number, attempts: 0, next_ms, by: None, problem: None };
+            (delivery, String::new())
         };
         let all = BTreeMap::from([
-            ("begin".to_owned(), delivery("ops", "cpu", 10, 9_999)),
-            ("end".to_owned(), delivery("ops", "cpu", 20, 20)),
-            ("other".to_owned(), delivery("ops", "disk", 20, 20)),
-            ("elsewhere".to_owned(), delivery("chat", "cpu", 20, 20)),
+            ("begin".to_owned(), delivery("ops", "cpu", 1, 9_999)),
+            ("end".to_owned(), delivery("ops", "cpu", 2, 20)),
+            ("other".to_owned(), delivery("ops", "disk", 3, 20)),
+            ("elsewhere".to_owned(), delivery("chat", "cpu", 4, 20)),
         ]);
         let both = ["ops".to_owned(), "chat".to_owned()];
-        assert_eq!(due(&all, &both, 100), ["elsewhere", "other"]);
-        assert_eq!(due(&all, &both, 10_000), ["begin", "elsewhere", "other"]);
+        assert_eq!(due(&all, &both, 100), ["other", "elsewhere"]);
+        assert_eq!(due(&all, &both, 10_000), ["begin", "other", "elsewhere"]);
         assert_eq!(due(&all, &both[..1], 100), ["other"]);
     }
 }

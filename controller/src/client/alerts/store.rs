@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub silences: Vec<Silence>,
     /// How many notifications wait for their receivers.
     pub waiting: usize,
+    /// How many notifications were made, ever.
+    made: u64,
     /// Fields that cannot be read.
     damaged_courses: Vec<String>,
     damaged_told: Vec<String>,
@@ -170,6 +172,7 @@ impl Fleet {
             told,
             silences,
             waiting,
+            made: evaluation.remove("made").and_then(|made| made.parse().ok()).unwrap_or_default(),
             damaged_courses,
             damaged_told,
         })
@@ -194,14 +197,16 @@ impl Fleet {
         // No two evaluations have the same, even where Redis has lost the newest.
         let version = format!("{now} {}", commit.by);
         let receivers = serde_json::to_string(commit.receivers).unwrap_or_default();
-        write.arg(4).arg("version").arg(version).arg("at_ms").arg(now).arg("by").arg(commit.by);
+        write.arg(5).arg("version").arg(version).arg("at_ms").arg(now).arg("by").arg(commit.by);
         write.arg("receivers").arg(receivers);
+        write.arg("made").arg(before.made.saturating_add(commit.notifications.len() as u64));
         let name = |key: &Key| key.to_string();
         changes(&mut write, &before.courses, commit.courses, name, &before.damaged_courses);
         changes(&mut write, &before.told, commit.told, Clone::clone, &before.damaged_told);
         let outbox: BTreeMap<_, _> = commit.notifications.iter().map(|one| (one.id.clone(), one)).collect();
         changes(&mut write, &BTreeMap::new(), &outbox, Clone::clone, &[]);
-        let deliveries = commit.notifications.iter().map(|one| (one.id.clone(), Delivery::new(one)));
+        let numbered = commit.notifications.iter().zip(before.made.saturating_add(1)..);
+        let deliveries = numbered.map(|(one, number)| (one.id.clone(), Delivery::new(one, number)));
         changes(&mut write, &BTreeMap::new(), &deliveries.collect(), Clone::clone, &[]);
         let (is_written,): (bool,) = self.query(&write).await?;
         Ok(is_written)

@@ -24,6 +24,7 @@ struct World {
     silences: Vec<Silence>,
     offset: i64,
     room: usize,
+    waiting: BTreeMap<String, usize>,
     down_until: u64,
     three: bool,
     kept: Kept,
@@ -93,8 +94,9 @@ impl World {
             receivers: &receivers,
             now,
             room: self.room,
+            waiting: &self.waiting,
         };
-        let (notifications, told) = scene.due(&told);
+        let Due { notifications, told, .. } = scene.due(&told);
         forget(&mut courses, &told);
         let text = |value: &dyn Fn() -> String| value();
         let kept = Kept {
@@ -226,6 +228,7 @@ fn play(course: &str) -> (String, Vec<String>, Vec<String>) {
                 ["rollback"] => world.kept = world.before.clone(),
                 ["lose"] => world.kept = Kept::default(),
                 ["room", room] => world.room = room.parse().unwrap(),
+                ["waiting", receiver, count] => drop(world.waiting.insert(receiver.into(), count.parse().unwrap())),
                 ["drop", name] => {
                     rules.remove(name);
                     world.rules = rules.values().cloned().collect();

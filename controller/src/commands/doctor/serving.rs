@@ -1,12 +1,17 @@
 //! Checks of `ctl serve`: whether one lives, and what is due where none does.
 
+use std::collections::BTreeMap;
+
 use protocol::time::Millis;
 
 use super::{Finding, Level};
 use crate::{
-    client::{Error, Fleet, next_times, serves, shorten},
+    client::{Error, Fleet, alerts::Delivery, next_times, serves, shorten},
     output::{moments, style},
 };
+
+/// A notification that is not delivered for so long is a problem: a receiver that is restarted is back by then.
+const UNDELIVERED_MS: Millis = 5 * 60_000;
 
 pub async fn check(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
     let serving = fleet.serving().await?;
@@ -39,6 +44,41 @@ pub async fn redis_status(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
         (Level::Ok, message)
     };
     Ok(vec![Finding::new("redis:status", level, message)])
+}
+
+/// Whether notifications of alerts reach their receivers, and all rules can be used.
+pub async fn alerts(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
+    let deliveries = fleet.deliveries().await?;
+    let rules = fleet.alerts().await?.rules;
+    let now = fleet.now();
+    let unusable = rules.iter().filter_map(|(name, rule)| Some((name, rule.as_ref().err()?)));
+    let unusable = unusable.map(|(name, problem)| {
+        let message = format!("the rule {} cannot be used: {}", style::plain(name), style::plain(problem));
+        Finding::new("alerts", Level::Problem, message)
+    });
+    Ok(unusable.chain(undelivered(deliveries.values(), now)).collect())
+}
+
+/// Of each receiver that is not told for some time, how many notifications wait for it, and why.
+fn undelivered<'a>(deliveries: impl Iterator<Item = &'a Delivery>, now: Millis) -> Vec<Finding> {
+    let mut waiting: BTreeMap<&str, Vec<&Delivery>> = BTreeMap::new();
+    for delivery in deliveries {
+        waiting.entry(&delivery.receiver).or_default().push(delivery);
+    }
+    let finding = |(receiver, waiting): (&str, Vec<&Delivery>)| {
+        let oldest = waiting.iter().min_by_key(|delivery| delivery.at_ms)?;
+        if now.saturating_sub(oldest.at_ms) < UNDELIVERED_MS {
+            return None;
+        }
+        let problem = waiting.iter().find_map(|delivery| delivery.problem.as_deref());
+        let problem = problem.unwrap_or("no `ctl serve` with this receiver has tried");
+        let count = waiting.len();
+        let (receiver, ago) = (style::plain(receiver), moments::ago(oldest.at_ms, now));
+        let wait = if count == 1 { "1 notification waits".into() } else { format!("{count} notifications wait") };
+        let message = format!("{receiver}: {wait}, the oldest made {ago}: {}", style::plain(problem));
+        Some(Finding::new("alerts", Level::Problem, message))
+    };
+    waiting.into_iter().filter_map(finding).collect()
 }
 
 /// `due`: what waits for a `ctl serve`, in words; `wanted`: how many schedules there are that are not paused.
@@ -79,5 +119,30 @@ mod tests {
         assert_eq!(judge(&seen(120_000), &[], 0, now).level, Level::Warning);
         assert_eq!(judge(&[], &[], 1, now).level, Level::Problem);
         assert_eq!(judge(&[], &[], 0, now).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_receiver_that_is_not_told_for_some_time_is_named_with_the_reason() {
+        let now = 1_790_000_000_000;
+        let delivery = |receiver: &str, at_ms: Millis, problem: Option<&str>| -> Delivery {
+            let written = serde_json::json!({
+                "receiver": receiver, "group": {}, "at_ms": at_ms, "attempts": 1, "next_ms": now, "problem": problem,
+            });
+            serde_json::from_value(written).expect("a delivery")
+        };
+        let waiting = [
+            delivery("ops", now - UNDELIVERED_MS, Some("503")),
+            delivery("ops", now, None),
+            delivery("chat", now - UNDELIVERED_MS + 1, Some("503")),
+            delivery("gone", now - 2 * UNDELIVERED_MS, None),
+        ];
+        let found: Vec<_> = undelivered(waiting.iter(), now).into_iter().map(|finding| finding.message).collect();
+        assert_eq!(
+            found,
+            [
+                "gone: 1 notification waits, the oldest made 10 min ago: no `ctl serve` with this receiver has tried",
+                "ops: 2 notifications wait, the oldest made 5 min ago: 503",
+            ]
+        );
     }
 }

@@ -127,9 +127,10 @@ async fn start(
             counters: Arc::clone(&counters),
             say: Arc::new(sayer(words, Said::Alerts)),
         };
+        let known = Receive::names(&*receivers);
         let (evaluating, delivering) = (connect(settings).await?, connect(settings).await?);
         let own = desk.clone();
-        services.start("alerts", move |life| alerts::evaluate(life, evaluating, alerts, told, own));
+        services.start("alerts", move |life| alerts::evaluate(life, evaluating, alerts, told, known, own));
         services.start("deliveries", move |life| alerts::deliver(life, delivering, receivers, desk));
     }
     if http.listen.is_some() {

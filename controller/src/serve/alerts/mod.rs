@@ -99,7 +99,7 @@ impl Desk {
     }
 }
 
-/// Evaluates the rules again and again. `receivers`: who is told where a rule names nobody.
+/// Evaluates the rules again and again. `receivers`: who is told where a rule names nobody; `known`: whom this instance knows.
 ///
 /// # Errors
 /// None: it is tried again until it is told to stop.
@@ -108,6 +108,7 @@ pub async fn evaluate(
     mut fleet: Fleet,
     settings: Settings,
     receivers: Vec<String>,
+    known: Vec<String>,
     desk: Desk,
 ) -> anyhow::Result<()> {
     let (mut is_away, mut is_published) = (false, false);
@@ -123,7 +124,14 @@ pub async fn evaluate(
         let round = round.await;
         if let Some(evaluated) = desk.hear(round, &mut is_away, &mut fleet).await {
             life.worked();
-            if let Some(evaluated) = evaluated {
+            if let Some(mut evaluated) = evaluated {
+                let unknown = evaluated.named.iter().filter(|(receiver, _)| !known.contains(receiver));
+                let doubt = |(receiver, rule)| {
+                    format!(
+                        "rule {rule}: this instance knows no receiver '{receiver}': write [[receivers]] of that name"
+                    )
+                };
+                evaluated.doubts.extend(unknown.map(doubt));
                 say(&evaluated, &mut firing, &mut doubts, &desk);
             }
         }
