@@ -13,10 +13,11 @@
 //! in `:runs`, as is what did not run. A run that was claimed by a scheduler that died is sent by another one under the
 //! same id.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use redis::Cmd;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::{
     clock::millis,
@@ -58,6 +59,9 @@ pub enum ScheduledError {
     #[error("the field 'accounted_until' is malformed")]
     Accounted,
 }
+
+/// Claimed runs by their instants: of each that was withdrawn what becomes of it, and why; of others nothing.
+pub type Claims = BTreeMap<Millis, Option<(Fate, String)>>;
 
 /// What becomes of an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,24 +229,27 @@ impl Scheduled {
         Ok(Self { standing, accounted_ms, failures, paused: text("paused") })
     }
 
-    /// Adds it, or puts it in the place of the one of its name. Replies 1; 0 where there is one, and `replaces` is not set.
-    pub fn put(&self, keys: &Keys, replaces: bool, now: Millis) -> Cmd {
-        self.put_as(keys, if replaces { "any" } else { "new" }, &[], now)
+    /// Adds it. Replies 1; 0 where there is one of its name.
+    pub fn add(&self, keys: &Keys, now: Millis) -> Cmd {
+        self.put(keys, "new", &Claims::new(), now)
     }
 
-    /// Puts it in the place of the one of its name. Of claimed runs, those of these instants were withdrawn; others may be sent.
-    /// Replies 1.
-    pub fn replace(&self, keys: &Keys, withdrawn: &[Millis], now: Millis) -> Cmd {
-        self.put_as(keys, "any", withdrawn, now)
+    /// Adds it, or puts it in the place of the one of its name. Replies 1; 2 where a run is claimed that is not among `claims`.
+    pub fn replace(&self, keys: &Keys, claims: &Claims, now: Millis) -> Cmd {
+        self.put(keys, "any", claims, now)
     }
 
-    fn put_as(&self, keys: &Keys, which: &str, withdrawn: &[Millis], now: Millis) -> Cmd {
+    fn put(&self, keys: &Keys, which: &str, claims: &Claims, now: Millis) -> Cmd {
         let mut eval = redis::cmd("EVAL");
         let name = self.name();
         eval.arg(PUT_SCHEDULE).arg(3);
         eval.arg(keys.schedule(name)).arg(keys.schedule_open(name)).arg(keys.schedule_runs(name));
-        let withdrawn = withdrawn.iter().fold(String::from(" "), |list, instant| format!("{list}{instant} "));
-        eval.arg(which).arg(self.expires_ms()).arg(withdrawn);
+        let known = |(instant, withdrawn): (&Millis, &Option<(Fate, String)>)| {
+            let withdrawn = withdrawn.as_ref().map_or_else(|| json!([]), |withdrawn| json!(withdrawn));
+            (instant.to_string(), withdrawn)
+        };
+        let claims: serde_json::Map<_, _> = claims.iter().map(known).collect();
+        eval.arg(which).arg(self.expires_ms()).arg(serde_json::Value::from(claims).to_string());
         for (name, value) in self.standing.signed().fields() {
             eval.arg(name).arg(value);
         }

@@ -157,6 +157,8 @@ return foreign and before or 1
 pub const CREATE_JOB: &str = "\
 if redis.call('HEXISTS', KEYS[1], 'withdrawn') == 1 then return 2 end
 if redis.call('EXISTS', KEYS[1]) == 1 then return 1 end
+-- A write that a full Redis permits: behind it, it permits the others. Who gives a job up must be able to.
+if ARGV[2] == 'withdrawn' then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 redis.call('HSET', KEYS[1], unpack(ARGV, 2))
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 0
@@ -206,32 +208,42 @@ redis.call('HSET', KEYS[1], 'closed', ARGV[1])
 return 1
 ";
 
-/// Adds a schedule, or puts another order in its place. Replies 1; 0 where there is one, and it may not be replaced. How runs
-/// of the order before have ended is not found out any more. One that was claimed and withdrawn is recorded as not sent.
+/// Adds a schedule, or puts another order in its place. Replies 1; 0 where there is one, and it may not be replaced; 2 where a
+/// run was claimed of which it is not said whether it was sent. How runs of the order before have ended is not found out any
+/// more.
 /// ```text
 /// KEYS[1] → schedule:{NAME}   KEYS[2] → schedule:{NAME}:open   KEYS[3] → schedule:{NAME}:runs
 /// ARGV[1] → `new`: only if there is none, else `any`   ARGV[2] → when it expires
-/// ARGV[3] → the instants of claimed runs that were withdrawn, a blank before and behind each   ARGV[4]… → fields and values
+/// ARGV[3] → JSON: the instants of claimed runs; of one that was withdrawn its state and why, of others nothing
+/// ARGV[4]… → fields and values
 /// ```
 pub const PUT_SCHEDULE: &str = "\
 if ARGV[1] == 'new' and redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-local open = redis.call('HGETALL', KEYS[2])
+local open, claims = redis.call('HGETALL', KEYS[2]), cjson.decode(ARGV[3])
+local function is_claimed(run)
+  -- A retry changes nothing about that it has run.
+  return string.find(run, '{\"state\":\"claimed\"', 1, true) == 1, string.find(run, '\"attempt\":', 1, true)
+end
+for at = 1, #open, 2 do
+  local claimed, has_run = is_claimed(open[at + 1])
+  if claimed and not has_run and not claims[open[at]] then return 2 end
+end
 for at = 1, #open, 2 do
   local run = open[at + 1]
   local added = '\"end\":\"unknown\"'
-  if string.find(run, '{\"state\":\"claimed\"', 1, true) == 1 then
+  local claimed, has_run = is_claimed(run)
+  if claimed then
     local becomes = string.match(run, '\"becomes\":\"(%a+)\"') or 'ran'
-    -- A retry changes nothing about that it has run.
-    local has_run = string.find(run, '\"attempt\":', 1, true)
-    if not has_run and string.find(ARGV[3], ' ' .. open[at] .. ' ', 1, true) then
-      becomes = 'failed to dispatch'
-      added = '\"reason\":\"replaced before it was sent\"'
+    local withdrawn = not has_run and claims[open[at]][1]
+    if withdrawn then
+      becomes = withdrawn
+      added = '\"reason\":' .. cjson.encode(claims[open[at]][2])
       run = string.gsub(run, '\"job\":\"[^\"]*\",', '', 1)
     end
     run = string.gsub(run, '\"becomes\":\"%a+\",', '', 1)
     run = string.gsub(run, '\"claimed\"', '\"' .. becomes .. '\"', 1)
   end
-  redis.call('HSET', KEYS[3], open[at], (string.gsub(run, '^{', '{' .. added .. ',')))
+  redis.call('HSET', KEYS[3], open[at], (string.gsub(run, '^{', function() return '{' .. added .. ',' end)))
   redis.call('PEXPIREAT', KEYS[3], ARGV[2])
 end
 redis.call('DEL', KEYS[1], KEYS[2])

@@ -75,6 +75,9 @@ pub enum Error {
     /// There are as many schedules as there can be.
     #[error("there are {} schedules already", limits::SCHEDULES)]
     ManySchedules,
+    /// A schedule was not replaced, as its runs begin too often.
+    #[error("runs of {0} begin all the while: pause it first, then replace it")]
+    BusySchedule(ScheduleName),
     /// There is no such rule of alerts.
     #[error("there is no rule {name}")]
     UnknownRule {

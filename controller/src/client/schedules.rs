@@ -10,7 +10,7 @@ use protocol::{
     job::{Creation, JobRecord},
     limits,
     name::{HostName, JobId, ScheduleName},
-    scheduled::{Fate, Instant, Scheduled, ScheduledError},
+    scheduled::{Claims, Fate, Instant, Scheduled, ScheduledError},
     scripts::SET_BOUNDED,
     signed::Signed,
     standing::{Standing, StandingOrder, schedule::Schedule, selector::Selector},
@@ -34,6 +34,9 @@ const ENDING_MS: Millis = 7 * 24 * 3600 * 1000;
 
 /// By less than this, clocks that are set in order may differ.
 const AHEAD_MS: Millis = 60_000;
+
+/// How often it is tried to replace a schedule of which runs are claimed all the while.
+const REPLACINGS: usize = 20;
 
 /// Whether an order ends so soon that its operator should sign another one.
 pub fn ends_soon(order: &StandingOrder, now: Millis) -> bool {
@@ -147,30 +150,42 @@ impl Fleet {
         if !has_room {
             return Err(Error::ManySchedules);
         }
-        let mut put = redis::pipe();
-        put.add_command(if replaces {
-            let withdrawn = self.withdraw_claimed(&name).await?;
-            scheduled.replace(self.keys(), &withdrawn, now)
-        } else {
-            scheduled.put(self.keys(), false, now)
-        });
-        let (is_put,): (bool,) = self.query(&put).await?;
-        Ok(is_put)
+        for _ in 0..REPLACINGS {
+            let mut put = redis::pipe();
+            put.add_command(if replaces {
+                let claims = self.settle_claims(&name).await?;
+                scheduled.replace(self.keys(), &claims, now)
+            } else {
+                scheduled.add(self.keys(), now)
+            });
+            match self.query(&put).await? {
+                (2,) => {}
+                (is_put,) => return Ok(is_put == 1),
+            }
+        }
+        Err(Error::BusySchedule(name))
     }
 
-    /// Withdraws the claimed runs of a schedule that were not recorded. Returns their instants: none of them is ever sent.
-    async fn withdraw_claimed(&mut self, name: &ScheduleName) -> Result<Vec<Millis>, Error> {
-        let Some((_, Ok(before))) = self.schedules(std::slice::from_ref(name)).await?.pop() else {
-            return Ok(Vec::new());
-        };
+    /// Withdraws the claimed runs of a schedule that were not recorded: none of them is ever sent.
+    async fn settle_claims(&mut self, name: &ScheduleName) -> Result<Claims, Error> {
+        let before = self.schedules(std::slice::from_ref(name)).await?.pop();
         let open = self.open_runs(std::slice::from_ref(name)).await?.into_iter().flatten();
-        let mut withdrawn = Vec::new();
+        let mut claims = Claims::new();
         for (instant_ms, run) in open.filter(|(_, run)| run.state == Fate::Claimed) {
+            // Without the order before, nobody can tell which job it would be.
+            let Some((_, Ok(before))) = &before else {
+                claims.insert(instant_ms, None);
+                continue;
+            };
             let why = (Fate::NotSent, "replaced before it was sent");
-            let creation = self.withdraw_run(&before.standing, instant_ms, run.attempt, why).await?;
-            withdrawn.extend((creation != Creation::Recorded).then_some(instant_ms));
+            let withdrawn = match self.withdraw_run(&before.standing, instant_ms, run.attempt, why).await? {
+                Creation::Recorded => None,
+                Creation::Done => Some((why.0, why.1.to_owned())),
+                Creation::Withdrawn => Some(self.withdrawn_run(&before.standing, instant_ms, run.attempt).await?),
+            };
+            claims.insert(instant_ms, withdrawn);
         }
-        Ok(withdrawn)
+        Ok(claims)
     }
 
     /// Keeps a schedule from running anything.

@@ -55,6 +55,8 @@ struct RedisStatus {
 pub struct Config {
     /// What other instances know this one by.
     pub name: String,
+    /// What its own figures are known by: the same when it is started again.
+    pub instance: String,
     /// The longest time between two looks at the schedules.
     pub interval: Duration,
     /// How often Redis itself is looked at, in whole seconds.
@@ -90,10 +92,9 @@ impl Config {
     }
 
     fn judge(file: File, directory: Option<&Path>) -> anyhow::Result<Self> {
-        let own = || {
-            let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-            format!("{}/{}", host.unwrap_or_else(|| "serve".to_owned()), process::id())
-        };
+        let name = file.name.filter(|name| !name.is_empty());
+        let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let host = host.unwrap_or_else(|| "serve".to_owned());
         let (alerts, receivers) = (file.alerts.judge(directory)?, Receivers::of(file.receivers)?);
         let told = alerts.receivers.iter().flatten().chain(alerts.rules.iter().flat_map(|rule| &rule.rule.receivers));
         for name in told {
@@ -105,7 +106,8 @@ impl Config {
             );
         }
         Ok(Self {
-            name: file.name.filter(|name| !name.is_empty()).unwrap_or_else(own),
+            name: name.clone().unwrap_or_else(|| format!("{host}/{}", process::id())),
+            instance: name.unwrap_or(host),
             interval: duration("interval", file.interval.as_deref(), INTERVAL, INTERVAL_MIN..=INTERVAL_MAX)?,
             redis_status_every: duration(
                 "redis_status.every",

@@ -50,7 +50,7 @@ fn begun_by_the_dead(hosts: &Hosts, scheduled: &Scheduled, instant: Millis, host
     let record = JobRecord { signed: record.signed.clone().with_signature(scheduled.standing.voucher()), ..record };
     let job = record.manifest.job;
     record.write(&keys).query::<()>(&mut connection).expect("the job");
-    scheduled.put(&keys, false, instant).query::<()>(&mut connection).expect("the schedule");
+    scheduled.add(&keys, instant).query::<()>(&mut connection).expect("the schedule");
     let run = Instant { job: Some(job), ..run_by_another(instant) };
     let mut raw = Raw::on(&hosts.redis);
     let name = scheduled.name();
@@ -168,7 +168,7 @@ fn a_damaged_schedule_holds_up_no_other() {
         let order = StandingOrder { name: name.parse().expect("a name"), selector, ..old_order(&hosts, now) };
         let standing = Standing::open(operator().sign_for(sshsig::STANDING, &order)).expect("an order");
         let scheduled = Scheduled { accounted_ms: now, ..Scheduled::new(standing) };
-        scheduled.put(&keys, false, now).query::<()>(&mut hosts.redis.blocking()).expect("the schedule");
+        scheduled.add(&keys, now).query::<()>(&mut hosts.redis.blocking()).expect("the schedule");
         scheduled.name().clone()
     };
     let hostile = put("a1", Selector { hosts: vec!["web[3-1]".into()], ..Selector::default() });

@@ -103,10 +103,7 @@ impl Fleet {
             waiting,
         };
         let Due { notifications, told, full, .. } = scene.due(&before.told);
-        let of_full = |receiver: &String| {
-            let count = waiting.get(receiver).copied().unwrap_or(0);
-            format!("{receiver}: {count} notifications wait for it, and more are not made: see ctl alert log")
-        };
+        let of_full = |receiver| format!("{receiver}: no more is told to it until what waits has room: see ctl doctor");
         doubts.extend(full.iter().map(of_full));
         forget(&mut courses, &told);
         let commit = Commit {

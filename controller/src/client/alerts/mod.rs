@@ -24,10 +24,10 @@ pub use self::{
     evaluate::{Evaluated, Judged},
     groups::{Due, Scene, Told, forget},
     notification::{Alert, Notification, Phase, Severity},
-    outbox::{Delivery, Fate, LEASE, Logged, Taken},
+    outbox::{Attempt, Delivery, Fate, LEASE, Logged, Taken},
     round::{Known, Outcome, Round},
     rule::{Rule, RuleError, Subject, Written, read_file},
     rules::Rules,
     silence::Silence,
-    store::{Origin, Snapshot, StoredRule},
+    store::{Origin, Snapshot, StoredRule, StoredRules},
 };

@@ -69,6 +69,17 @@ pub enum Fate {
     GivenUp,
 }
 
+/// What has come of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It was the last one.
+    Ended(Fate),
+    /// Another one follows.
+    Again,
+    /// Another instance has taken the notification since: it is that one's.
+    Lost,
+}
+
 /// An entry of the log.
 #[derive(Clone, Debug)]
 pub struct Logged {
@@ -113,7 +124,7 @@ impl Delivery {
 /// What may be tried now: of each group the oldest, so that nobody is told of an end before the beginning.
 fn due<'a>(all: &'a BTreeMap<String, (Delivery, String)>, receivers: &[String], now: Millis) -> Vec<&'a str> {
     let mut open: Vec<_> = all.iter().collect();
-    open.sort_by_key(|(id, (delivery, _))| (delivery.number, *id));
+    open.sort_by_key(|(id, (delivery, _))| (delivery.number, delivery.at_ms, *id));
     let mut seen = BTreeSet::new();
     open.retain(|(_, (delivery, _))| seen.insert((&delivery.receiver, &delivery.group)));
     // What no instance could deliver for too long is given up by any.
@@ -185,9 +196,8 @@ impl Fleet {
         Ok(taken)
     }
 
-    /// Says that the receiver was told, or that it could not be, and whether that may pass. Returns what became of it, if it
-    /// has ended.
-    pub async fn end_attempt(&mut self, taken: Taken, failed: Option<(String, bool)>) -> Result<Option<Fate>, Error> {
+    /// Says that the receiver was told, or that it could not be, and whether that may pass.
+    pub async fn end_attempt(&mut self, taken: Taken, failed: Option<(String, bool)>) -> Result<Attempt, Error> {
         let Taken { notification, delivery, text } = taken;
         let now = self.now();
         let is_late = is_late(&delivery, now);
@@ -203,8 +213,8 @@ impl Fleet {
                 put.cmd("EVAL").arg(scripts::CLAIM_DELIVERY).arg(2);
                 put.arg(keys.alert_outbox()).arg(keys.alert_deliveries()).arg(&notification.id).arg(&text);
                 put.arg(serde_json::to_string(&next).unwrap_or_default());
-                // Where another one has taken it since, it is that one's.
-                return self.query::<(Option<Vec<u8>>,)>(&put).await.map(|_| None);
+                let (is_put,): (Option<Vec<u8>>,) = self.query(&put).await?;
+                return Ok(is_put.map_or(Attempt::Lost, |_| Attempt::Again));
             }
         };
         let keys = self.keys().clone();
@@ -220,7 +230,7 @@ impl Fleet {
             end.arg("problem").arg(super::text::clean(&problem));
         }
         let (has_ended,): (bool,) = self.query(&end).await?;
-        Ok(has_ended.then_some(fate))
+        Ok(if has_ended { Attempt::Ended(fate) } else { Attempt::Lost })
     }
 
     /// Puts a notification into the outbox that no rule has made.

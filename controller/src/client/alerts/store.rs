@@ -35,6 +35,9 @@ pub struct StoredRule {
     pub rule: Written,
 }
 
+/// Rules by their names, or what is wrong with one.
+pub type StoredRules = BTreeMap<String, Result<(StoredRule, Rule), String>>;
+
 /// Everything that is known of alerts.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -47,7 +50,7 @@ pub struct Snapshot {
     /// Who is told where a rule names nobody.
     pub receivers: Vec<String>,
     /// The rules, or what is wrong with one.
-    pub rules: BTreeMap<String, Result<(StoredRule, Rule), String>>,
+    pub rules: StoredRules,
     /// How each alert has come along.
     pub courses: BTreeMap<Key, Course>,
     /// What everybody was told.
@@ -107,7 +110,29 @@ fn read_all<T: DeserializeOwned>(hash: RawHash) -> (BTreeMap<String, T>, Vec<Str
     (read, damaged)
 }
 
+fn read_rules(rules: RawHash) -> StoredRules {
+    let read = |(name, text): (String, String)| {
+        let rule = read_rule(&name, &text);
+        (name, rule)
+    };
+    text_fields(rules).into_iter().map(read).collect()
+}
+
 impl Fleet {
+    /// The rules alone.
+    ///
+    /// # Errors
+    /// Somebody has put more there than can be.
+    pub async fn alert_rules(&mut self) -> Result<StoredRules, Error> {
+        let key = self.keys().alert_rules();
+        let (size,): (usize,) = self.query(redis::pipe().hlen(&key)).await?;
+        if size > limits::ALERT_RULES {
+            return Err(Error::ManyAlerts { what: "rules", size, key });
+        }
+        let (rules,): (RawHash,) = self.query(redis::pipe().hgetall(key)).await?;
+        Ok(read_rules(rules))
+    }
+
     /// Everything that is known of alerts.
     ///
     /// # Errors
@@ -137,10 +162,6 @@ impl Fleet {
         let replies: (RawHash, RawHash, RawHash, RawHash, RawHash, usize) = self.query_with_time(&ask).await?;
         let (evaluation, rules, states, told, silences, waiting) = replies;
         let mut evaluation = text_fields(evaluation);
-        let rules = text_fields(rules).into_iter().map(|(name, text)| {
-            let rule = read_rule(&name, &text);
-            (name, rule)
-        });
         let (read, mut damaged_courses) = read_all::<Course>(states);
         let mut courses = BTreeMap::new();
         for (field, course) in read {
@@ -167,7 +188,7 @@ impl Fleet {
                 .remove("receivers")
                 .and_then(|receivers| serde_json::from_str(&receivers).ok())
                 .unwrap_or_default(),
-            rules: rules.collect(),
+            rules: read_rules(rules),
             courses,
             told,
             silences,

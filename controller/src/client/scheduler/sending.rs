@@ -142,8 +142,8 @@ impl Scheduler {
                 }
                 None => (Fate::NotSent, DAMAGED.to_owned()),
             },
-            Err(error) if error.is_transient() => return Err(error),
             // What cannot be withdrawn, as the key is of another kind or not this user's, cannot be recorded either.
+            Err(error) if !error.is_wrong_type() && !error.is_forbidden() => return Err(error),
             Ok(Creation::Done) | Err(_) => (why.0, why.1.to_owned()),
         };
         self.close(scheduled, instant_ms, claimed, (why.0, &why.1), fleet).await

@@ -90,7 +90,8 @@ pub async fn run(fleet: &mut Fleet, printer: &Printer) -> anyhow::Result<Exit> {
     checks.extend(found("hosts", hosts::check(fleet).await).await);
     checks.extend(found("redis:status", serving::redis_status(fleet).await).await);
     checks.extend(found("ctl serve", serving::check(fleet).await).await);
-    checks.extend(found("alerts", serving::alerts(fleet).await).await);
+    checks.extend(found("alerts", serving::rules(fleet).await).await);
+    checks.extend(found("alerts", serving::deliveries(fleet).await).await);
     checks.extend(keys::check(fleet).await?);
     // The worst findings come first; within a level the order stays.
     checks.sort_by_key(|finding| finding.level);

@@ -46,17 +46,19 @@ pub async fn redis_status(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
     Ok(vec![Finding::new("redis:status", level, message)])
 }
 
-/// Whether notifications of alerts reach their receivers, and all rules can be used.
-pub async fn alerts(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
+/// Whether the rules of alerts can be used.
+pub async fn rules(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
+    let unusable = |(name, rule): (String, Result<_, String>)| {
+        let (name, problem) = (style::plain(&name), style::plain(&rule.err()?));
+        Some(Finding::new("alerts", Level::Problem, format!("the rule {name} cannot be used: {problem}")))
+    };
+    Ok(fleet.alert_rules().await?.into_iter().filter_map(unusable).collect())
+}
+
+/// Whether notifications of alerts reach their receivers.
+pub async fn deliveries(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
     let deliveries = fleet.deliveries().await?;
-    let rules = fleet.alerts().await?.rules;
-    let now = fleet.now();
-    let unusable = rules.iter().filter_map(|(name, rule)| Some((name, rule.as_ref().err()?)));
-    let unusable = unusable.map(|(name, problem)| {
-        let message = format!("the rule {} cannot be used: {}", style::plain(name), style::plain(problem));
-        Finding::new("alerts", Level::Problem, message)
-    });
-    Ok(unusable.chain(undelivered(deliveries.values(), now)).collect())
+    Ok(undelivered(deliveries.values(), fleet.now()))
 }
 
 /// Of each receiver that is not told for some time, how many notifications wait for it, and why.

@@ -107,10 +107,11 @@ async fn start(
     words: &mpsc::UnboundedSender<Said>,
 ) -> anyhow::Result<Services> {
     let mut services = Services::default();
-    let Config { name, interval, redis_status_every, alerts, receivers, dead_man, remote_write, http } = config;
+    let Config { name, instance, interval, redis_status_every, alerts, receivers, dead_man, remote_write, http } =
+        config;
     let fleet = connect(settings).await?;
     let counters = Arc::new(Counters::default());
-    let exporter = Arc::new(Exporter::new(&fleet, &name, services.health().clone(), Arc::clone(&counters)));
+    let exporter = Arc::new(Exporter::new(&fleet, &name, &instance, services.health().clone(), Arc::clone(&counters)));
 
     let (scheduling, counted, say) = (name.clone(), Arc::clone(&counters), sayer(words, Said::Scheduler));
     services.start("scheduler", move |life| scheduler::run(life, fleet, scheduling, interval, counted, say));

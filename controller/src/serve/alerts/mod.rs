@@ -14,7 +14,7 @@ use super::{Life, counters::Counters, receivers::Receivers};
 use crate::{
     client::{
         Error, Fleet,
-        alerts::{Evaluated, Fate, Notification, Taken},
+        alerts::{Attempt, Evaluated, Fate, Notification, Taken},
     },
     output::style,
 };
@@ -214,10 +214,10 @@ async fn end(fleet: &mut Fleet, desk: &Desk, is_away: &mut bool, taken: Taken, t
     let problem = failed.as_ref().map(|(problem, _)| style::plain(problem)).unwrap_or_default();
     let ended = fleet.end_attempt(taken, failed).await;
     match desk.hear(ended, is_away, fleet).await {
-        Some(Some(Fate::Delivered)) => desk.note(format!("{receiver}: told: {short}")),
-        Some(Some(Fate::GivenUp)) => desk.trouble(format!("{receiver}: given up: {problem}: {short}")),
-        Some(None) if !problem.is_empty() => desk.trouble(format!("{receiver}: tried again later: {problem}")),
-        // It is told again when it belongs to nobody any more, under the same id.
-        _ => {}
+        Some(Attempt::Ended(Fate::Delivered)) => desk.note(format!("{receiver}: told: {short}")),
+        Some(Attempt::Ended(Fate::GivenUp)) => desk.trouble(format!("{receiver}: given up: {problem}: {short}")),
+        Some(Attempt::Again) => desk.trouble(format!("{receiver}: tried again later: {problem}")),
+        // Another instance goes on with it: now, or when it belongs to nobody any more.
+        Some(Attempt::Lost) | None => {}
     }
 }

@@ -5,7 +5,7 @@
 //! the hash is read whole again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -21,16 +21,16 @@ use super::{
 };
 use crate::client::{Error, Fleet, SAMPLED};
 
-/// A hash is read whole if it has more fields that are wanted.
-const FIELDS: usize = 128;
+/// A hash of which more fields are wanted is read whole.
+const WANTED: usize = 128;
 
 /// How long a shape counts as known. It is noticed when it changes; this is for what nobody thought of.
 const KEEP: Duration = Duration::from_secs(300);
 
-/// Shapes that are known at a time. Many hosts have the same.
+/// Shapes that are known at a time; hosts with another one are read whole. Many hosts have the same.
 const SHAPES: usize = 1_000;
 
-/// Text, and what stands for it where it is no figure.
+/// The field that tells by being there.
 const STATE: &str = "state";
 
 /// What hashes of one group are known to have.
@@ -40,11 +40,11 @@ pub struct Items(Mutex<Shapes>);
 #[derive(Debug, Default)]
 struct Shapes {
     hosts: HashMap<HostName, (Instant, Arc<Shape>)>,
-    all: Vec<Arc<Shape>>,
+    all: HashSet<Arc<Shape>>,
 }
 
 /// The fields of a hash.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Shape {
     /// Their number, with those that are not wanted.
     len: usize,
@@ -54,7 +54,7 @@ struct Shape {
     beyond: u64,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Wanted {
     field: Vec<u8>,
     item: usize,
@@ -79,6 +79,7 @@ impl Items {
         key: impl Fn(&Keys, &HostName) -> String,
         left_out: &mut LeftOut,
     ) -> Result<Rows, Error> {
+        self.forget(KEEP);
         let mut rows = Rows::of(table);
         let online: Vec<usize> = (0..known.len()).filter(|at| known[*at].is_online).collect();
         for page in online.chunks(PAGE) {
@@ -129,20 +130,24 @@ impl Items {
         let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = Instant::now();
         for (host, shape) in read {
-            if shape.wanted.len() > FIELDS {
-                shapes.hosts.remove(host);
-                continue;
-            }
-            if let Some(known) = shapes.all.iter().find(|known| *known == shape) {
+            shapes.hosts.remove(host);
+            if let Some(known) = shapes.all.get(shape) {
                 *shape = Arc::clone(known);
+            } else if shape.wanted.len() > WANTED || shapes.all.len() >= SHAPES {
+                continue;
             } else {
-                if shapes.all.len() >= SHAPES {
-                    *shapes = Shapes::default();
-                }
-                shapes.all.push(Arc::clone(shape));
+                shapes.all.insert(Arc::clone(shape));
             }
             shapes.hosts.insert(host.clone(), (at, Arc::clone(shape)));
         }
+    }
+
+    /// Forgets hosts that are gone, and what only they had.
+    fn forget(&self, keep: Duration) {
+        let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shapes.hosts.retain(|_, (at, _)| at.elapsed() < keep);
+        // One that is only here is no host's.
+        shapes.all.retain(|shape| Arc::strong_count(shape) > 1);
     }
 }
 
@@ -233,7 +238,7 @@ mod tests {
         Value::Array(fields.iter().flat_map(|(name, value)| [text(name), text(value)]).collect())
     }
 
-    const FIELDS: [(&str, &str); 4] = [
+    const HASH: [(&str, &str); 4] = [
         ("sampled_at", "2026-11-01T00:00:00Z"),
         ("receive_bytes_total:eth0", "1"),
         ("transmit_bytes_total:eth0", "2"),
@@ -242,19 +247,19 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_by_name_is_what_the_whole_hash_has() {
-        let reply = whole(&FIELDS);
+        let reply = whole(&HASH);
         let found = Found::whole(&reply, &NETWORK);
         assert_eq!((found.shape.len, found.values.len()), (4, 2));
-        let part = [Value::Int(4), Value::Array(vec![text(FIELDS[0].1), text("1"), text("2")])];
+        let part = [Value::Int(4), Value::Array(vec![text(HASH[0].1), text("1"), text("2")])];
         let again = found.shape.part(&part).expect("the same shape");
         assert_eq!((again.sampled, &again.values), (found.sampled, &found.values));
     }
 
     #[test]
     fn a_hash_that_has_changed_is_read_whole() {
-        let reply = whole(&FIELDS);
+        let reply = whole(&HASH);
         let shape = Found::whole(&reply, &NETWORK).shape;
-        let values = || vec![text(FIELDS[0].1), text("1"), text("2")];
+        let values = || vec![text(HASH[0].1), text("1"), text("2")];
         let mut missing = values();
         missing[2] = Value::Nil;
         for reply in [
@@ -268,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_shapes_are_kept_once_and_their_number_is_bounded() {
+    fn equal_shapes_are_kept_once_and_only_as_long_as_their_hosts_are_seen() {
         let items = Items::default();
         let host = |at: usize| -> HostName { format!("web{at}").parse().expect("a name") };
         let learn = |at: usize, len| {
@@ -276,12 +281,19 @@ mod tests {
             items.learn([(&host(at), &mut shape)].into_iter());
             shape
         };
+        let kept = || {
+            let shapes = items.0.lock().unwrap();
+            (shapes.hosts.len(), shapes.all.len())
+        };
         assert!(Arc::ptr_eq(&learn(1, 7), &learn(2, 7)));
         assert!(items.of([&host(1), &host(3)].into_iter())[1].is_none());
         for at in 0..2 * SHAPES {
             learn(at, at);
         }
-        let kept = items.0.lock().unwrap();
-        assert!(kept.all.len() <= SHAPES && kept.hosts.len() <= SHAPES);
+        assert_eq!(kept(), (SHAPES, SHAPES), "those that are known stay");
+        items.forget(KEEP);
+        assert_eq!(kept(), (SHAPES, SHAPES));
+        items.forget(Duration::ZERO);
+        assert_eq!(kept(), (0, 0));
     }
 }

@@ -50,6 +50,7 @@ pub struct Exporter {
     address: Address,
     namespace: Option<Namespace>,
     name: String,
+    instance: String,
     /// Since the Unix epoch.
     started: Duration,
     health: Health,
@@ -79,12 +80,14 @@ pub enum Refusal {
 }
 
 impl Exporter {
-    /// An exporter of the fleet that `fleet` is connected with, in the instance called `name`.
-    pub fn new(fleet: &Fleet, name: &str, health: Health, counters: Arc<Counters>) -> Self {
+    /// An exporter of the fleet that `fleet` is connected with, in the instance called `name`. Figures of its own have
+    /// `instance` as a label, which stays the same when it is started again.
+    pub fn new(fleet: &Fleet, name: &str, instance: &str, health: Health, counters: Arc<Counters>) -> Self {
         Self {
             address: fleet.address().clone(),
             namespace: fleet.namespace().cloned(),
             name: name.to_owned(),
+            instance: instance.to_owned(),
             started: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
             health,
             counters,

@@ -39,9 +39,9 @@ impl Exporter {
         batches.push(batch(&samples::SERVE_ALERTS, alerts.collect()));
 
         // Who sends figures changes: counters of two instances must not be one series.
-        let name = label_value(&self.name);
+        let instance = label_value(&self.instance);
         for sample in batches.iter_mut().flat_map(|batch| &mut batch.samples) {
-            sample.labels.push(("instance".into(), Arc::clone(&name)));
+            sample.labels.push(("instance".into(), Arc::clone(&instance)));
         }
         batches
     }

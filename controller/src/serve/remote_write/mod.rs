@@ -135,7 +135,9 @@ impl<T: Fn(Said) + Send> Rounds<T> {
         let now = self.fleet.now();
         let at_ms = now - now % self.interval_ms;
         if let Some(holder) = holder {
-            self.last = None;
+            if let Some(last) = self.last.take() {
+                self.end_own(&last);
+            }
             return Ok(Course::Waits(at_ms, holder));
         }
         if at_ms <= made {
@@ -165,11 +167,22 @@ impl<T: Fn(Said) + Send> Rounds<T> {
         let Some(last) = self.last.take() else { return };
         // Where Redis is away, nobody goes on.
         if self.lease.leave(&mut self.fleet).await.unwrap_or(false) {
-            return;
+            return self.end_own(&last);
         }
-        // After the last sample, and before the next of whoever may go on.
-        let at_ms = self.fleet.now().clamp(last.at_ms + 1, last.at_ms + self.interval_ms.max(2) - 1);
-        self.queue.push(self.identity.ended(&last, None, at_ms));
+        self.queue.push(self.identity.ended(&last, None, self.end_of(&last)));
+    }
+
+    /// Ends the series of this instance itself: nobody goes on with them.
+    fn end_own(&self, last: &Round) {
+        let at_ms = self.end_of(last);
+        let mut own = self.identity.collect(at_ms);
+        self.exporter.own().iter().for_each(|figures| own.take(figures));
+        self.queue.push(self.identity.ended(&own.finish(), None, at_ms));
+    }
+
+    /// After the last sample, and before the next of whoever may go on.
+    fn end_of(&self, last: &Round) -> u64 {
+        self.fleet.now().clamp(last.at_ms + 1, last.at_ms + self.interval_ms.max(2) - 1)
     }
 }
 

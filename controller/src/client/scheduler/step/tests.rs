@@ -184,6 +184,9 @@ fn retries_come_slower_and_slower_as_long_as_the_run_may_start() {
     assert_eq!(retried(0, Some(MINUTE), MINUTE + 59_999), Retry::Now);
     assert_eq!(retried(0, Some(MINUTE), 2 * MINUTE), Retry::Never, "it may not start any more");
     assert_eq!(retried(3, None, MINUTE), Retry::Never);
+    // One that could not be sent was the last one.
+    let given_up = Instant { given_up: true, ..run(0, Some(MINUTE + 40_000)) };
+    assert_eq!(retry(&tried, MINUTE, &given_up, MINUTE + 45_000), Retry::Never);
 }
 
 /// A scheduler: what it has decided, and from where, if it was frozen before it could say so.
