@@ -150,9 +150,13 @@ impl Fleet {
 
     /// Like [`Self::query`], and reads Redis' clock in the same round trip.
     pub async fn query_with_time<T: FromRedisValue>(&mut self, pipeline: &Pipeline) -> Result<T, Error> {
-        let mut timed = pipeline.clone();
-        timed.cmd("TIME");
-        let mut replies: Vec<Value> = self.query(&timed).await?;
+        self.query_once_with_time(pipeline.clone()).await
+    }
+
+    /// Like [`Self::query_with_time`], for what is too large to be copied.
+    pub async fn query_once_with_time<T: FromRedisValue>(&mut self, mut pipeline: Pipeline) -> Result<T, Error> {
+        pipeline.cmd("TIME");
+        let mut replies: Vec<Value> = self.query(&pipeline).await?;
         let time = from_redis_value(replies.pop().unwrap_or(Value::Nil)).map_err(|error| self.failure(error.into()))?;
         self.clock = Some(FleetClock::from_redis(time));
         from_redis_value(Value::Array(replies)).map_err(|error| self.failure(error.into()))

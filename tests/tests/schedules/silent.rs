@@ -5,7 +5,7 @@ use protocol::{
     job::JobRecord,
     keys::Keys,
     name::{HostName, JobId},
-    scheduled::{Fate, Instant, Scheduled},
+    scheduled::{Claims, Fate, Instant, Scheduled},
     standing::{Conduct, Overlap, Standing, StandingOrder, schedule::Schedule, selector::Selector},
     targets::Targets,
     time::{Millis, show_moment},
@@ -117,12 +117,59 @@ fn two_claims(hosts: &Hosts) -> (Scheduled, [Millis; 2]) {
 #[test]
 fn a_claim_is_no_run_when_its_schedule_is_replaced_unless_it_was_recorded() {
     let hosts = Hosts::start(1);
-    let (_, instants) = two_claims(&hosts);
+    let (scheduled, instants) = two_claims(&hosts);
     hosts.add("--every 1h --replace", &hosts.script());
+    assert_eq!(recorded_now(&hosts, &scheduled, instants[0]).expect("a reply"), 2, "nobody sends it any more");
     let history = hosts.history();
     assert_eq!(history.iter().map(moment).collect::<Vec<_>>(), instants, "{history:#?}");
     assert_eq!((&history[0]["state"], history[0]["end"].is_null()), (&"failed to dispatch".into(), true));
     assert!(history[0]["reason"].as_str().expect("a reason").contains("replaced before"), "{history:#?}");
+    assert_eq!((&history[1]["state"], &history[1]["end"]), (&"late".into(), &"unknown".into()), "{history:#?}");
+}
+
+/// What a scheduler that was frozen would still do: it records the run that it has claimed.
+fn recorded_now(hosts: &Hosts, scheduled: &Scheduled, instant: Millis) -> Result<i64, redis::RedisError> {
+    record_of(scheduled, instant).create(&Keys::new(None)).query(&mut hosts.redis.blocking())
+}
+
+fn record_of(scheduled: &Scheduled, instant: Millis) -> JobRecord {
+    let targets = Targets::new(["web1".parse::<HostName>().expect("a name")]);
+    JobRecord::unsigned(scheduled.standing.run(instant, 0, targets.root()), targets)
+}
+
+#[test]
+fn a_run_can_be_given_up_while_redis_is_full_and_cannot_be_recorded_then() {
+    let hosts = Hosts::start(1);
+    let (scheduled, instants) = two_claims(&hosts);
+    let mut raw = Raw::on(&hosts.redis);
+    raw.query::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert!(recorded_now(&hosts, &scheduled, instants[0]).is_err(), "Redis is full");
+    let withdraw = record_of(&scheduled, instants[0]).withdraw(&Keys::new(None), "[]");
+    assert_eq!(withdraw.query::<i64>(&mut hosts.redis.blocking()).expect("it is permitted"), 0);
+    raw.query::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(recorded_now(&hosts, &scheduled, instants[0]).expect("a reply"), 2, "it was withdrawn");
+}
+
+/// Runs may be claimed while a schedule is being replaced.
+#[test]
+fn a_schedule_is_replaced_only_if_it_is_known_what_becomes_of_its_claims() {
+    let hosts = Hosts::start(1);
+    let (scheduled, instants) = two_claims(&hosts);
+    let (mut raw, keys) = (Raw::on(&hosts.redis), Keys::new(None));
+    let replace = |claims: &Claims| -> i64 {
+        let replaced = Scheduled { accounted_ms: instants[1], ..scheduled.clone() };
+        replaced.replace(&keys, claims, instants[1]).query(&mut hosts.redis.blocking()).expect("a reply")
+    };
+    let open = keys.schedule_open(scheduled.name());
+    let why = "100 % \"too\" late";
+    let mut claims = Claims::from([(instants[0], Some((Fate::Missed, why.to_owned())))]);
+    assert_eq!(replace(&claims), 2, "the other one may be sent");
+    assert_eq!(raw.query::<u64>(&["HLEN", &open]), 2, "nothing has changed");
+    claims.insert(instants[1], None);
+    assert_eq!(replace(&claims), 1);
+    assert_eq!(raw.query::<u64>(&["HLEN", &open]), 0);
+    let history = hosts.history();
+    assert_eq!((&history[0]["state"], &history[0]["reason"]), (&"missed: grace".into(), &why.into()), "{history:#?}");
     assert_eq!((&history[1]["state"], &history[1]["end"]), (&"late".into(), &"unknown".into()), "{history:#?}");
 }
 

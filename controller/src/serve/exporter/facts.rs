@@ -2,8 +2,6 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use redis::Cmd;
-
 use super::{
     hosts::{self, Known, PAGE},
     samples::{self, Batch, Family, Sample},
@@ -49,7 +47,7 @@ impl Facts {
         let online: Vec<usize> = (0..known.len()).filter(|at| known[*at].is_online).collect();
         for page in online.chunks(PAGE) {
             let keys = fleet.keys().clone();
-            let ask = page.iter().map(|at| Cmd::hmget(keys.facts(&known[*at].host), &FIELDS));
+            let ask = page.iter().map(|at| hosts::hmget(&keys.facts(&known[*at].host), FIELDS.iter()));
             let replies = hosts::ask(fleet, ask).await?;
             for (host, reply) in page.iter().zip(&replies) {
                 let found = hosts::values(reply);

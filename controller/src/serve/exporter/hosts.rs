@@ -101,6 +101,17 @@ impl Known {
     }
 }
 
+/// `HMGET`. With many fields, memory is asked for once.
+pub fn hmget<F: AsRef<[u8]>>(key: &str, fields: impl Iterator<Item = F> + Clone) -> Cmd {
+    let bytes = key.len() + 8 + fields.clone().map(|field| field.as_ref().len()).sum::<usize>();
+    let mut command = Cmd::with_capacity(fields.clone().count() + 2, bytes);
+    command.arg("HMGET").arg(key);
+    for field in fields {
+        command.arg(field.as_ref());
+    }
+    command
+}
+
 /// The replies to one command for each host.
 pub async fn ask(fleet: &mut Fleet, commands: impl Iterator<Item = Cmd>) -> Result<Vec<Value>, Error> {
     let mut pipeline = redis::pipe();
@@ -111,7 +122,7 @@ pub async fn ask(fleet: &mut Fleet, commands: impl Iterator<Item = Cmd>) -> Resu
     if pipeline.is_empty() {
         return Ok(Vec::new());
     }
-    let replies: Vec<Result<Value, redis::RedisError>> = fleet.query_with_time(&pipeline).await?;
+    let replies: Vec<Result<Value, redis::RedisError>> = fleet.query_once_with_time(pipeline).await?;
     // A key of the wrong type counts as missing: `ctl doctor` names it.
     Ok(replies.into_iter().map(|reply| reply.unwrap_or(Value::Nil)).collect())
 }
@@ -172,7 +183,7 @@ pub async fn liveness(fleet: &mut Fleet, hosts: &mut [Known], left_out: &mut Lef
     let mut versions: HashMap<String, Arc<str>> = HashMap::new();
     for (page, known) in hosts.chunks_mut(PAGE).enumerate() {
         let keys = fleet.keys().clone();
-        let replies = ask(fleet, known.iter().map(|known| Cmd::hmget(keys.status(&known.host), &fields))).await?;
+        let replies = ask(fleet, known.iter().map(|known| hmget(&keys.status(&known.host), fields.iter()))).await?;
         let now = fleet.now();
         for (at, (known, reply)) in known.iter_mut().zip(&replies).enumerate() {
             let place = page * PAGE + at;
@@ -245,7 +256,7 @@ pub async fn whole(
     let online: Vec<usize> = (0..hosts.len()).filter(|at| hosts[*at].is_online).collect();
     for page in online.chunks(PAGE) {
         let keys = fleet.keys().clone();
-        let commands = page.iter().map(|at| Cmd::hmget(key(&keys, &hosts[*at].host), &fields));
+        let commands = page.iter().map(|at| hmget(&key(&keys, &hosts[*at].host), fields.iter()));
         let replies = ask(fleet, commands).await?;
         let now = fleet.now();
         for (at, reply) in page.iter().zip(&replies) {

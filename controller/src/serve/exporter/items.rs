@@ -154,11 +154,8 @@ impl Items {
 impl Shape {
     /// What asks a hash for it.
     fn ask(&self, key: &str) -> [Cmd; 2] {
-        let mut values = redis::cmd("HMGET");
-        values.arg(key).arg(SAMPLED);
-        for wanted in &self.wanted {
-            values.arg(&wanted.field);
-        }
+        let fields = [SAMPLED.as_bytes()].into_iter().chain(self.wanted.iter().map(|wanted| &*wanted.field));
+        let values = hosts::hmget(key, fields);
         let mut len = redis::cmd("HLEN");
         len.arg(key);
         [len, values]

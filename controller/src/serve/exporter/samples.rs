@@ -6,6 +6,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use smallvec::SmallVec;
+
 /// Bytes of a label's value; what is longer is cut.
 pub const VALUE_BYTES: usize = 256;
 
@@ -33,6 +35,9 @@ pub struct Family {
     pub unit: &'static str,
 }
 
+/// Name and value of a label. Most samples have one at most, besides the host.
+pub type Label = (Cow<'static, str>, Arc<str>);
+
 /// A figure with its labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -42,7 +47,7 @@ pub struct Sample {
     pub host: Option<Arc<str>>,
     /// Names and values of further labels. Names are valid and none comes twice; values are any text up to
     /// [`VALUE_BYTES`].
-    pub labels: Vec<(Cow<'static, str>, Arc<str>)>,
+    pub labels: SmallVec<[Label; 1]>,
     /// The figure, in the family's unit.
     pub value: f64,
 }
@@ -69,8 +74,8 @@ impl Kind {
 
 impl Sample {
     /// A sample without labels.
-    pub const fn bare(value: f64) -> Self {
-        Self { suffix: "", host: None, labels: Vec::new(), value }
+    pub fn bare(value: f64) -> Self {
+        Self { suffix: "", host: None, labels: SmallVec::new(), value }
     }
 
     /// A sample with one label.
