@@ -22,7 +22,8 @@ const fn daily(name: &'static str, zone: &'static str, hour: i8, minute: i8) -> 
 }
 
 impl Daily {
-    const fn never_late(self) -> Self {
+    /// The same, whose runs are not sent late.
+    pub(super) const fn never_late(self) -> Self {
         Self { late: false, ..self }
     }
 }
