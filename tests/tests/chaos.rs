@@ -4,7 +4,10 @@
 
 use std::time::Duration;
 
-use tests::chaos::{Bug, Chaos};
+use tests::{
+    chaos::{Bug, Chaos},
+    some_bugs,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -29,6 +32,6 @@ fn a_minute_of_chaos_breaks_nothing() {
 
 #[test]
 #[ignore = "needs the worker built with its feature chaos (make test builds it)"]
-fn the_checker_catches_every_planted_bug() {
-    Bug::ALL.into_iter().for_each(is_caught);
+fn the_checker_catches_planted_bugs() {
+    some_bugs(&Bug::ALL).into_iter().for_each(is_caught);
 }

@@ -3,7 +3,10 @@
 //!
 //! A failing run prints the command that repeats it.
 
-use tests::nights::{Bug, Nights};
+use tests::{
+    nights::{Bug, Nights},
+    some_bugs,
+};
 
 #[test]
 #[ignore = "needs programs built with their feature chaos (make test builds them)"]
@@ -18,8 +21,8 @@ fn a_year_of_changing_clocks_is_accounted_for_once() {
 
 #[test]
 #[ignore = "needs programs built with their feature chaos (make test builds them)"]
-fn the_judge_catches_every_planted_bug() {
-    for bug in Bug::ALL {
+fn the_judge_catches_planted_bugs() {
+    for bug in some_bugs(&Bug::ALL) {
         let report = Nights { seed: fastrand::u64(..), years: 1, short: true, bug: Some(bug) }.run();
         println!("{report}");
         assert!(!report.violations.is_empty(), "the judge missed {bug:?}: {report}");
