@@ -102,7 +102,7 @@ limits! {
     ALERT_SILENCES: usize = 1_000;
     /// Notifications that wait for their receivers; no more are made then, until there is room.
     ALERT_OUTBOX: usize = 10_000;
-    /// Those of them that wait for one receiver: one that is away must not keep others from being told.
+    /// Those of them that wait for one receiver: one that is away must leave room for the others.
     ALERT_OUTBOX_SHARE: usize = 1_000;
     /// Notifications that were delivered or given up and are kept in the log: the newest.
     ALERT_LOG: usize = 1_000;

@@ -208,8 +208,8 @@ redis.call('HSET', KEYS[1], 'closed', ARGV[1])
 return 1
 ";
 
-/// Adds a schedule, or puts another order in its place. Replies 1; 0 where there is one, and it may not be replaced; 2 where a
-/// run was claimed of which it is not said whether it was sent. How runs of the order before have ended is not found out any
+/// Adds a schedule, or puts another order in its place. Replies 1; 0 where there is one, and it may not be replaced; 2 where it
+/// would replace one of which a run is claimed that `ARGV[3]` does not name. How runs of the order before have ended is not found out any
 /// more.
 /// ```text
 /// KEYS[1] → schedule:{NAME}   KEYS[2] → schedule:{NAME}:open   KEYS[3] → schedule:{NAME}:runs
@@ -226,7 +226,7 @@ local function is_claimed(run)
 end
 for at = 1, #open, 2 do
   local claimed, has_run = is_claimed(open[at + 1])
-  if claimed and not has_run and not claims[open[at]] then return 2 end
+  if ARGV[1] == 'any' and claimed and not has_run and not claims[open[at]] then return 2 end
 end
 for at = 1, #open, 2 do
   local run = open[at + 1]
@@ -234,10 +234,11 @@ for at = 1, #open, 2 do
   local claimed, has_run = is_claimed(run)
   if claimed then
     local becomes = string.match(run, '\"becomes\":\"(%a+)\"') or 'ran'
-    local withdrawn = not has_run and claims[open[at]][1]
+    local claim = claims[open[at]] or {}
+    local withdrawn = not has_run and claim[1]
     if withdrawn then
       becomes = withdrawn
-      added = '\"reason\":' .. cjson.encode(claims[open[at]][2])
+      added = '\"reason\":' .. cjson.encode(claim[2])
       run = string.gsub(run, '\"job\":\"[^\"]*\",', '', 1)
     end
     run = string.gsub(run, '\"becomes\":\"%a+\",', '', 1)

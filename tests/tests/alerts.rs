@@ -196,6 +196,26 @@ fn who_was_frozen_overwrites_nothing() {
     assert_eq!(state, "second");
 }
 
+/// An instance that was frozen gives up what another one is delivering, or has delivered.
+#[test]
+fn who_was_frozen_gives_up_nothing_that_another_one_has_taken() {
+    let redis = Redis::start();
+    let mut raw = Raw::on(&redis);
+    let keys = ["outbox", "deliveries", "log"].map(|part| format!("alert:{{fleet}}:{part}"));
+    for (key, value) in [(&keys[0], "what is to be sent"), (&keys[1], "taken by two")] {
+        raw.query::<i64>(&["HSET", key, "id", value]);
+    }
+    let mut end = |taken: &str| -> i64 {
+        let script = protocol::scripts::END_DELIVERY;
+        let words = ["EVAL", script, "3", &keys[0], &keys[1], &keys[2], "id", "10", taken, "state", "given up"];
+        raw.query(&words)
+    };
+    assert_eq!(end("taken by one"), 0);
+    assert_eq!(end("taken by two"), 1, "it was still there");
+    assert_eq!(end("taken by two"), 0, "it has ended");
+    assert_eq!(Raw::on(&redis).query::<u64>(&["XLEN", &keys[2]]), 1);
+}
+
 #[test]
 fn rules_and_silences_are_typed_and_what_is_wrong_is_said_with_its_place() {
     let fleet = Watched::on(Redis::start());

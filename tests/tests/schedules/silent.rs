@@ -174,6 +174,16 @@ fn a_schedule_is_replaced_only_if_it_is_known_what_becomes_of_its_claims() {
 }
 
 #[test]
+fn what_is_left_of_a_schedule_that_redis_has_lost_keeps_nobody_from_adding_it() {
+    let hosts = Hosts::start(1);
+    let (scheduled, _) = two_claims(&hosts);
+    let (mut raw, keys) = (Raw::on(&hosts.redis), Keys::new(None));
+    raw.query::<i64>(&["DEL", &keys.schedule(scheduled.name()), &keys.schedules()]);
+    hosts.add("--every 1h", &hosts.script());
+    assert!(hosts.history().iter().all(|instant| instant["end"] == "unknown"), "{:#?}", hosts.history());
+}
+
+#[test]
 fn a_claim_is_not_taken_over_while_its_schedule_is_paused() {
     let hosts = Hosts::start(1);
     let (scheduled, instants) = two_claims(&hosts);

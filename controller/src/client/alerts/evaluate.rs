@@ -23,7 +23,7 @@ pub struct Evaluated {
     pub firing: usize,
     /// How many are pending.
     pub pending: usize,
-    /// Whom rules name to be told, with a rule that does.
+    /// The receivers that rules name, each with such a rule.
     pub named: BTreeMap<String, String>,
     /// What is wrong with rules, and what had no room.
     pub doubts: Vec<String>,
@@ -91,7 +91,6 @@ impl Fleet {
         let silences = before.silences_at(now);
         let room = limits::ALERT_OUTBOX.saturating_sub(before.waiting);
         let waiting = if before.waiting > 0 { self.waiting().await? } else { BTreeMap::new() };
-        let waiting = &waiting;
         let scene = Scene {
             courses: &courses,
             muted: &muted,
@@ -100,10 +99,12 @@ impl Fleet {
             receivers,
             now,
             room,
-            waiting,
+            waiting: &waiting,
         };
         let Due { notifications, told, full, .. } = scene.due(&before.told);
-        let of_full = |receiver| format!("{receiver}: no more is told to it until what waits has room: see ctl doctor");
+        let of_full = |receiver| {
+            format!("{receiver}: it gets no more notifications until some that wait are delivered: see ctl doctor")
+        };
         doubts.extend(full.iter().map(of_full));
         forget(&mut courses, &told);
         let commit = Commit {

@@ -54,14 +54,14 @@ pub struct Scene<'a> {
     pub waiting: &'a BTreeMap<String, usize>,
 }
 
-/// What is to be told.
+/// What an evaluation has for the receivers.
 #[derive(Default)]
 pub struct Due {
     /// The notifications.
     pub notifications: Vec<Notification>,
-    /// What everybody then knows.
+    /// What each receiver knows when it has them.
     pub told: BTreeMap<String, Told>,
-    /// Receivers for which there was no room: they are told later.
+    /// Receivers for which there was no room: later evaluations make their notifications.
     pub full: BTreeSet<String>,
     /// How many there are for each receiver.
     made: BTreeMap<String, usize>,
@@ -77,7 +77,7 @@ fn field_of(receiver: &str, group: &BTreeMap<String, String>) -> String {
 }
 
 impl Scene<'_> {
-    /// What is to be told now. `before`: what everybody knows.
+    /// The notifications that are due now. `before`: what each receiver knows.
     pub fn due(&self, before: &BTreeMap<String, Told>) -> Due {
         let groups = self.groups();
         let mut due = Due::default();

@@ -196,7 +196,7 @@ impl Fleet {
         Ok(taken)
     }
 
-    /// Says that the receiver was told, or that it could not be, and whether that may pass.
+    /// Records how an attempt has ended. `failed`: why the receiver has not got the notification, and whether that may pass.
     pub async fn end_attempt(&mut self, taken: Taken, failed: Option<(String, bool)>) -> Result<Attempt, Error> {
         let Taken { notification, delivery, text } = taken;
         let now = self.now();
@@ -221,7 +221,8 @@ impl Fleet {
         let mut end = redis::pipe();
         end.cmd("EVAL").arg(scripts::END_DELIVERY).arg(3);
         end.arg(keys.alert_outbox()).arg(keys.alert_deliveries()).arg(keys.alert_log());
-        // Who was told was told, whoever has taken it since. Who could not be may be told by another one now.
+        // What the receiver has got is delivered, whoever has taken it since. What it has not got, another instance may
+        // be delivering now.
         let taken = if fate == Fate::Delivered { "" } else { &text };
         end.arg(&notification.id).arg(limits::ALERT_LOG).arg(taken).arg("id").arg(&notification.id);
         end.arg("receiver").arg(&notification.receiver).arg("state").arg(fate.word());

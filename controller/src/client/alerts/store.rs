@@ -125,12 +125,24 @@ impl Fleet {
     /// Somebody has put more there than can be.
     pub async fn alert_rules(&mut self) -> Result<StoredRules, Error> {
         let key = self.keys().alert_rules();
-        let (size,): (usize,) = self.query(redis::pipe().hlen(&key)).await?;
-        if size > limits::ALERT_RULES {
-            return Err(Error::ManyAlerts { what: "rules", size, key });
-        }
+        self.check_sizes([(key.clone(), limits::ALERT_RULES, "rules")]).await?;
         let (rules,): (RawHash,) = self.query(redis::pipe().hgetall(key)).await?;
         Ok(read_rules(rules))
+    }
+
+    /// Looks whether these hashes have no more fields than they can have, before they are read.
+    async fn check_sizes<const N: usize>(&mut self, bounded: [(String, usize, &'static str); N]) -> Result<(), Error> {
+        let mut ask = redis::pipe();
+        for (key, ..) in &bounded {
+            ask.hlen(key);
+        }
+        let sizes: Vec<usize> = self.query(&ask).await?;
+        for (size, (key, most, what)) in sizes.into_iter().zip(bounded) {
+            if size > most {
+                return Err(Error::ManyAlerts { what, size, key });
+            }
+        }
+        Ok(())
     }
 
     /// Everything that is known of alerts.
@@ -145,16 +157,7 @@ impl Fleet {
             (keys.alert_groups(), 2 * limits::ALERT_STATES, "groups"),
             (keys.alert_silences(), limits::ALERT_SILENCES, "silences"),
         ];
-        let mut sizes = redis::pipe();
-        for (key, ..) in &bounded {
-            sizes.hlen(key);
-        }
-        let sizes: Vec<usize> = self.query_with_time(&sizes).await?;
-        for (size, (key, most, what)) in sizes.into_iter().zip(bounded) {
-            if size > most {
-                return Err(Error::ManyAlerts { what, size, key });
-            }
-        }
+        self.check_sizes(bounded).await?;
         let mut ask = redis::pipe();
         // The version first: whatever changes in between belongs to a later one, and is not overwritten.
         ask.hgetall(keys.alert_evaluation()).hgetall(keys.alert_rules()).hgetall(keys.alert_states());

@@ -61,7 +61,7 @@ pub async fn deliveries(fleet: &mut Fleet) -> Result<Vec<Finding>, Error> {
     Ok(undelivered(deliveries.values(), fleet.now()))
 }
 
-/// Of each receiver that is not told for some time, how many notifications wait for it, and why.
+/// Of each receiver that notifications have not reached for some time, how many notifications wait for it, and why.
 fn undelivered<'a>(deliveries: impl Iterator<Item = &'a Delivery>, now: Millis) -> Vec<Finding> {
     let mut waiting: BTreeMap<&str, Vec<&Delivery>> = BTreeMap::new();
     for delivery in deliveries {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_is_not_told_for_some_time_is_named_with_the_reason() {
+    fn a_receiver_that_nothing_has_reached_for_some_time_is_named_with_the_reason() {
         let now = 1_790_000_000_000;
         let delivery = |receiver: &str, at_ms: Millis, problem: Option<&str>| -> Delivery {
             let written = serde_json::json!({

@@ -99,7 +99,8 @@ impl Desk {
     }
 }
 
-/// Evaluates the rules again and again. `receivers`: who is told where a rule names nobody; `known`: whom this instance knows.
+/// Evaluates the rules again and again. `receivers`: those that get the alerts of rules that name none; `known`: those that
+/// this instance knows.
 ///
 /// # Errors
 /// None: it is tried again until it is told to stop.

@@ -8,13 +8,13 @@ use super::{
 };
 use crate::client::{Error, Fleet};
 
-/// The fields of a host's facts that are told: texts, and the moment of the boot.
+/// The fields of a host's facts that a page has: texts, and the moment of the boot.
 const FIELDS: [&str; 6] = ["hostname", "kernel", "architecture", "os", "os_version", "booted_at"];
 
 /// Texts that are known at a time. Those of most hosts are the same.
 const TEXTS: usize = 10_000;
 
-/// What is told of facts. All that is told of one kind belongs together.
+/// The families of facts. All samples of one belong together.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// `node_uname_info`.
@@ -44,8 +44,7 @@ impl Facts {
     pub async fn read(fleet: &mut Fleet, known: &[Known]) -> Result<Self, Error> {
         let mut facts = Vec::new();
         let mut texts: HashMap<Vec<u8>, Arc<str>> = HashMap::new();
-        let online: Vec<usize> = (0..known.len()).filter(|at| known[*at].is_online).collect();
-        for page in online.chunks(PAGE) {
+        for page in hosts::online(known, 0..known.len()).chunks(PAGE) {
             let keys = fleet.keys().clone();
             let ask = page.iter().map(|at| hosts::hmget(&keys.facts(&known[*at].host), FIELDS.iter()));
             let replies = hosts::ask(fleet, ask).await?;
@@ -71,7 +70,7 @@ impl Facts {
         Ok(Self(facts))
     }
 
-    /// What is told of the hosts whose places are in this range.
+    /// The samples of the hosts whose places are in this range.
     pub fn batch(&self, kind: Kind, range: &Range<usize>, names: &[Arc<str>]) -> Batch {
         let begin = self.0.partition_point(|fact| fact.host < range.start);
         let facts = self.0[begin..].iter().take_while(|fact| fact.host < range.end);

@@ -1,6 +1,6 @@
 //! Reads what hosts publish, page by page. What comes from Redis is not trusted: every text and number is judged.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use protocol::{command::EntryError, limits, name::HostName, outcome::State, status::Status, time};
 use redis::{Cmd, Value};
@@ -99,6 +99,11 @@ impl Known {
         let sampled = sampled.and_then(short_text).and_then(time::read_moment);
         is_fresh(&Status { clock_ahead_ms: self.clock_ahead_ms, ..Status::default() }, sampled, now)
     }
+}
+
+/// The places of the hosts that are online, of those in this range.
+pub fn online(hosts: &[Known], range: Range<usize>) -> Vec<usize> {
+    range.filter(|at| hosts[*at].is_online).collect()
 }
 
 /// `HMGET`. With many fields, memory is asked for once.
@@ -253,8 +258,7 @@ pub async fn whole(
     let fields: Vec<&str> = table.fields.iter().copied().chain([SAMPLED]).collect();
     let mut rows = Rows::of(table);
     let mut row = vec![f64::NAN; table.width()];
-    let online: Vec<usize> = (0..hosts.len()).filter(|at| hosts[*at].is_online).collect();
-    for page in online.chunks(PAGE) {
+    for page in online(hosts, 0..hosts.len()).chunks(PAGE) {
         let keys = fleet.keys().clone();
         let commands = page.iter().map(|at| hmget(&key(&keys, &hosts[*at].host), fields.iter()));
         let replies = ask(fleet, commands).await?;

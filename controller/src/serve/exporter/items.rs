@@ -81,8 +81,7 @@ impl Items {
     ) -> Result<Rows, Error> {
         self.forget(KEEP);
         let mut rows = Rows::of(table);
-        let online: Vec<usize> = (0..known.len()).filter(|at| known[*at].is_online).collect();
-        for page in online.chunks(PAGE) {
+        for page in hosts::online(known, 0..known.len()).chunks(PAGE) {
             let keys = fleet.keys().clone();
             let key = |at: usize| key(&keys, &known[at].host);
             let shapes = self.of(page.iter().map(|at| &known[*at].host));
@@ -118,11 +117,7 @@ impl Items {
     /// What is known of each of these hosts.
     fn of<'a>(&self, hosts: impl Iterator<Item = &'a HostName>) -> Vec<Option<Arc<Shape>>> {
         let shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = |host| {
-            let (at, shape) = shapes.hosts.get(host)?;
-            (at.elapsed() < KEEP).then(|| Arc::clone(shape))
-        };
-        hosts.map(known).collect()
+        hosts.map(|host| shapes.hosts.get(host).map(|(_, shape)| Arc::clone(shape))).collect()
     }
 
     /// Keeps what the hashes of these hosts have. Equal shapes become one.

@@ -175,7 +175,7 @@ impl Scrape {
 
     /// The hosts of the page from this one on that are online.
     fn online(&self, from: usize) -> Vec<usize> {
-        (from..self.hosts.len().min(from + PAGE)).filter(|at| self.hosts[*at].is_online).collect()
+        hosts::online(&self.hosts, from..self.hosts.len().min(from + PAGE))
     }
 
     /// Labels of a host stand beside one figure only: at each figure they would multiply what Prometheus keeps, and a
